@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events: forks, moves and removals of memory, for a monitor that manages another process.
+//!
+//! The thread that causes an event waits until it was read. Meanwhile no pages can be filled: the
+//! monitor does not know the layout of the address space until it has read the event.
+
+use crate::{context::Context, fault, message::Message};
+use core::ops::Range;
+use kernel::{
+    declare_userfaultfd,
+    prelude::*,
+    sync::aref::ARef,
+    task, uapi,
+    userfaultfd::{
+        pending::Pending,
+        vma::{self, Vma, VmaMut},
+        waitset::EventOutcome,
+        Fault, FaultOutcome, MmapChanging, Operations,
+    },
+    warn_on,
+};
+
+/// An event that waits to be read.
+pub(crate) enum Event {
+    /// The process was duplicated. The context manages the new one, and becomes a descriptor of
+    /// whoever reads this.
+    Fork(ARef<Context>),
+    /// Anything else, which is read as it is.
+    Plain(Message),
+}
+
+/// Tells the monitor about an event and waits until it knows.
+fn tell(changing: &MmapChanging<Context>, event: Event) -> (EventOutcome, Event) {
+    let context = changing.context();
+
+    // Nobody could interrupt the wait of a task on its way out, and none should get here.
+    if warn_on!(current!().flags() & task::flags::EXITING != 0) {
+        return (EventOutcome::Abandoned, event);
+    }
+    context
+        .waiters()
+        .wait_event(event, || context.is_released())
+}
+
+/// A context whose address space is being duplicated.
+pub(crate) struct Fork {
+    /// Of the original.
+    changing: MmapChanging<Context>,
+    /// The context of the duplicate. Areas of the new process are registered with it already.
+    child: ARef<Context>,
+}
+
+/// A range that is being unmapped.
+pub(crate) struct Unmap {
+    changing: MmapChanging<Context>,
+    range: Range<usize>,
+}
+
+/// Returns the context of an area if it wants to know about `feature`, with its pages kept from
+/// being filled from now on.
+fn interested(vma: &Vma<'_, Context>, feature: u32) -> Option<MmapChanging<Context>> {
+    let context = vma.context().filter(|context| context.has(feature))?;
+    Some(MmapChanging::new(ARef::from(context)))
+}
+
+impl Operations for Context {
+    type Fork = Fork;
+    type Unmap = Unmap;
+
+    fn handle_fault(fault: Fault<'_, Self>) -> FaultOutcome {
+        fault::handle(fault)
+    }
+
+    fn is_wp_async(&self) -> bool {
+        self.has(uapi::UFFD_FEATURE_WP_ASYNC)
+    }
+
+    fn is_wp_unpopulated(&self) -> bool {
+        self.has(uapi::UFFD_FEATURE_WP_UNPOPULATED)
+    }
+
+    fn fork(mut vma: VmaMut<'_, Self>, forks: &mut Pending<'_, Fork>) -> Result {
+        let Some(original) = vma.context() else {
+            return Ok(());
+        };
+        if !original.has(uapi::UFFD_FEATURE_EVENT_FORK) {
+            vma.reset();
+            return Ok(());
+        }
+
+        // One duplicate for all the areas of a context.
+        let known = forks
+            .iter()
+            .find(|fork| core::ptr::eq(&**fork.changing.context(), original));
+        if let Some(fork) = known {
+            vma.set_context(&fork.child);
+            return Ok(());
+        }
+        let child = Context::new(vma.mm(), original.flags(), original.header().features())?;
+        forks.push(Fork {
+            changing: MmapChanging::new(ARef::from(original)),
+            child: child.clone(),
+        })?;
+        vma.set_context(&child);
+        Ok(())
+    }
+
+    fn fork_complete(fork: Fork) {
+        let Fork { changing, child } = fork;
+
+        if let (EventOutcome::Abandoned, Event::Fork(child)) = tell(&changing, Event::Fork(child)) {
+            // Nobody manages the new process. Its areas must not outlive the context.
+            vma::release_new(&*child);
+        }
+    }
+
+    fn fork_fail(fork: Fork) {
+        // The areas of the new process go with it, so all there is to do is to drop the context
+        // and let pages of the original be filled again.
+        drop(fork);
+    }
+
+    fn remap(mut vma: VmaMut<'_, Self>) -> Option<MmapChanging<Self>> {
+        let changing = interested(&vma, uapi::UFFD_FEATURE_EVENT_REMAP);
+        if changing.is_none() && vma.context().is_some() {
+            vma.reset();
+        }
+        changing
+    }
+
+    fn remap_complete(changing: MmapChanging<Self>, from: usize, to: usize, len: usize) {
+        tell(
+            &changing,
+            Event::Plain(Message::Remap {
+                from: from as u64,
+                to: to as u64,
+                len: len as u64,
+            }),
+        );
+    }
+
+    fn remove(vma: Vma<'_, Self>) -> Option<MmapChanging<Self>> {
+        interested(&vma, uapi::UFFD_FEATURE_EVENT_REMOVE)
+    }
+
+    fn remove_complete(changing: MmapChanging<Self>, range: Range<usize>) {
+        tell(
+            &changing,
+            Event::Plain(Message::Remove {
+                start: range.start as u64,
+                end: range.end as u64,
+            }),
+        );
+    }
+
+    fn unmap(
+        vma: Vma<'_, Self>,
+        range: Range<usize>,
+        unmaps: &mut Pending<'_, Unmap>,
+    ) -> Result {
+        let Some(context) = vma.context() else {
+            return Ok(());
+        };
+        // A range that spans several areas of a context is told about once.
+        let known = unmaps.iter().any(|unmap| {
+            core::ptr::eq(&**unmap.changing.context(), context) && unmap.range == range
+        });
+        if known {
+            return Ok(());
+        }
+        match interested(&vma, uapi::UFFD_FEATURE_EVENT_UNMAP) {
+            Some(changing) => unmaps.push(Unmap { changing, range }),
+            None => Ok(()),
+        }
+    }
+
+    fn unmap_complete(unmap: Unmap) {
+        let Unmap { changing, range } = unmap;
+
+        tell(
+            &changing,
+            Event::Plain(Message::Unmap {
+                start: range.start as u64,
+                end: range.end as u64,
+            }),
+        );
+    }
+
+    fn create(flags: u32) -> Result<u32> {
+        crate::access::create_checked(flags)
+    }
+}
+
+declare_userfaultfd!(Context);

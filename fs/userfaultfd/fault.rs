@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults.
+
+use crate::{access, context::Context, message::PageFault};
+use kernel::{
+    prelude::*,
+    sync::aref::ARef,
+    task, uapi,
+    userfaultfd::{waitset::FaultWaiter, Fault, FaultOutcome},
+    warn_on,
+};
+
+/// Handles a fault in a registered area.
+///
+/// The thread sleeps until the fault is resolved, a signal that matters arrives, or the descriptor
+/// is closed, and takes the fault again then. A fault that cannot be handled this way ends in
+/// SIGBUS.
+pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
+    let task = current!();
+
+    // A task on its way out is not to be stopped, nor one whose memory is being dumped.
+    if task.flags() & (task::flags::EXITING | task::flags::DUMPCORE) != 0 {
+        return fault.sigbus();
+    }
+    let Some(context) = fault.vma().context() else {
+        return fault.sigbus();
+    };
+    warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
+    warn_on!(!fault.reason().is_valid());
+
+    if context.has(uapi::UFFD_FEATURE_SIGBUS) {
+        return fault.sigbus();
+    }
+    if !fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0 {
+        return fault.sigbus();
+    }
+    if !fault.allows_retry() {
+        // There is no way to sleep, and to look at the page again afterwards.
+        warn_on!(fault.is_nowait());
+        return fault.sigbus();
+    }
+    if fault.is_nowait() {
+        return fault.retry_locked();
+    }
+    if context.is_released() {
+        // The lock goes in any case: whoever closes the descriptor waits for it.
+        return fault.unlock().retry();
+    }
+
+    // The area holds no reference, and the lock that protects it is going to be dropped.
+    let context = ARef::from(context);
+    let message = message(&context, &fault);
+    let state = fault.blocking_state();
+
+    pin_init::stack_pin_init!(
+        let waiter = FaultWaiter::new(context.waiters(), message.address, message)
+    );
+    let must_wait = fault.must_wait_after(|| {
+        waiter.as_ref().enqueue();
+        // The barrier in here orders the enqueueing before the look at the page tables.
+        task.set_state(state);
+    });
+    let fault = fault.unlock();
+
+    if must_wait && !context.is_released() {
+        waiter.announce();
+        while !waiter.is_woken() && !task.signal_pending_state(state) {
+            task.schedule();
+            task.set_state(state);
+        }
+    }
+    task.set_running();
+    fault.retry()
+}
+
+/// Returns what user space reads about a fault.
+fn message(context: &Context, fault: &Fault<'_, Context>) -> PageFault {
+    let mut flags = 0;
+    if fault.is_write() {
+        flags |= uapi::UFFD_PAGEFAULT_FLAG_WRITE;
+    }
+    if fault.reason().is_write_protect() {
+        flags |= uapi::UFFD_PAGEFAULT_FLAG_WP;
+    }
+    if fault.reason().is_minor() {
+        flags |= uapi::UFFD_PAGEFAULT_FLAG_MINOR;
+    }
+    let address = if context.has(uapi::UFFD_FEATURE_EXACT_ADDRESS) {
+        fault.real_address()
+    } else {
+        fault.address()
+    };
+    let ptid = if context.has(uapi::UFFD_FEATURE_THREAD_ID) {
+        // CAST: Thread ids are not negative.
+        current!().pid_vnr() as u32
+    } else {
+        0
+    };
+
+    PageFault {
+        flags: flags.into(),
+        address: address as u64,
+        ptid,
+    }
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Operations on pages, and wake-ups.
+
+use crate::context::Context;
+use kernel::{
+    error::Error,
+    mm::MmWithUser,
+    page::PAGE_MASK,
+    prelude::*,
+    uaccess::UserPtr,
+    userfaultfd::{
+        limits, pages,
+        uapi::{
+            self, Answered, Continue, Copy, Move, Poison, Range, Request, Writeprotect, Zeropage,
+        },
+    },
+};
+
+/// The addresses that an operation may name, in bytes.
+struct Bounds {
+    /// The lowest one.
+    min: u64,
+    /// The first one after user space.
+    max: u64,
+}
+
+impl Bounds {
+    fn of(context: &Context) -> Self {
+        Self {
+            min: limits::min_address(),
+            max: limits::task_size(context.mm()),
+        }
+    }
+
+    /// Checks a range whose length, and not its start, is that of whole pages.
+    fn check_unaligned(&self, start: u64, len: u64) -> Result {
+        if len == 0 || len & !(PAGE_MASK as u64) != 0 || start < self.min || start >= self.max {
+            return Err(EINVAL);
+        }
+        // This leaves no room for an overflow: the bound is an address.
+        if len > self.max - start {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// Checks a range of whole pages.
+    fn check(&self, start: u64, len: u64) -> Result {
+        if start & !(PAGE_MASK as u64) != 0 {
+            return Err(EINVAL);
+        }
+        self.check_unaligned(start, len)
+    }
+}
+
+/// Checks that a range is of whole pages and in user space, and returns its first address and the
+/// one after its last.
+///
+/// # Errors
+///
+/// `EINVAL`
+pub(crate) fn check_range(context: &Context, range: Range) -> Result<(usize, usize)> {
+    Bounds::of(context).check(range.start, range.len)?;
+    // CAST: Addresses in user space fit.
+    Ok((range.start as usize, (range.start + range.len) as usize))
+}
+
+/// An operation that fills pages.
+pub(crate) trait Fill: Answered {
+    /// Where pages are filled.
+    fn target(&self) -> Range;
+
+    /// The mode, in which [`uapi::MODE_DONTWAKE`] is the same for all.
+    fn mode(&self) -> u64;
+
+    /// Checks the arguments, in the order of the C implementation.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`
+    fn check(&self, context: &Context) -> Result;
+
+    /// Fills the pages, and returns how many bytes were done.
+    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64>;
+}
+
+/// Checks that there are no unknown bits in a mode.
+fn check_mode(mode: u64, known: u64) -> Result {
+    if mode & !known != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+impl Fill for Copy {
+    fn target(&self) -> Range {
+        Range {
+            start: self.dst,
+            len: self.len,
+        }
+    }
+
+    fn mode(&self) -> u64 {
+        self.mode
+    }
+
+    fn check(&self, context: &Context) -> Result {
+        let bounds = Bounds::of(context);
+        bounds.check_unaligned(self.src, self.len)?;
+        bounds.check(self.dst, self.len)?;
+        check_mode(self.mode, uapi::MODE_DONTWAKE | uapi::MODE_WP)
+    }
+
+    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
+        let wp = self.mode & uapi::MODE_WP != 0;
+        pages::copy(
+            context,
+            mm,
+            self.dst as usize,
+            self.src as usize,
+            self.len as usize,
+            wp,
+        )
+    }
+}
+
+impl Fill for Move {
+    fn target(&self) -> Range {
+        Range {
+            start: self.dst,
+            len: self.len,
+        }
+    }
+
+    fn mode(&self) -> u64 {
+        self.mode
+    }
+
+    fn check(&self, context: &Context) -> Result {
+        // Pages move within an address space, by one of its own threads.
+        if !current!()
+            .mm()
+            .is_some_and(|mm| core::ptr::eq(&**mm, context.mm()))
+        {
+            return Err(EINVAL);
+        }
+        let bounds = Bounds::of(context);
+        bounds.check(self.dst, self.len)?;
+        bounds.check(self.src, self.len)?;
+        check_mode(
+            self.mode,
+            uapi::MODE_DONTWAKE | uapi::MOVE_MODE_ALLOW_SRC_HOLES,
+        )
+    }
+
+    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
+        pages::relocate(
+            context,
+            mm,
+            self.dst as usize,
+            self.src as usize,
+            self.len as usize,
+            self.mode,
+        )
+    }
+}
+
+/// Implements [`Fill`] for a structure that has a range and a mode.
+macro_rules! fill_range {
+    ($ty:ty, $known:expr, $run:expr) => {
+        impl Fill for $ty {
+            fn target(&self) -> Range {
+                self.range
+            }
+
+            fn mode(&self) -> u64 {
+                self.mode
+            }
+
+            fn check(&self, context: &Context) -> Result {
+                check_range(context, self.range)?;
+                check_mode(self.mode, $known)
+            }
+
+            fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
+                let run: fn(&Context, &MmWithUser, usize, usize, u64) -> Result<u64> = $run;
+                run(
+                    context,
+                    mm,
+                    self.range.start as usize,
+                    self.range.len as usize,
+                    self.mode,
+                )
+            }
+        }
+    };
+}
+
+fill_range!(Zeropage, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
+    pages::zeropage(context, mm, start, len)
+});
+
+fill_range!(
+    Continue,
+    uapi::MODE_DONTWAKE | uapi::MODE_WP,
+    |context, mm, start, len, mode| {
+        pages::resume(context, mm, start, len, mode & uapi::MODE_WP != 0)
+    }
+);
+
+fill_range!(Poison, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
+    pages::poison(context, mm, start, len)
+});
+
+/// `UFFDIO_COPY` and the other operations that fill pages: fill them, answer how many bytes were
+/// done or why none were, and wake the threads that wait for them.
+///
+/// # Errors
+///
+/// `EAGAIN` while the mappings change, or where not all was done; `ESRCH` where the process is
+/// gone; `EFAULT` where the structure cannot be accessed; `EINVAL` for arguments that make no sense;
+/// or what the operation answers.
+pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
+    let answer = |done: &Result<u64>| {
+        T::answer(
+            arg,
+            match done {
+                // CAST: No address space has so many bytes.
+                Ok(bytes) => *bytes as i64,
+                Err(err) => i64::from(Error::to_errno(*err)),
+            },
+        )
+    };
+
+    if context.header().mmap_changing() {
+        answer(&Err(EAGAIN))?;
+        return Err(EAGAIN);
+    }
+    let request = T::read(arg)?;
+    request.check(context)?;
+
+    let done = {
+        let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
+        request.run(context, &mm)
+    };
+    answer(&done)?;
+
+    let done = done?;
+    let Range { start, len } = request.target();
+    if request.mode() & uapi::MODE_DONTWAKE == 0 {
+        context.waiters().wake(start..start.saturating_add(done));
+    }
+    if done == len {
+        Ok(())
+    } else {
+        Err(EAGAIN)
+    }
+}
+
+/// `UFFDIO_WRITEPROTECT`: protect pages against writing; or lift the protection, and wake the
+/// threads that wait for that.
+///
+/// # Errors
+///
+/// As for [`fill`], without an answer in the structure.
+pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
+    if context.header().mmap_changing() {
+        return Err(EAGAIN);
+    }
+    let request = Writeprotect::read(arg)?;
+    let (start, end) = check_range(context, request.range)?;
+    check_mode(
+        request.mode,
+        uapi::WRITEPROTECT_MODE_DONTWAKE | uapi::WRITEPROTECT_MODE_WP,
+    )?;
+    let enable = request.mode & uapi::WRITEPROTECT_MODE_WP != 0;
+    let wake = request.mode & uapi::WRITEPROTECT_MODE_DONTWAKE == 0;
+    if enable && !wake {
+        // Nobody is woken by a protection.
+        return Err(EINVAL);
+    }
+
+    {
+        let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
+        pages::writeprotect(context, &mm, start, end - start, enable)?;
+    }
+    if !enable && wake {
+        context.waiters().wake(start as u64..end as u64);
+    }
+    Ok(())
+}
+
+/// `UFFDIO_WAKE`: wake the threads that sleep in faults in a range, whether or not something was
+/// done about them.
+///
+/// # Errors
+///
+/// `EFAULT` where the structure cannot be accessed, `EINVAL` for a range that makes no sense.
+pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
+    let (start, end) = check_range(context, Range::read(arg)?)?;
+    context.waiters().wake(start as u64..end as u64);
+    Ok(())
+}
+
+#[kunit_tests(userfaultfd_resolve)]
+mod tests {
+    use super::*;
+    use kernel::page::PAGE_SIZE;
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+    const BOUNDS: Bounds = Bounds {
+        min: 16 * PAGE,
+        max: 1024 * PAGE,
+    };
+
+    #[test]
+    fn whole_pages() {
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(16 * PAGE + 1, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE - 1), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE + 1), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, 0), Err(EINVAL));
+        assert_eq!(BOUNDS.check_unaligned(16 * PAGE + 1, PAGE), Ok(()));
+    }
+
+    #[test]
+    fn user_space() {
+        assert_eq!(BOUNDS.check(15 * PAGE, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(1023 * PAGE, PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(1023 * PAGE, 2 * PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(1024 * PAGE, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, 1008 * PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(16 * PAGE, 1009 * PAGE), Err(EINVAL));
+    }
+
+    #[test]
+    fn no_overflow() {
+        assert_eq!(BOUNDS.check(16 * PAGE, 0u64.wrapping_sub(PAGE)), Err(EINVAL));
+        assert_eq!(BOUNDS.check(0u64.wrapping_sub(PAGE), PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check_unaligned(u64::MAX, PAGE), Err(EINVAL));
+    }
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The boundary between mm and the Rust implementation of userfaultfd.
+ *
+ * What mm calls is declared in userfaultfd_k.h, for either implementation.
+ * This header has the rest: the functions of mm that the Rust code calls,
+ * all of them through mm/userfaultfd_shim.c, and the one entry point that
+ * the system call needs.
+ */
+#ifndef _LINUX_USERFAULTFD_RUST_H
+#define _LINUX_USERFAULTFD_RUST_H
+
+#include <linux/userfaultfd_k.h>
+
+#ifdef CONFIG_USERFAULTFD_RUST
+
+/* Faults */
+void uffd_shim_assert_fault_locked(struct vm_fault *vmf);
+void uffd_shim_release_fault_lock(struct vm_fault *vmf);
+void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma);
+void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma);
+bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason);
+
+/* Areas */
+bool uffd_shim_vma_is_hugetlb(struct vm_area_struct *vma);
+unsigned long uffd_shim_vma_pagesize(struct vm_area_struct *vma);
+bool uffd_shim_vma_can_userfault(struct vm_area_struct *vma,
+				 vm_flags_t vm_flags, bool wp_async);
+void uffd_shim_vma_reset(struct vm_area_struct *vma);
+void uffd_shim_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm,
+			     unsigned long addr);
+struct vm_area_struct *uffd_shim_vma_find(struct vma_iterator *vmi,
+					  unsigned long end);
+struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
+					    unsigned long addr);
+struct vm_area_struct *uffd_shim_clear_vma(struct vma_iterator *vmi,
+					   struct vm_area_struct *prev,
+					   struct vm_area_struct *vma,
+					   unsigned long start,
+					   unsigned long end);
+int uffd_shim_register_range(struct userfaultfd_ctx *ctx,
+			     struct vm_area_struct *vma, vm_flags_t vm_flags,
+			     unsigned long start, unsigned long end,
+			     bool wp_async);
+void uffd_shim_release_new(struct userfaultfd_ctx *ctx);
+void uffd_shim_release_all(struct userfaultfd_ctx *ctx);
+
+/* Pages */
+ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
+		       unsigned long src, unsigned long len, bool wp);
+ssize_t uffd_shim_zeropage(struct userfaultfd_ctx *ctx, unsigned long dst,
+			   unsigned long len);
+ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
+			   unsigned long len, bool wp);
+ssize_t uffd_shim_poison(struct userfaultfd_ctx *ctx, unsigned long dst,
+			 unsigned long len);
+ssize_t uffd_shim_move(struct userfaultfd_ctx *ctx, unsigned long dst,
+		       unsigned long src, unsigned long len, u64 mode);
+int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
+			   unsigned long len, bool enable);
+
+/* The rest */
+unsigned long uffd_shim_task_size(const struct mm_struct *mm);
+unsigned long uffd_shim_min_address(void);
+int uffd_shim_sysfs_init(void);
+
+/* Implemented in Rust: userfaultfd(2). */
+int userfaultfd_rust_create(int flags);
+
+#endif /* CONFIG_USERFAULTFD_RUST */
+#endif /* _LINUX_USERFAULTFD_RUST_H */

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust cannot reach by itself: the C side of the Rust implementation
+ * of userfaultfd (fs/userfaultfd/).
+ *
+ * There is no policy here. Each function stands for one C construct, named
+ * in its comment: an inline function, a macro, a walk of the page tables, or
+ * a function of mm/userfaultfd.c, which other kernels have under other names.
+ */
+
+#include <linux/hugetlb.h>
+#include <linux/kobject.h>
+#include <linux/mm.h>
+#include <linux/mm_inline.h>
+#include <linux/pgtable.h>
+#include <linux/sched/mm.h>
+#include <linux/security.h>
+#include <linux/swapops.h>
+#include <linux/syscalls.h>
+#include <linux/sysfs.h>
+#include <linux/userfaultfd_rust.h>
+
+/* assert_fault_locked(), inline: the mmap or the VMA lock is held. */
+void uffd_shim_assert_fault_locked(struct vm_fault *vmf)
+{
+	assert_fault_locked(vmf);
+}
+
+/* release_fault_lock(), inline: drop whichever of the two it is. */
+void uffd_shim_release_fault_lock(struct vm_fault *vmf)
+{
+	release_fault_lock(vmf);
+}
+
+/* hugetlb_vma_lock_read(), inline without hugetlb. */
+void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma)
+{
+	hugetlb_vma_lock_read(vma);
+}
+
+/* hugetlb_vma_unlock_read(), inline without hugetlb. */
+void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma)
+{
+	hugetlb_vma_unlock_read(vma);
+}
+
+/*
+ * Does a page table entry in this state still leave the fault to be handled?
+ *
+ * Nothing there yet, or only a marker: yes, whatever the reason. Otherwise
+ * only a present entry has a meaningful write bit. For one that is not
+ * present (swapped out, migrating) the fault is taken again and finds out.
+ */
+static bool fault_pending(bool none, bool present, bool writable,
+			  unsigned long reason)
+{
+	if (none)
+		return true;
+
+	return present && !writable && (reason & VM_UFFD_WP);
+}
+
+#ifdef CONFIG_HUGETLB_PAGE
+static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	pte_t *ptep, pte;
+
+	ptep = hugetlb_walk(vma, vmf->address, vma_mmu_pagesize(vma));
+	if (!ptep)
+		return true;
+
+	pte = huge_ptep_get(vma->vm_mm, vmf->address, ptep);
+
+	return fault_pending(huge_pte_none_mostly(pte), pte_present(pte),
+			     pte_present(pte) && huge_pte_write(pte), reason);
+}
+#else
+static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
+{
+	return false;
+}
+#endif
+
+/*
+ * The page table walk of the fault handler: is the fault still to be handled?
+ *
+ * The thread is about to sleep: its task state is set, so this must not
+ * block. Nothing but the fault lock is held (for hugetlb also the VMA's own
+ * lock), which keeps the tables from being freed; entries may change at any
+ * time.
+ */
+bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
+{
+	unsigned long addr = vmf->address;
+	pgd_t *pgd;
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd, pmdval;
+	pte_t *ptep, pte;
+
+	assert_fault_locked(vmf);
+
+	if (is_vm_hugetlb_page(vmf->vma))
+		return huge_fault_pending(vmf, reason);
+
+	pgd = pgd_offset(vmf->vma->vm_mm, addr);
+	if (!pgd_present(*pgd))
+		return true;
+	p4d = p4d_offset(pgd, addr);
+	if (!p4d_present(*p4d))
+		return true;
+	pud = pud_offset(p4d, addr);
+	if (!pud_present(*pud))
+		return true;
+	pmd = pmd_offset(pud, addr);
+
+	do {
+		pmdval = pmdp_get_lockless(pmd);
+		if (pmd_none(pmdval) || !pmd_present(pmdval) ||
+		    pmd_trans_huge(pmdval))
+			return fault_pending(pmd_none(pmdval),
+					     pmd_present(pmdval),
+					     pmd_present(pmdval) &&
+					     pmd_write(pmdval), reason);
+
+		/* Fails where the table has gone since: look again. */
+		ptep = pte_offset_map(pmd, addr);
+	} while (!ptep);
+
+	pte = ptep_get(ptep);
+	pte_unmap(ptep);
+
+	return fault_pending(pte_none_mostly(pte), pte_present(pte),
+			     pte_present(pte) && pte_write(pte), reason);
+}
+
+/* is_vm_hugetlb_page(), inline. */
+bool uffd_shim_vma_is_hugetlb(struct vm_area_struct *vma)
+{
+	return is_vm_hugetlb_page(vma);
+}
+
+/* vma_kernel_pagesize(), inline without hugetlb. In bytes. */
+unsigned long uffd_shim_vma_pagesize(struct vm_area_struct *vma)
+{
+	return vma_kernel_pagesize(vma);
+}
+
+/* vma_can_userfault(), inline. */
+bool uffd_shim_vma_can_userfault(struct vm_area_struct *vma,
+				 vm_flags_t vm_flags, bool wp_async)
+{
+	return vma_can_userfault(vma, vm_flags, wp_async);
+}
+
+/* userfaultfd_reset_ctx(). The VMA is write-locked or not visible yet. */
+void uffd_shim_vma_reset(struct vm_area_struct *vma)
+{
+	userfaultfd_reset_ctx(vma);
+}
+
+/* vma_iter_init(), inline. */
+void uffd_shim_vma_iter_init(struct vma_iterator *vmi, struct mm_struct *mm,
+			     unsigned long addr)
+{
+	vma_iter_init(vmi, mm, addr);
+}
+
+/* vma_find(), inline: the next VMA that begins below @end. */
+struct vm_area_struct *uffd_shim_vma_find(struct vma_iterator *vmi,
+					  unsigned long end)
+{
+	return vma_find(vmi, end);
+}
+
+/* vma_iter_set() and vma_prev(), inline: back to @addr, and what precedes. */
+struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
+					    unsigned long addr)
+{
+	vma_iter_set(vmi, addr);
+	return vma_prev(vmi);
+}
+
+/* userfaultfd_clear_vma(). */
+struct vm_area_struct *uffd_shim_clear_vma(struct vma_iterator *vmi,
+					   struct vm_area_struct *prev,
+					   struct vm_area_struct *vma,
+					   unsigned long start,
+					   unsigned long end)
+{
+	return userfaultfd_clear_vma(vmi, prev, vma, start, end);
+}
+
+/* userfaultfd_register_range(). */
+int uffd_shim_register_range(struct userfaultfd_ctx *ctx,
+			     struct vm_area_struct *vma, vm_flags_t vm_flags,
+			     unsigned long start, unsigned long end,
+			     bool wp_async)
+{
+	return userfaultfd_register_range(ctx, vma, vm_flags, start, end,
+					  wp_async);
+}
+
+/* userfaultfd_release_new(): forget @ctx in a mm that nobody else manages. */
+void uffd_shim_release_new(struct userfaultfd_ctx *ctx)
+{
+	userfaultfd_release_new(ctx);
+}
+
+/* userfaultfd_release_all(): unregister all that @ctx has. */
+void uffd_shim_release_all(struct userfaultfd_ctx *ctx)
+{
+	userfaultfd_release_all(ctx->mm, ctx);
+}
+
+/* mfill_atomic_copy(). Returns bytes, or a negative errno. */
+ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
+		       unsigned long src, unsigned long len, bool wp)
+{
+	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
+
+	return mfill_atomic_copy(ctx, dst, src, len, flags);
+}
+
+/* mfill_atomic_zeropage(). Returns bytes, or a negative errno. */
+ssize_t uffd_shim_zeropage(struct userfaultfd_ctx *ctx, unsigned long dst,
+			   unsigned long len)
+{
+	return mfill_atomic_zeropage(ctx, dst, len);
+}
+
+/* mfill_atomic_continue(). Returns bytes, or a negative errno. */
+ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
+			   unsigned long len, bool wp)
+{
+	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
+
+	return mfill_atomic_continue(ctx, dst, len, flags);
+}
+
+/* mfill_atomic_poison(). Returns bytes, or a negative errno. */
+ssize_t uffd_shim_poison(struct userfaultfd_ctx *ctx, unsigned long dst,
+			 unsigned long len)
+{
+	return mfill_atomic_poison(ctx, dst, len, 0);
+}
+
+/* move_pages(). Returns bytes, or a negative errno. */
+ssize_t uffd_shim_move(struct userfaultfd_ctx *ctx, unsigned long dst,
+		       unsigned long src, unsigned long len, u64 mode)
+{
+	return move_pages(ctx, dst, src, len, mode);
+}
+
+/* mwriteprotect_range(). Returns 0, or a negative errno. */
+int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
+			   unsigned long len, bool enable)
+{
+	return mwriteprotect_range(ctx, start, len, enable);
+}
+
+/* mm->task_size, which bindgen sees in an anonymous struct only. */
+unsigned long uffd_shim_task_size(const struct mm_struct *mm)
+{
+	return mm->task_size;
+}
+
+/* mmap_min_addr, a macro without CONFIG_MMU. */
+unsigned long uffd_shim_min_address(void)
+{
+	return mmap_min_addr;
+}
+
+/*
+ * /sys/kernel/mm/userfaultfd/implementation, for programs that want to know.
+ * The C implementation does not have the file.
+ */
+static ssize_t implementation_show(struct kobject *kobj,
+				   struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "rust\n");
+}
+
+static struct kobj_attribute implementation_attr = __ATTR_RO(implementation);
+
+/* struct kobj_attribute and mm_kobj, for which there is no abstraction. */
+int uffd_shim_sysfs_init(void)
+{
+#ifdef CONFIG_SYSFS
+	struct kobject *dir;
+	int ret;
+
+	dir = kobject_create_and_add("userfaultfd", mm_kobj);
+	if (!dir)
+		return -ENOMEM;
+
+	ret = sysfs_create_file(dir, &implementation_attr.attr);
+	if (ret)
+		kobject_put(dir);
+
+	return ret;
+#else
+	return 0;
+#endif
+}
+
+/* SYSCALL_DEFINE, a macro. */
+SYSCALL_DEFINE1(userfaultfd, int, flags)
+{
+	return userfaultfd_rust_create(flags);
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files on anonymous inodes.
+//!
+//! C headers: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h),
+//! [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use super::{File, Kiocb};
+use crate::{
+    bindings,
+    error::{from_err_ptr, Result},
+    ffi::{c_int, c_long, c_uint, c_ulong},
+    iov::IovIterDest,
+    prelude::*,
+    seq_file::SeqFile,
+    sync::{
+        aref::{ARef, AlwaysRefCounted},
+        poll::PollQueue,
+    },
+    types::ForeignOwnable,
+};
+use core::{marker::PhantomData, mem::MaybeUninit, ptr::NonNull};
+
+/// The operations of a file on an anonymous inode, which owns a reference to a `Self`.
+///
+/// Seeking succeeds and does nothing, and 32-bit programs reach [`AnonInodeFile::ioctl`] with
+/// their pointer widened.
+pub trait AnonInodeFile: AlwaysRefCounted + Sized + Send + Sync + 'static {
+    /// The name of the inode, as in `/proc/PID/fd`.
+    const NAME: &'static CStr;
+
+    /// Called when the last reference to the file goes.
+    fn release(this: ARef<Self>);
+
+    /// Implements `read(2)` and its relatives.
+    fn read_iter(kiocb: Kiocb<'_, ARef<Self>>, iov: &mut IovIterDest<'_>) -> Result<usize>;
+
+    /// The queue that pollers of the file are put on before [`AnonInodeFile::poll`] is called.
+    fn poll_queue(&self) -> &PollQueue;
+
+    /// Returns the events that are ready, see [`crate::sync::poll::events`].
+    fn poll(&self, file: &File) -> u32;
+
+    /// Implements `ioctl(2)`.
+    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize>;
+
+    /// Adds lines to `/proc/PID/fdinfo/FD`.
+    fn show_fdinfo(&self, m: &SeqFile);
+}
+
+/// A file on an anonymous inode of its own that has no private data yet.
+///
+/// Dropping it undoes the creation, and [`AnonInodeFile::release`] is not called.
+///
+/// # Invariants
+///
+/// `file` has the operations of `T` and null as its private data, and is known to nobody else.
+pub struct UnboundFile<T: AnonInodeFile> {
+    file: ARef<File>,
+    _ops: PhantomData<T>,
+}
+
+impl<T: AnonInodeFile> UnboundFile<T> {
+    /// Creates the file, with an inode of its own so that the LSM can refuse it.
+    ///
+    /// `flags` is the access mode and `O_NONBLOCK` (see [`super::file::flags`]), other flags are
+    /// ignored. `context` is the file that the new one is made on behalf of, for the LSM.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENFILE`, or what the LSM answers. May sleep.
+    #[doc(alias = "anon_inode_create_getfile")]
+    pub fn create(flags: u32, context: Option<&File>) -> Result<Self> {
+        let inode = match context {
+            // SAFETY: The inode of an open file does not change and lives as long as the file.
+            Some(file) => unsafe { (*file.as_ptr()).f_inode },
+            None => core::ptr::null_mut(),
+        };
+        // SAFETY: The name and the operations live for ever, the inode is null or valid.
+        let file = from_err_ptr(unsafe {
+            bindings::anon_inode_create_getfile(
+                T::NAME.as_char_ptr(),
+                &FileVTable::<T>::VTABLE,
+                core::ptr::null_mut(),
+                flags as c_int,
+                inode,
+            )
+        })?;
+        // SAFETY: It is a valid pointer, and the one reference to the new file is ours. `File` is
+        // layout compatible with `struct file`, and nobody can have called `fdget_pos` on it.
+        let file = unsafe { ARef::from_raw(NonNull::new_unchecked(file).cast()) };
+        // INVARIANT: The file was just created with these operations and no private data.
+        Ok(Self {
+            file,
+            _ops: PhantomData,
+        })
+    }
+
+    /// Declares that the file honours `IOCB_NOWAIT`.
+    pub fn set_nowait(&mut self) {
+        // SAFETY: By the type invariants nobody else knows the file.
+        unsafe { (*self.file.as_ptr()).f_mode |= bindings::FMODE_NOWAIT };
+    }
+
+    /// Gives the file its private data. It is ready to be installed then.
+    pub fn bind(self, data: ARef<T>) -> ARef<File> {
+        // SAFETY: By the type invariants nobody else knows the file.
+        unsafe { (*self.file.as_ptr()).private_data = data.into_foreign() };
+        self.file
+    }
+}
+
+/// The `file_operations` of `T`.
+struct FileVTable<T>(PhantomData<T>);
+
+impl<T: AnonInodeFile> FileVTable<T> {
+    /// Borrows the private data of `file`.
+    ///
+    /// # Safety
+    ///
+    /// `file` must be a file of `T` that was bound to its data and is not released during `'a`.
+    unsafe fn data<'a>(file: *mut bindings::file) -> &'a T {
+        // SAFETY: By the safety requirements the private data comes from `into_foreign` in `bind`,
+        // and `from_foreign` in `release` comes after `'a`.
+        unsafe { ARef::borrow((*file).private_data) }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be a file of `T` that is being released.
+    unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: The private data of a file is null until `bind` puts there what `into_foreign`
+        // returned, and the release call owns it.
+        if let Some(data) = unsafe { ARef::try_from_foreign((*file).private_data) } {
+            T::release(data);
+        }
+        0
+    }
+
+    /// # Safety
+    ///
+    /// `kiocb` must belong to an open file of `T`, `iter` must be a valid `struct iov_iter` for
+    /// writing.
+    unsafe extern "C" fn read_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: By the safety requirements the file has the private data of `T`.
+        let kiocb = unsafe { Kiocb::from_raw(kiocb) };
+        // SAFETY: By the safety requirements this is a valid iterator for writing.
+        let iov = unsafe { IovIterDest::from_raw(iter) };
+
+        match T::read_iter(kiocb, iov) {
+            Ok(read) => read as isize,
+            Err(err) => err.to_errno() as isize,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file of `T` and `table` the poll table of this call.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table,
+    ) -> bindings::__poll_t {
+        // SAFETY: An open file is not released during the call.
+        let this: &T = unsafe { Self::data(file) };
+        // SAFETY: These are the arguments of a `poll` operation. The queue is borrowed from the
+        // private data, which stays until the file is released.
+        unsafe { this.poll_queue().register(file, table) };
+        // SAFETY: An open file is not released during the call, and there is no `fdget_pos` of
+        // this thread that bypasses the position lock.
+        this.poll(unsafe { File::from_raw_file(file) })
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file of `T`.
+    unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+        // SAFETY: An open file is not released during the call.
+        match unsafe { Self::data(file) }.ioctl(cmd, arg) {
+            Ok(ret) => ret as c_long,
+            Err(err) => err.to_errno() as c_long,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be an open file of `T`, `m` a valid `struct seq_file` that we can write to.
+    unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
+        // SAFETY: An open file is not released during the call, and the `seq_file` is valid.
+        unsafe { Self::data(file).show_fdinfo(SeqFile::from_raw(m)) };
+    }
+
+    const VTABLE: bindings::file_operations = bindings::file_operations {
+        release: Some(Self::release),
+        read_iter: Some(Self::read_iter),
+        poll: Some(Self::poll),
+        unlocked_ioctl: Some(Self::ioctl),
+        #[cfg(CONFIG_COMPAT)]
+        compat_ioctl: Some(bindings::compat_ptr_ioctl),
+        show_fdinfo: Some(Self::show_fdinfo),
+        llseek: Some(bindings::noop_llseek),
+        // SAFETY: All zeros is a valid value for `bindings::file_operations`.
+        ..unsafe { MaybeUninit::zeroed().assume_init() }
+    };
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults, and the lock that is held during one.
+
+use super::{header::Context, vma::Vma};
+use crate::{bindings, mm::virt::VmaRef, mm::virt::vm_flags_t, task::*, types::NotThreadSafe};
+use core::{ffi::c_int, marker::PhantomData};
+
+/// Why a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and `VM_UFFD_MINOR`.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct Reason(vm_flags_t);
+
+impl Reason {
+    /// Whether a write met a write-protected page.
+    pub fn is_write_protect(self) -> bool {
+        self.0 & super::limits::VM_UFFD_WP != 0
+    }
+
+    /// Whether the page exists but is not mapped.
+    pub fn is_minor(self) -> bool {
+        self.0 & super::limits::VM_UFFD_MINOR != 0
+    }
+
+    /// Whether it is just one of the reasons that there are.
+    pub fn is_valid(self) -> bool {
+        self.0 & !super::limits::VM_UFFD_FLAGS == 0 && self.0.is_power_of_two()
+    }
+}
+
+/// A page fault in an area, with the fault lock held: the mmap lock or that of the area, for
+/// reading.
+///
+/// A value of this type is turned into a [`FaultOutcome`], with the lock held or dropped as the
+/// outcome demands.
+///
+/// # Invariants
+///
+/// `vmf` is valid, and the fault lock is held.
+pub struct Fault<'a, T> {
+    vmf: &'a mut bindings::vm_fault,
+    reason: Reason,
+    _context: PhantomData<&'a T>,
+    // The lock is that of this thread.
+    _nts: NotThreadSafe,
+}
+
+/// A fault whose lock was dropped. The area may be gone.
+pub struct UnlockedFault(NotThreadSafe);
+
+/// What `handle_userfault()` returns to mm.
+pub struct FaultOutcome(bindings::vm_fault_t);
+
+impl FaultOutcome {
+    pub(super) fn into_raw(self) -> bindings::vm_fault_t {
+        self.0
+    }
+}
+
+impl UnlockedFault {
+    /// The fault is to be taken again.
+    pub fn retry(self) -> FaultOutcome {
+        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    }
+}
+
+impl<'a, T: Context> Fault<'a, T> {
+    /// Wraps a fault that mm reports.
+    ///
+    /// # Safety
+    ///
+    /// `vmf` must be a fault that is being handled, with the fault lock held as this function is
+    /// called. Contexts of its area must be those of `T`.
+    pub(super) unsafe fn from_raw(vmf: &'a mut bindings::vm_fault, reason: vm_flags_t) -> Self {
+        // SAFETY: The fault is valid. This checks with lockdep that the lock is held.
+        unsafe { bindings::uffd_shim_assert_fault_locked(vmf) };
+        // INVARIANT: By the safety requirements.
+        Self {
+            vmf,
+            reason: Reason(reason),
+            _context: PhantomData,
+            _nts: NotThreadSafe,
+        }
+    }
+
+    /// Returns the area that the fault is in.
+    pub fn vma(&self) -> Vma<'_, T> {
+        // SAFETY: By the type invariants the fault lock is held, which keeps the area valid; and
+        // it is not dropped while the result borrows from us.
+        unsafe { Vma::from_ref(VmaRef::from_raw(self.vmf.__bindgen_anon_1.vma)) }
+    }
+
+    /// Returns the address of the page, in bytes. For hugetlb that of the huge page.
+    pub fn address(&self) -> usize {
+        self.vmf.__bindgen_anon_1.address
+    }
+
+    /// Returns the address that was accessed, in bytes.
+    pub fn real_address(&self) -> usize {
+        self.vmf.__bindgen_anon_1.real_address
+    }
+
+    /// Returns why the fault is reported.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The flags, `FAULT_FLAG_*`.
+    pub fn flags(&self) -> u32 {
+        self.vmf.flags
+    }
+
+    fn has(&self, flag: bindings::fault_flag) -> bool {
+        self.vmf.flags & flag != 0
+    }
+
+    /// Whether it is a write.
+    pub fn is_write(&self) -> bool {
+        self.has(bindings::fault_flag_FAULT_FLAG_WRITE)
+    }
+
+    /// Whether it was taken in user mode, and not by the kernel on behalf of the process.
+    pub fn is_user(&self) -> bool {
+        self.has(bindings::fault_flag_FAULT_FLAG_USER)
+    }
+
+    /// Whether it may be answered by a retry.
+    pub fn allows_retry(&self) -> bool {
+        self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY)
+    }
+
+    /// Whether it must not block.
+    pub fn is_nowait(&self) -> bool {
+        self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT)
+    }
+
+    /// Returns the task state to sleep in.
+    pub fn blocking_state(&self) -> c_int {
+        if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) {
+            TASK_INTERRUPTIBLE
+        } else if self.has(bindings::fault_flag_FAULT_FLAG_KILLABLE) {
+            TASK_KILLABLE
+        } else {
+            TASK_UNINTERRUPTIBLE
+        }
+    }
+
+    /// Refuses the fault: the access fails. The lock stays held.
+    pub fn sigbus(self) -> FaultOutcome {
+        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
+    }
+
+    /// Asks for the fault to be taken again, with the lock still held, as a fault that
+    /// [must not block](Self::is_nowait) expects it.
+    pub fn retry_locked(self) -> FaultOutcome {
+        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    }
+
+    /// Drops the fault lock.
+    pub fn unlock(self) -> UnlockedFault {
+        // SAFETY: By the type invariants the lock is held, and this value is gone afterwards.
+        unsafe { bindings::uffd_shim_release_fault_lock(self.vmf) };
+        UnlockedFault(NotThreadSafe)
+    }
+
+    /// Calls `prepare`, and then finds out whether the fault is still to be handled, by a look at
+    /// the page tables.
+    ///
+    /// `prepare` makes the thread known to wakers and sets the state that it will sleep in. What
+    /// it must not sleep in any more is taken before: the lock of a hugetlb area, without which
+    /// its page tables cannot be looked at.
+    pub fn must_wait_after(&mut self, prepare: impl FnOnce()) -> bool {
+        let vma = self.vma().as_ptr();
+        let hugetlb = self.vma().is_hugetlb();
+
+        if hugetlb {
+            // SAFETY: The area is valid by the type invariants.
+            unsafe { bindings::uffd_shim_hugetlb_lock_read(vma) };
+        }
+        prepare();
+        // SAFETY: By the type invariants the fault is valid and its lock is held. For hugetlb the
+        // lock of the area is held as well.
+        let must_wait = unsafe { bindings::uffd_shim_must_wait(self.vmf, self.reason.0) };
+        if hugetlb {
+            // SAFETY: It was taken above.
+            unsafe { bindings::uffd_shim_hugetlb_unlock_read(vma) };
+        }
+        must_wait
+    }
+}

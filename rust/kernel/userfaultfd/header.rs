@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The part of a context that mm knows.
+
+use crate::{
+    alloc::kmem_cache::StaticKmemCache,
+    bindings,
+    mm::Mm,
+    prelude::*,
+    sync::{
+        aref::{ARef, AlwaysRefCounted},
+        atomic::{Atomic, Full, Relaxed},
+        LockClassKey, Refcount,
+    },
+    types::Opaque,
+};
+use core::{mem::ManuallyDrop, ptr::NonNull};
+
+/// The `struct userfaultfd_ctx` of a context, and its reference count.
+///
+/// # Invariants
+///
+/// `raw` is initialised and owns an `mmgrab` reference to `raw.mm`, which does not change.
+#[repr(C)]
+#[pin_data(PinnedDrop)]
+pub struct Header {
+    #[pin]
+    raw: Opaque<bindings::userfaultfd_ctx>,
+    refcount: Refcount,
+}
+
+// SAFETY: All that is reached through a shared reference is atomic, constant, or a lock.
+unsafe impl Send for Header {}
+// SAFETY: As above.
+unsafe impl Sync for Header {}
+
+/// A context: what stands behind a userfaultfd.
+///
+/// Implement it with [`impl_userfaultfd_context!`](crate::impl_userfaultfd_context).
+///
+/// # Safety
+///
+/// The type must be `repr(C)` with a [`Header`] as its first field, so that a pointer to one is a
+/// pointer to the other, and all its values must come from [`new_context`].
+pub unsafe trait Context: AlwaysRefCounted + Sized + Send + Sync + 'static {
+    /// Where the memory of contexts comes from.
+    fn cache() -> &'static StaticKmemCache<Self>;
+
+    /// Returns the part that mm knows.
+    fn header(&self) -> &Header {
+        // SAFETY: The header is the first field by the safety requirements of the trait.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+}
+
+impl Header {
+    /// Makes a header with a reference count of one for a context that manages `mm`.
+    ///
+    /// `features` are as in [`Header::features`].
+    pub fn new(
+        mm: &Mm,
+        features: u32,
+        name: &'static CStr,
+        key: Pin<&'static LockClassKey>,
+    ) -> impl PinInit<Self> {
+        let mm = ARef::from(mm);
+        pin_init!(Self {
+            // INVARIANT: All fields are written, and the reference to `mm` is handed over.
+            // SAFETY: `slot` is valid for writes while the closure is called, and the name and the
+            // key live for ever.
+            raw <- Opaque::ffi_init(move |slot: *mut bindings::userfaultfd_ctx| unsafe {
+                (&raw mut (*slot).features).write(features);
+                bindings::__init_rwsem(
+                    &raw mut (*slot).map_changing_lock,
+                    name.as_char_ptr(),
+                    key.as_ptr(),
+                );
+                (&raw mut (*slot).mmap_changing.counter).write(0);
+                (&raw mut (*slot).mm).write(ARef::into_raw(mm).as_ptr().cast());
+            }),
+            refcount: Refcount::new(1),
+        })
+    }
+
+    /// Returns the pointer that mm uses for the context.
+    pub(super) fn as_raw(&self) -> *mut bindings::userfaultfd_ctx {
+        self.raw.get()
+    }
+
+    /// Returns the address space that the context manages. It may have lost its users.
+    pub fn mm(&self) -> &Mm {
+        // SAFETY: By the type invariants we own a reference to the mm, and it never changes.
+        unsafe { Mm::from_raw((*self.as_raw()).mm) }
+    }
+
+    fn features_atomic(&self) -> &Atomic<u32> {
+        // SAFETY: By the type invariants the field is initialised. It is written here only, and
+        // atomically; C code reads it with plain loads of one word.
+        unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).features) }
+    }
+
+    /// Returns the features that were agreed upon: bits `UFFD_FEATURE_*` and
+    /// [`limits::FEATURE_INITIALIZED`](super::limits::FEATURE_INITIALIZED), or zero before the
+    /// handshake. Takes no lock.
+    pub fn features(&self) -> u32 {
+        self.features_atomic().load(Relaxed)
+    }
+
+    /// Sets the features, once.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where they are set already.
+    pub fn set_features(&self, features: u32) -> Result {
+        match self.features_atomic().cmpxchg(0, features, Full) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EINVAL),
+        }
+    }
+
+    fn mmap_changing_atomic(&self) -> &Atomic<i32> {
+        // SAFETY: By the type invariants the field is initialised. C code accesses it with
+        // `atomic_*` functions.
+        unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).mmap_changing.counter) }
+    }
+
+    /// Whether the layout of the address space is changing, and an event about it not yet read.
+    pub fn mmap_changing(&self) -> bool {
+        self.mmap_changing_atomic().load(Relaxed) != 0
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Header {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants we own an `mmgrab` reference.
+        unsafe { bindings::mmdrop((*self.as_raw()).mm) };
+    }
+}
+
+/// Allocates and initialises a context.
+///
+/// # Errors
+///
+/// `ENOMEM` where there is no memory, or what `init` answers. May sleep.
+pub fn new_context<T: Context>(init: impl PinInit<T>) -> Result<ARef<T>> {
+    let slot = T::cache().alloc(GFP_KERNEL)?;
+    // SAFETY: The slot is valid memory for a `T` that nobody else knows and that is not moved. The
+    // initialiser cannot fail.
+    let Ok(()) = unsafe { init.__pinned_init(slot.as_ptr()) };
+    // SAFETY: The header starts with a reference count of one, which is handed over.
+    Ok(unsafe { ARef::from_raw(slot) })
+}
+
+/// Implements [`AlwaysRefCounted::inc_ref`] for a context.
+#[doc(hidden)]
+pub fn inc_ref<T: Context>(context: &T) {
+    context.header().refcount.inc();
+}
+
+/// Implements [`AlwaysRefCounted::dec_ref`] for a context.
+///
+/// # Safety
+///
+/// As for [`AlwaysRefCounted::dec_ref`].
+#[doc(hidden)]
+pub unsafe fn dec_ref<T: Context>(context: NonNull<T>) {
+    // SAFETY: The caller gives up an increment, which kept the context alive until now.
+    if unsafe { context.as_ref() }.header().refcount.dec_and_test() {
+        // SAFETY: That was the last reference, so nobody else can get at the context.
+        unsafe { core::ptr::drop_in_place(context.as_ptr()) };
+        // SAFETY: By the safety requirements of `Context` it comes from the cache; see
+        // `new_context`.
+        unsafe { T::cache().free(context) };
+    }
+}
+
+/// Implements [`Context`] for a `repr(C)` type whose first field is the header.
+///
+/// ```ignore
+/// impl_userfaultfd_context!(Context, header, CACHE);
+/// ```
+#[macro_export]
+macro_rules! impl_userfaultfd_context {
+    ($ty:ty, $header:ident, $cache:ident) => {
+        const _: () = assert!(
+            ::core::mem::offset_of!($ty, $header) == 0,
+            "the header comes first",
+        );
+
+        // SAFETY: The header is the first field as checked above. The fields of the type are
+        // private to the module that invokes this, which makes values with `new_context` only.
+        unsafe impl $crate::userfaultfd::Context for $ty {
+            fn cache() -> &'static $crate::alloc::kmem_cache::StaticKmemCache<Self> {
+                &$cache
+            }
+        }
+
+        // SAFETY: The count is kept by the header that each value has.
+        unsafe impl $crate::sync::aref::AlwaysRefCounted for $ty {
+            fn inc_ref(&self) {
+                $crate::userfaultfd::header::inc_ref(self);
+            }
+
+            unsafe fn dec_ref(context: ::core::ptr::NonNull<Self>) {
+                // SAFETY: The safety requirements are the same.
+                unsafe { $crate::userfaultfd::header::dec_ref(context) };
+            }
+        }
+    };
+}
+
+/// Keeps the pages of a context from being filled while the layout of its address space changes.
+///
+/// While one of these exists, [`Header::mmap_changing`] is true. It owns a reference to the
+/// context; dropping it may sleep.
+pub struct MmapChanging<T: Context> {
+    context: ARef<T>,
+}
+
+impl<T: Context> MmapChanging<T> {
+    /// Raises the mark.
+    ///
+    /// Waits for operations on pages that are under way, so that those that come later see the
+    /// mark. Sleeps; the mmap lock may be held.
+    pub fn new(context: ARef<T>) -> Self {
+        let header = context.header();
+        // SAFETY: The pointer is valid since it comes from a reference.
+        let lock = unsafe { &raw mut (*header.as_raw()).map_changing_lock };
+        // SAFETY: The semaphore is initialised by the type invariants of `Header`.
+        unsafe { bindings::down_write(lock) };
+        header.mmap_changing_atomic().add(1, Relaxed);
+        // SAFETY: It was taken above.
+        unsafe { bindings::up_write(lock) };
+        Self { context }
+    }
+
+    /// Returns the context.
+    pub fn context(&self) -> &ARef<T> {
+        &self.context
+    }
+
+    /// Hands the mark, and the reference, to mm.
+    pub(super) fn into_raw(self) -> *mut bindings::userfaultfd_ctx {
+        ManuallyDrop::new(self).context.header().as_raw()
+    }
+
+    /// Takes back what [`MmapChanging::into_raw`] gave.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must come from [`MmapChanging::into_raw`] of the same `T`, and be taken back once.
+    pub(super) unsafe fn from_raw(raw: NonNull<bindings::userfaultfd_ctx>) -> Self {
+        Self {
+            // SAFETY: A pointer to the header is one to the context; the reference is ours by the
+            // safety requirements.
+            context: unsafe { ARef::from_raw(raw.cast()) },
+        }
+    }
+}
+
+impl<T: Context> Drop for MmapChanging<T> {
+    fn drop(&mut self) {
+        let before = self
+            .context
+            .header()
+            .mmap_changing_atomic()
+            .fetch_add(-1, Full);
+        crate::warn_on!(before <= 0);
+    }
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# The first process of a test guest. The root is read-only; the directory that
+# the host shares is mounted over its own, and holds the job.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C
+out=$1
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm /dev/hugepages
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t hugetlbfs hugetlbfs /dev/hugepages
+mount -t tmpfs -o mode=1777 tmp /tmp
+mount -t tmpfs run /run
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out "$out" || exit 1
+ip link set lo up
+
+# The console is for the kernel, the second port for the job.
+stty -F /dev/ttyS1 raw -echo
+exec </dev/null >/dev/ttyS1 2>&1
+echo "@@ ready $(uname -r) $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)"
+cd /tmp
+. "$out/job.sh"
+echo "@@ finished"
+sync
+echo o > /proc/sysrq-trigger
+sleep 60

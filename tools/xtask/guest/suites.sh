@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by jobs that run test suites.
+
+slab=/sys/kernel/slab/userfaultfd_ctx_cache
+
+# How many contexts there are. Shrinking first gives back what CPUs keep.
+contexts() {
+	echo 1 > "$slab/shrink"
+	read -r count _ < "$slab/objects"
+	echo "$count"
+}
+
+# suite NAME SECONDS COMMAND...: run a suite, with marks around its output that
+# say how it ended, how long it took, and how many contexts there were before
+# and after it.
+suite() {
+	name=$1 limit=$2
+	shift 2
+	echo "userfaultfd tests: suite $name" > /dev/kmsg
+	before=$(contexts)
+	read -r start _ < /proc/uptime
+	echo "@@ begin $name"
+	timeout -k 10 "$limit" "$@" </dev/null 2>&1
+	code=$?
+	after=$(contexts)
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		[ "$after" = "$before" ] && break
+		sleep 0.2
+		after=$(contexts)
+	done
+	read -r end _ < /proc/uptime
+	echo
+	echo "@@ end $name $code $start $end $before $after"
+}
+
+# hugepages KIB COUNT: reserve huge pages of a size.
+hugepages() {
+	dir=/sys/kernel/mm/hugepages/hugepages-${1}kB
+	[ -d "$dir" ] || return 0
+	echo "$2" > "$dir/nr_hugepages"
+	read -r have < "$dir/nr_hugepages"
+	[ "$have" = "$2" ] || echo "@@ note only $have of $2 huge pages of $1 kB"
+}
+
+# swap MIB: a compressed disk in memory to swap to.
+swap() {
+	echo "$1M" > /sys/block/zram0/disksize &&
+	mkswap /dev/zram0 >/dev/null &&
+	swapon /dev/zram0
+}

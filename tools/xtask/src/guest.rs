@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guests: a kernel, the lab as its root, and a job.
+
+use crate::{
+    lab::{Lab, Mounts},
+    ui::{self, Ui},
+};
+use anyhow::{bail, Context, Result};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+/// How long a guest may take until it runs its job.
+const BOOT_TIME: Duration = Duration::from_secs(180);
+
+/// How a guest is started.
+pub struct Guest<'a> {
+    pub lab: &'a Lab,
+    /// The directory of the kernel.
+    pub kernel: &'a Path,
+    /// The directory that the guest shares, with all that the job needs.
+    pub share: &'a Path,
+    pub accel: Accel,
+    pub cpus: u32,
+    pub memory: &'a str,
+    /// More of the kernel's command line.
+    pub append: &'a str,
+}
+
+/// What a guest left behind.
+pub struct Outcome {
+    /// What the job printed.
+    pub output: String,
+    /// What the kernel printed.
+    pub console: PathBuf,
+}
+
+/// What QEMU runs the guest with.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    Tcg,
+}
+
+impl Accel {
+    fn args(self) -> &'static str {
+        match self {
+            Self::Kvm => "-accel kvm -cpu host",
+            Self::Tcg => "-accel tcg,thread=multi -cpu max",
+        }
+    }
+}
+
+impl Guest<'_> {
+    /// The script that starts QEMU inside the lab. The console goes to a file, the job to the
+    /// standard output.
+    fn script(&self) -> String {
+        let mounts = self.mounts();
+        let paths = self.lab.paths(&mounts);
+        format!(
+            "exec qemu-system-x86_64 {accel} -smp {cpus} -m {memory} \
+             -nodefaults -no-user-config -no-reboot -display none \
+             -serial file:'{out}/console.log' -serial stdio \
+             -virtfs local,path=/,mount_tag=root,security_model=none,multidevs=remap,readonly=on \
+             -virtfs local,path='{out}',mount_tag=out,security_model=none,multidevs=remap \
+             -kernel '{kernel}/bzImage' \
+             -append 'console=ttyS0 root=root rootfstype=9p \
+             rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro panic=-1 {append} \
+             init=/bin/sh -- {out}/init.sh {out}'",
+            accel = self.accel.args(),
+            cpus = self.cpus,
+            memory = self.memory,
+            out = paths.out,
+            kernel = paths.build,
+            append = self.append,
+        )
+    }
+
+    fn mounts(&self) -> Mounts<'_> {
+        Mounts {
+            src: self.kernel,
+            build: self.kernel,
+            out: self.share,
+        }
+    }
+
+    fn command(&self) -> Command {
+        self.lab.sh(&self.mounts(), &self.script())
+    }
+
+    /// Boots, runs a job, and returns what was printed. `watch` sees each line as it comes.
+    ///
+    /// Fails if the guest does not come up, or does not end in time.
+    pub fn run(&self, job: &str, limit: Duration, mut watch: impl FnMut(&str)) -> Result<Outcome> {
+        fs::create_dir_all(self.share)?;
+        fs::write(self.share.join("init.sh"), include_str!("../guest/init.sh"))?;
+        fs::write(self.share.join("suites.sh"), include_str!("../guest/suites.sh"))?;
+        fs::write(self.share.join("job.sh"), job)?;
+        let console = self.share.join("console.log");
+        fs::write(&console, "")?;
+
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(fs::File::create(self.share.join("qemu.log"))?);
+        let mut child = ui::spawn(&mut command)?;
+        let stdout = child.stdout.take().context("no output")?;
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stdout);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|read| read != 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_string();
+                if sender.send(text).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+
+        let mut log = fs::File::create(self.share.join("output.log"))?;
+        let mut output = String::new();
+        let start = Instant::now();
+        let (mut ready, mut finished) = (false, false);
+        loop {
+            let deadline = if ready { limit } else { BOOT_TIME.min(limit) };
+            let left = deadline.saturating_sub(start.elapsed());
+            match receiver.recv_timeout(left) {
+                Ok(line) => {
+                    ready |= line.starts_with("@@ ready");
+                    finished |= line == "@@ finished";
+                    writeln!(log, "{line}")?;
+                    output.push_str(&line);
+                    output.push('\n');
+                    watch(&line);
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    child.kill()?;
+                    child.wait()?;
+                    let what = if ready {
+                        "the guest did not finish in"
+                    } else {
+                        "the guest did not boot in"
+                    };
+                    bail!(
+                        "{what} {}; the last lines of its console:\n{}",
+                        ui::duration(deadline),
+                        ui::tail(&console)?
+                    );
+                }
+            }
+        }
+        child.wait()?;
+        if !finished {
+            bail!(
+                "the guest ended before its job did; the last lines of its console:\n{}\n{}",
+                ui::tail(&console)?,
+                ui::tail(&self.share.join("qemu.log"))?
+            );
+        }
+        Ok(Outcome { output, console })
+    }
+}
+
+/// Finds out whether KVM runs this kernel, with a short boot under a time limit. It may be there
+/// and accept a guest, and then not run it.
+pub fn choose_accel(ui: &Ui, lab: &Lab, kernel: &Path, share: &Path) -> Result<Accel> {
+    let usable = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    if !usable {
+        ui.note("KVM is not there: guests run under TCG, which is slow");
+        return Ok(Accel::Tcg);
+    }
+    let probe = Guest {
+        lab,
+        kernel,
+        share,
+        accel: Accel::Kvm,
+        cpus: 2,
+        memory: "1G",
+        append: "",
+    };
+    match probe.run("", Duration::from_secs(20), |_| {}) {
+        Ok(_) => {
+            ui.note("KVM works: guests run with it");
+            Ok(Accel::Kvm)
+        }
+        Err(_) => {
+            ui.note("KVM is there but does not run a kernel: guests run under TCG, which is slow");
+            Ok(Accel::Tcg)
+        }
+    }
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Building kernels and selftests.
+
+use crate::{
+    lab::{self, Lab, Mounts},
+    suites::COMPAT,
+    ui::Ui,
+};
+use anyhow::{bail, Context, Result};
+use clap::ValueEnum;
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Which implementation of userfaultfd a kernel has.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Impl {
+    Rust,
+    C,
+}
+
+/// What else a kernel is built with.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// What the default tests run on.
+    Plain,
+    /// With sanitizers, lockdep and assertions.
+    Debug,
+    /// With PREEMPT_RT.
+    Rt,
+}
+
+/// A kernel: its implementation and its flavour.
+#[derive(Copy, Clone, Debug)]
+pub struct Kernel {
+    pub imp: Impl,
+    pub flavour: Flavour,
+}
+
+impl Impl {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::C => "c",
+        }
+    }
+
+    fn config(self) -> &'static str {
+        match self {
+            Self::Rust => "CONFIG_USERFAULTFD_RUST=y\n",
+            Self::C => "# CONFIG_USERFAULTFD_RUST is not set\n",
+        }
+    }
+}
+
+impl Kernel {
+    pub fn plain(imp: Impl) -> Self {
+        Self {
+            imp,
+            flavour: Flavour::Plain,
+        }
+    }
+
+    /// The name of its directory.
+    pub fn name(self) -> String {
+        let name = self.imp.name();
+        match self.flavour {
+            Flavour::Plain => name.into(),
+            Flavour::Debug => format!("{name}-debug"),
+            Flavour::Rt => format!("{name}-rt"),
+        }
+    }
+
+    /// For people.
+    pub fn title(self) -> String {
+        let name = match self.imp {
+            Impl::Rust => "Rust",
+            Impl::C => "C",
+        };
+        match self.flavour {
+            Flavour::Plain => format!("the {name} kernel"),
+            Flavour::Debug => format!("the {name} debug kernel"),
+            Flavour::Rt => format!("the {name} PREEMPT_RT kernel"),
+        }
+    }
+
+    /// What goes on top of tinyconfig.
+    fn config(self) -> String {
+        let mut config = String::from(include_str!("../config/kernel.config"));
+        config.push_str(match self.flavour {
+            Flavour::Plain => "",
+            Flavour::Debug => include_str!("../config/debug.config"),
+            Flavour::Rt => include_str!("../config/rt.config"),
+        });
+        config.push_str(self.imp.config());
+        config
+    }
+}
+
+/// The places that building needs.
+pub struct Builder<'a> {
+    pub ui: &'a Ui,
+    pub lab: &'a Lab,
+    /// The source tree.
+    pub src: &'a Path,
+    /// What identifies its contents.
+    pub series: &'a str,
+    pub cache: &'a Path,
+    /// `target/kernel`
+    pub results: &'a Path,
+}
+
+/// Makes the configuration if it has to change. Options that did not make it are an error: they
+/// depend on something that is not there.
+const CONFIGURE: &str = r##"
+set -e
+cd "$src"
+if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
+	make LLVM=-19 O="$build" tinyconfig >/dev/null
+	scripts/kconfig/merge_config.sh -m -O "$build" "$build/.config" "$out/wanted.config" >/dev/null
+	make LLVM=-19 O="$build" olddefconfig >/dev/null
+	while read -r line; do
+		case $line in
+		"# CONFIG_"*" is not set") name=${line#\# }; name=${name% is not set} ;;
+		CONFIG_*=n) name=${line%=n} ;;
+		CONFIG_*) name= ;;
+		*) continue ;;
+		esac
+		if [ -z "$name" ]; then
+			grep -qxF "$line" "$build/.config" || { echo "not possible: $line"; bad=1; }
+		elif grep -q "^$name=" "$build/.config"; then
+			echo "not possible: $name=n"; bad=1
+		fi
+	done < "$out/wanted.config"
+	test -z "$bad"
+	cp "$out/wanted.config" "$build/wanted.config"
+fi
+"##;
+
+impl Builder<'_> {
+    fn build_tree(&self, kernel: Kernel) -> PathBuf {
+        self.cache.join("build").join(kernel.name())
+    }
+
+    /// Builds a kernel unless it is there. Returns the directory that it is in.
+    pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf> {
+        let out = self.results.join(kernel.name());
+        let config = kernel.config();
+        let key = self.key(&config)?;
+        if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
+            return Ok(out);
+        }
+
+        fs::create_dir_all(&out)?;
+        let _ = fs::remove_file(out.join("key"));
+        fs::write(out.join("wanted.config"), &config)?;
+        let build = self.build_tree(kernel);
+        self.seed(kernel, &build)?;
+        let mounts = Mounts {
+            src: self.src,
+            build: &build,
+            out: &out,
+        };
+        self.ui.run(
+            &format!("config-{}", kernel.name()),
+            &format!("Configuring {}", kernel.title()),
+            &mut self.lab.sh(&mounts, &self.script(&mounts, CONFIGURE)),
+        )?;
+        let log = format!("build-{}", kernel.name());
+        self.ui.run(
+            &log,
+            &format!("Building {}", kernel.title()),
+            &mut self.lab.sh(
+                &mounts,
+                &self.script(
+                    &mounts,
+                    // Clippy makes the same objects as the compiler, and says more.
+                    "set -e\nmake -C \"$src\" LLVM=-19 O=\"$build\" CLIPPY=1 -j\"$(nproc)\" bzImage\n\
+                     cp \"$build\"/arch/x86/boot/bzImage \"$build\"/vmlinux \"$out\"\n\
+                     cp \"$build\"/.config \"$out\"/config\n",
+                ),
+            ),
+        )?;
+        self.refuse_warnings(&log)?;
+        fs::write(out.join("key"), key)?;
+        Ok(out)
+    }
+
+    /// The first tree of a flavour starts as a copy of the other implementation's, from which it
+    /// differs in little.
+    fn seed(&self, kernel: Kernel, build: &Path) -> Result<()> {
+        if build.join(".config").exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(build)?;
+        lab::require_space(build, 6)?;
+        let other = self.build_tree(Kernel {
+            imp: match kernel.imp {
+                Impl::Rust => Impl::C,
+                Impl::C => Impl::Rust,
+            },
+            ..kernel
+        });
+        if !other.join("vmlinux").exists() {
+            return Ok(());
+        }
+        let mounts = Mounts {
+            src: &other,
+            build,
+            out: self.results,
+        };
+        let script = self.script(&mounts, "cp -a \"$src\"/. \"$build\"/ && rm -f \"$build\"/wanted.config");
+        self.ui.run(
+            "seed",
+            "Copying the build tree of the other implementation",
+            &mut self.lab.sh(&mounts, &script),
+        )
+    }
+
+    /// Prepends the paths to a script.
+    fn script(&self, mounts: &Mounts, script: &str) -> String {
+        let paths = self.lab.paths(mounts);
+        format!(
+            "src='{}' build='{}' out='{}'\n{script}",
+            paths.src, paths.build, paths.out
+        )
+    }
+
+    fn key(&self, rest: &str) -> Result<String> {
+        let mut hash = Sha256::new();
+        for part in [self.series, rest, &self.lab.id()?] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        Ok(format!("{:x}", hash.finalize()))
+    }
+
+    /// Fails where the compiler or Clippy warned about a file of the series.
+    fn refuse_warnings(&self, log: &str) -> Result<()> {
+        let text = fs::read_to_string(self.ui.log_path(log))?;
+        let ours = regex::Regex::new(r"userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs")?;
+        let mut lines = text.lines().peekable();
+        let mut warnings = Vec::new();
+        while let Some(line) = lines.next() {
+            if !line.contains("warning:") && !line.contains("error:") {
+                continue;
+            }
+            let place = lines.peek().copied().unwrap_or_default();
+            if ours.is_match(line) || ours.is_match(place) {
+                warnings.push(format!("{line}\n{place}"));
+            }
+        }
+        if !warnings.is_empty() {
+            bail!("there are warnings about files of the series:\n{}", warnings.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Builds the selftests, which are the same for all kernels. Returns their directory.
+    pub fn selftests(&self, names: &[&str]) -> Result<PathBuf> {
+        let out = self.results.join("selftests");
+        let key = self.key(&format!("selftests {}", names.join(" ")))?;
+        if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
+            return Ok(out);
+        }
+        fs::create_dir_all(&out)?;
+        let _ = fs::remove_file(out.join("key"));
+        let build = self.cache.join("build/selftests");
+        fs::create_dir_all(&build)?;
+        let mounts = Mounts {
+            src: self.src,
+            build: &build,
+            out: &out,
+        };
+        let targets: Vec<String> = names.iter().map(|name| format!("/build/mm/{name}")).collect();
+        let targets = match self.lab {
+            Lab::Root(_) => targets.join(" "),
+            Lab::Host => names
+                .iter()
+                .map(|name| build.join("mm").join(name).display().to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
+        };
+        let script = format!(
+            "set -e\n\
+             mkdir -p \"$build\"/mm\n\
+             make -s -C \"$src\" O=\"$build\"/headers headers_install INSTALL_HDR_PATH=\"$build\"/usr\n\
+             make -C \"$src\"/tools/testing/selftests/mm OUTPUT=\"$build\"/mm \
+             KHDR_INCLUDES=\"-isystem $build/usr/include\" -j\"$(nproc)\" {targets}\n\
+             cp {targets} \"$out\"\n\
+             gcc -m32 -static -O2 -Wall -isystem \"$build\"/usr/include \
+             -I \"$src\"/tools/testing/selftests -o \"$out\"/{COMPAT} \
+             \"$src\"/tools/testing/selftests/mm/{COMPAT}.c -lpthread\n"
+        );
+        self.ui.run(
+            "selftests",
+            "Building the mm selftests",
+            &mut self.lab.sh(&mounts, &self.script(&mounts, &script)),
+        )?;
+        fs::write(out.join("key"), key).context("cannot write the key")?;
+        Ok(out)
+    }
+}

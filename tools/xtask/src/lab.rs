@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where kernels are built and QEMU runs: a Debian root of its own, or this machine.
+
+use crate::ui::{output, Ui};
+use anyhow::{bail, Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The Debian release of the lab, and what is installed there: the toolchain, QEMU, and the
+/// programs of the guest.
+const SUITE: &str = "trixie";
+const PACKAGES: &[&str] = &[
+    "bc", "bindgen", "bison", "busybox-static", "ca-certificates", "clang-19", "cpio", "criu",
+    "flex", "gcc", "gcc-multilib", "git", "iproute2", "kmod", "libc6-dev", "libc6-dev-i386",
+    "libcap-dev", "libclang-19-dev", "libelf-dev", "libnuma-dev", "libssl-dev", "liburing-dev",
+    "lld-19", "llvm-19", "make", "perl", "procps", "python3", "qemu-system-x86", "rsync",
+    "rust-clippy", "rust-src", "rustc", "rustfmt", "sparse", "stress-ng", "util-linux",
+    "virtme-ng", "xz-utils",
+];
+
+/// An environment for commands. It has a kernel source tree, a build tree, and a directory for
+/// results, at paths that do not depend on where they are outside.
+pub enum Lab {
+    /// A root directory.
+    Root(PathBuf),
+    /// This machine, with the tools that it has.
+    Host,
+}
+
+/// The directories that a command of the lab sees.
+pub struct Mounts<'a> {
+    pub src: &'a Path,
+    pub build: &'a Path,
+    pub out: &'a Path,
+}
+
+/// Where the directories are inside.
+pub struct Paths {
+    pub src: String,
+    pub build: String,
+    pub out: String,
+}
+
+/// Mounts the directories and enters the root. Arguments: root, src, build, out, command.
+const ENTER: &str = r#"
+set -e
+root=$1 src=$2 build=$3 out=$4
+shift 4
+mount --make-rprivate /
+mount --bind "$src" "$root/src"
+mount --bind "$build" "$root/build"
+mount --bind "$out" "$root/out"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+exec chroot "$root" /usr/bin/env -i HOME=/tmp LC_ALL=C \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+"#;
+
+impl Lab {
+    /// Returns the paths of the directories inside.
+    pub fn paths(&self, mounts: &Mounts) -> Paths {
+        match self {
+            Self::Root(_) => Paths {
+                src: "/src".into(),
+                build: "/build".into(),
+                out: "/out".into(),
+            },
+            Self::Host => Paths {
+                src: mounts.src.display().to_string(),
+                build: mounts.build.display().to_string(),
+                out: mounts.out.display().to_string(),
+            },
+        }
+    }
+
+    /// Returns a command that runs a shell script inside. All that it starts ends with it.
+    pub fn sh(&self, mounts: &Mounts, script: &str) -> Command {
+        let mut command = Command::new("unshare");
+        if !is_root() {
+            command.args(["--user", "--map-root-user", "--map-auto"]);
+        }
+        command.args(["--mount", "--pid", "--fork", "--kill-child"]);
+        match self {
+            Self::Root(root) => {
+                command
+                    .args(["sh", "-c", ENTER, "enter"])
+                    .args([root.as_path(), mounts.src, mounts.build, mounts.out])
+                    .args(["bash", "-c", script]);
+            }
+            Self::Host => {
+                command.args(["bash", "-c", script]);
+            }
+        }
+        command
+    }
+
+    /// A line that changes when the tools do.
+    pub fn id(&self) -> Result<String> {
+        match self {
+            Self::Root(root) => Ok(fs::read_to_string(root.join("etc/lab-versions"))?),
+            Self::Host => host_versions(),
+        }
+    }
+}
+
+/// Whether this program runs as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether a program is in the PATH.
+pub fn has(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
+}
+
+/// The tools that this program needs on the host, with the package of each.
+pub const HOST_TOOLS: &[(&str, &str)] = &[
+    ("mmdebstrap", "mmdebstrap"),
+    ("git", "git"),
+    ("unshare", "util-linux"),
+    ("tar", "tar"),
+    ("xz", "xz-utils"),
+];
+
+/// Installs what is missing on the host, or says how to.
+pub fn ensure_host_tools(ui: &Ui) -> Result<()> {
+    let missing: Vec<&str> = HOST_TOOLS
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !has("apt-get") {
+        bail!("these tools are missing, please install them: {list}");
+    }
+    if !is_root() {
+        bail!("some tools are missing; as root, run: apt-get install --yes {list}");
+    }
+    ui.note(&format!("missing on this machine, to be installed: {list}"));
+    ui.run(
+        "apt-get",
+        "Installing packages on this machine",
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("apt-get update && apt-get install --yes {list}"))
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+/// Makes the lab, if it is not there already.
+pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
+    ensure_host_tools(ui)?;
+    let root = cache.join("lab");
+    let stamp = root.join("etc/lab-packages");
+    let wanted = format!("{SUITE} {}\n", PACKAGES.join(" "));
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(Lab::Root(root));
+    }
+
+    // An earlier attempt may have been cut short.
+    remove_lab(&root)?;
+    fs::create_dir_all(cache)?;
+    require_space(cache, 12)?;
+    ui.run(
+        "lab",
+        "Making the lab (Debian 13 with compilers and QEMU)",
+        Command::new("mmdebstrap")
+            .args(["--variant=minbase", &format!("--include={}", PACKAGES.join(","))])
+            .arg("--customize-hook=mkdir -p $1/src $1/build $1/out")
+            .arg("--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions")
+            .arg(SUITE)
+            .arg(&root),
+    )
+    .context("is there a network, and a Debian mirror that can be reached?")?;
+    fs::write(&stamp, &wanted).or_else(|_| {
+        // In a user namespace the root belongs to somebody else.
+        output(Command::new("unshare").args([
+            "--user",
+            "--map-root-user",
+            "--map-auto",
+            "sh",
+            "-c",
+            &format!("printf '%s' '{wanted}' > {}", stamp.display()),
+        ]))
+        .map(|_| ())
+    })?;
+    Ok(Lab::Root(root))
+}
+
+/// Removes the lab.
+pub fn remove_lab(root: &Path) -> Result<()> {
+    if !root.exists() {
+        return Ok(());
+    }
+    let mut command = if is_root() {
+        Command::new("rm")
+    } else {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--map-auto", "rm"]);
+        command
+    };
+    output(command.args(["-rf", "--one-file-system"]).arg(root)).map(|_| ())
+}
+
+/// Fails if there are fewer than `gib` GiB for `path`.
+pub fn require_space(path: &Path, gib: u64) -> Result<()> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    let free = stat.blocks_available() * stat.fragment_size() >> 30;
+    if free < gib {
+        bail!(
+            "{} has {free} GiB left, and {gib} are needed: free some, or name another place with \
+             XDG_CACHE_HOME",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// What `--host-tools` needs, with the oldest version that works and the newest, where there is
+/// one.
+const TOOLCHAIN: &[(&str, &[&str], Option<(u32, u32)>, Option<(u32, u32)>)] = &[
+    ("clang-19", &["--version"], Some((19, 1)), Some((19, 99))),
+    ("ld.lld-19", &["--version"], Some((19, 1)), Some((19, 99))),
+    ("rustc", &["--version"], Some((1, 78)), Some((1, 94))),
+    ("bindgen", &["--version"], Some((0, 65)), None),
+    ("qemu-system-x86_64", &["--version"], Some((7, 0)), None),
+    ("make", &["--version"], Some((4, 0)), None),
+    ("flex", &["--version"], None, None),
+    ("bison", &["--version"], None, None),
+    ("bc", &["--version"], None, None),
+    ("gcc", &["--version"], None, None),
+    ("busybox", &["--help"], None, None),
+];
+
+/// Checks the tools of this machine, and returns their versions.
+pub fn host_versions() -> Result<String> {
+    let number = regex::Regex::new(r"(\d+)\.(\d+)")?;
+    let mut versions = String::new();
+    let mut problems = Vec::new();
+    for (tool, args, oldest, newest) in TOOLCHAIN {
+        let line = match output(Command::new(tool).args(*args)) {
+            Ok(text) => text.lines().next().unwrap_or_default().to_string(),
+            Err(_) => {
+                problems.push(format!("{tool} is missing"));
+                continue;
+            }
+        };
+        let version = number
+            .captures(&line)
+            .and_then(|found| Some((found[1].parse().ok()?, found[2].parse().ok()?)));
+        if let Some(version) = version {
+            if oldest.is_some_and(|oldest| version < oldest) {
+                problems.push(format!("{tool} is too old: {line}"));
+            }
+            if newest.is_some_and(|newest| version > newest) {
+                problems.push(format!("{tool} is too new for this kernel: {line}"));
+            }
+        }
+        versions.push_str(&format!("{tool}: {line}\n"));
+    }
+    if !problems.is_empty() {
+        bail!(
+            "--host-tools cannot be used here:\n  {}\nWithout it, a lab with all tools is made.",
+            problems.join("\n  ")
+        );
+    }
+    Ok(versions)
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The patch series: kept in step with the files, checked, and built patch by patch.
+
+use crate::{
+    lab::{Lab, Mounts},
+    source::{self, Source},
+    Session,
+};
+use anyhow::{bail, Context, Result};
+use std::{fs, path::PathBuf};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Take the series over from a git tree: all commits after the tag `base`.
+    #[arg(long, value_name = "TREE", conflicts_with_all = ["check", "build"])]
+    from: Option<PathBuf>,
+    /// Check the series, and change nothing.
+    #[arg(long)]
+    check: bool,
+    /// Build the objects under fs/, mm/ and rust/ after each patch, with the option on and off.
+    #[arg(long)]
+    build: bool,
+}
+
+pub fn series(session: &Session, options: &Options) -> Result<()> {
+    let source = Source::pristine(&session.ui, &session.cache)?;
+    if let Some(tree) = &options.from {
+        return source.import(&session.ui, &std::path::absolute(tree)?, &session.repo);
+    }
+    if !options.check && !options.build {
+        return source.regenerate(&session.ui, &session.repo);
+    }
+    let lab = session.lab()?;
+    check(session, &source, &lab)?;
+    if options.build {
+        build(session, &source, &lab)?;
+    }
+    Ok(())
+}
+
+/// What is checked in the tree that has the series. The list of files that are new is in `$new`,
+/// that of all files in `$touched`, that of the patches in `$out/patches`.
+const CHECKS: &str = r#"
+fail=
+cd "$src"
+echo "== checkpatch"
+for patch in "$out"/patches/*.patch; do
+	# The types are off that ask for what submitters add, or judge lists of files as a whole.
+	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
+		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF \
+		"$patch" || fail=1
+done
+echo "== rustfmt"
+for file in $(echo $touched | tr ' ' '\n' | grep '\.rs$'); do
+	rustfmt --check --edition 2021 --config-path .rustfmt.toml --config skip_children=true "$file" 2>/dev/null ||
+		{ rustfmt --check --edition 2021 "$file" || { echo "not formatted: $file"; fail=1; }; }
+done
+echo "== kernel-doc"
+for file in $(echo $new | tr ' ' '\n' | grep '\.[ch]$'); do
+	scripts/kernel-doc.py -none -Wall "$file" || fail=1
+done
+echo "== SPDX"
+for file in $new; do
+	head -n 2 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' ||
+		{ echo "no SPDX line: $file"; fail=1; }
+done
+echo "== bindings"
+if grep -rnw --include='*.rs' bindings fs/userfaultfd; then
+	echo "fs/userfaultfd names the bindings"; fail=1
+fi
+test -z "$fail"
+"#;
+
+/// Checks that the series applies, that it agrees with the files, and the style of both.
+pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
+    source.check_overlay(&session.ui, &session.repo)?;
+    let out = session.share("series", None)?;
+    let patches = out.join("patches");
+    fs::create_dir_all(&patches)?;
+    for patch in source::patches(&session.repo)? {
+        let name = patch.file_name().context("no name")?.to_owned();
+        fs::copy(&patch, patches.join(name))?;
+    }
+    let touched = source.touched()?;
+    let new: Vec<&String> = touched
+        .iter()
+        .filter(|file| session.repo.join(file).exists() && *file != "MAINTAINERS")
+        .collect();
+    let mounts = Mounts {
+        src: source.am_tree(),
+        build: &out,
+        out: &out,
+    };
+    let paths = lab.paths(&mounts);
+    let new = new.iter().map(|file| file.as_str()).collect::<Vec<_>>().join(" ");
+    let script = format!(
+        "src='{}' out='{}' new='{new}' touched='{}'\n{CHECKS}",
+        paths.src,
+        paths.out,
+        touched.join(" "),
+    );
+    session
+        .ui
+        .run("series", "Checking the series", &mut lab.sh(&mounts, &script))
+}
+
+/// Builds what the series touches at one commit, with one setting of the option.
+const BUILD: &str = r#"
+set -e
+cd "$src"
+if [ ! -e "$build/.config" ]; then
+	make LLVM=-19 O="$build" tinyconfig >/dev/null
+	scripts/kconfig/merge_config.sh -m -O "$build" "$build/.config" "$out/wanted.config" >/dev/null
+fi
+scripts/config --file "$build/.config" $option
+make LLVM=-19 O="$build" olddefconfig >/dev/null
+make LLVM=-19 O="$build" -j"$(nproc)" W=1 C=1 CLIPPY=1 rust/ fs/ mm/
+sha256sum "$build/fs/userfaultfd.o" "$build/mm/userfaultfd.o" 2>/dev/null > "$out/objects" || true
+"#;
+
+fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
+    let ui = &session.ui;
+    let commits = source.apply(ui, &session.repo)?;
+    let build = session.cache.join("build/series");
+    fs::create_dir_all(&build)?;
+    let out = session.share("series", None)?;
+    fs::write(out.join("wanted.config"), include_str!("../config/kernel.config"))?;
+
+    let mut steps = vec![("base".to_string(), "--disable USERFAULTFD_RUST")];
+    for commit in &commits {
+        steps.push((commit.clone(), "--disable USERFAULTFD_RUST"));
+    }
+    for commit in &commits {
+        steps.push((commit.clone(), "--enable USERFAULTFD_RUST"));
+    }
+    let mut pristine = None;
+    for (index, (commit, option)) in steps.iter().enumerate() {
+        source.check_out(commit)?;
+        let mounts = Mounts {
+            src: &source.tree,
+            build: &build,
+            out: &out,
+        };
+        let paths = lab.paths(&mounts);
+        let number = if index == 0 { 0 } else { (index - 1) % commits.len() + 1 };
+        let script = format!(
+            "src='{}' build='{}' out='{}' option='{option}'\n{BUILD}",
+            paths.src, paths.build, paths.out
+        );
+        let log = format!("series-build-{index:02}");
+        ui.run(
+            &log,
+            &format!("Building after patch {number} ({option})"),
+            &mut lab.sh(&mounts, &script),
+        )?;
+        refuse_warnings(session, &log)?;
+        if option.starts_with("--disable") {
+            let objects = fs::read_to_string(out.join("objects"))?;
+            match &pristine {
+                None => pristine = Some(objects),
+                Some(before) if *before == objects => {}
+                Some(before) => bail!(
+                    "with the option off, the objects of userfaultfd are not what they were:\n\
+                     before:\n{before}after patch {number}:\n{objects}"
+                ),
+            }
+        }
+    }
+    ui.note("with the option off, fs/userfaultfd.o and mm/userfaultfd.o are as before the series");
+    Ok(())
+}
+
+/// Fails where a tool warned about a file that the series adds.
+fn refuse_warnings(session: &Session, log: &str) -> Result<()> {
+    let text = fs::read_to_string(session.ui.log_path(log))?;
+    let ours = regex::Regex::new(
+        r"userfaultfd_shim|userfaultfd_rust|fs/userfaultfd/|kernel/userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs|helpers/list\.c",
+    )?;
+    let lines: Vec<&str> = text.lines().collect();
+    let mut warnings = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        if !line.contains("warning") {
+            continue;
+        }
+        let place = lines.get(index + 1).copied().unwrap_or_default();
+        if ours.is_match(line) || ours.is_match(place) {
+            warnings.push(format!("{line}\n{place}"));
+        }
+    }
+    if !warnings.is_empty() {
+        bail!("there are warnings:\n{}", warnings.join("\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test suites of the guest: what is run, and what came of it.
+
+use anyhow::{bail, Context, Result};
+use regex::Regex;
+use serde::Deserialize;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// A suite of the kernel's selftests.
+pub struct Suite {
+    pub name: &'static str,
+    /// The binary, and its arguments.
+    pub command: &'static str,
+    /// The time limit, in seconds on an ordinary kernel.
+    pub seconds: u32,
+}
+
+const fn suite(name: &'static str, command: &'static str, seconds: u32) -> Suite {
+    Suite {
+        name,
+        command,
+        seconds,
+    }
+}
+
+/// The program that is built for 32 bits.
+pub const COMPAT: &str = "uffd-compat";
+
+/// The suite that `run` shows.
+pub const UNIT: &[Suite] = &[suite("uffd-unit-tests", "uffd-unit-tests", 400)];
+
+/// All suites, in the order in which they are run.
+pub const ALL: &[Suite] = &[
+    suite("uffd-unit-tests", "uffd-unit-tests", 400),
+    suite("uffd-stress anon", "uffd-stress anon 20 16", 120),
+    suite("uffd-stress shmem", "uffd-stress shmem 20 16", 120),
+    suite("uffd-stress shmem-private", "uffd-stress shmem-private 20 16", 120),
+    suite("uffd-stress hugetlb", "uffd-stress hugetlb 64 32", 120),
+    suite("uffd-stress hugetlb-private", "uffd-stress hugetlb-private 64 32", 120),
+    suite("uffd-wp-mremap", "uffd-wp-mremap", 60),
+    suite("pagemap_ioctl", "pagemap_ioctl", 120),
+    suite("mkdirty", "mkdirty", 60),
+    suite("mremap_test", "mremap_test", 120),
+    suite("guard-regions", "guard-regions", 60),
+    suite("ksm_functional_tests", "ksm_functional_tests", 60),
+    suite("hugepage-mremap", "hugepage-mremap", 60),
+    suite("uffd-compat (32 bit)", COMPAT, 60),
+];
+
+/// The binaries that the kernel's own makefile builds.
+pub fn binaries() -> Vec<&'static str> {
+    let mut names: Vec<&str> = ALL
+        .iter()
+        .filter_map(|suite| suite.command.split(' ').next())
+        .filter(|name| *name != COMPAT)
+        .collect();
+    names.dedup();
+    names
+}
+
+/// The job that runs suites. `slowness` multiplies their time limits.
+pub fn job(suites: &[Suite], slowness: u32) -> String {
+    let mut job = String::from(
+        ". \"$out\"/suites.sh\n\
+         swap 512 || echo '@@ note no swap'\n\
+         hugepages 1048576 1\n\
+         hugepages 2048 128\n\
+         cp -r \"$out\"/selftests /tmp/selftests\n\
+         cd /tmp/selftests\n",
+    );
+    for suite in suites {
+        job.push_str(&format!(
+            "suite '{}' {} ./{}\n",
+            suite.name,
+            suite.seconds * slowness,
+            suite.command
+        ));
+    }
+    job
+}
+
+/// How a test, or a suite, ended.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    Pass,
+    Fail,
+    Skip,
+}
+
+/// What came of a suite.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+    /// What each test of the suite ended with, where it says so.
+    pub tests: BTreeMap<String, String>,
+    /// The tests that were skipped, with the reason.
+    pub skips: Vec<String>,
+    pub exit: i32,
+    pub seconds: f64,
+    /// Contexts before and after.
+    pub contexts: (u64, u64),
+}
+
+impl Report {
+    pub fn totals(&self) -> String {
+        format!("{} / {} / {}", self.passed, self.failed, self.skipped)
+    }
+
+    /// Whether nothing failed and nothing leaked.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.failed != 0 || !matches!(self.exit, 0 | 4) {
+            problems.push(format!("{} failed, exit status {}", self.failed, self.exit));
+        }
+        if self.contexts.0 != self.contexts.1 {
+            problems.push(format!(
+                "there were {} contexts before and {} after",
+                self.contexts.0, self.contexts.1
+            ));
+        }
+        problems
+    }
+}
+
+/// Reads what a guest printed: the reports of the suites, in order.
+pub fn reports(output: &str) -> Result<Vec<(String, Report)>> {
+    let mut reports = Vec::new();
+    let mut current: Option<(String, Vec<&str>)> = None;
+    for line in output.lines() {
+        if let Some(name) = line.strip_prefix("@@ begin ") {
+            current = Some((name.to_string(), Vec::new()));
+        } else if let Some(end) = line.strip_prefix("@@ end ") {
+            let (name, lines) = current.take().context("a suite ends that did not begin")?;
+            let report = report(&lines, end.strip_prefix(&name).unwrap_or(end))?;
+            reports.push((name, report));
+        } else if let Some((_, lines)) = &mut current {
+            lines.push(line);
+        }
+    }
+    if let Some((name, _)) = current {
+        bail!("{name} did not end");
+    }
+    Ok(reports)
+}
+
+fn report(lines: &[&str], end: &str) -> Result<Report> {
+    let fields: Vec<&str> = end.split_whitespace().collect();
+    let [exit, start, end, before, after] = fields[..] else {
+        bail!("not the end of a suite: {end}");
+    };
+    let mut report = Report {
+        exit: exit.parse()?,
+        seconds: end.parse::<f64>()? - start.parse::<f64>()?,
+        contexts: (before.parse()?, after.parse()?),
+        ..Report::default()
+    };
+
+    let tap = Regex::new(r"^(not )?ok (\d+)(?: -)? ?(.*?)(?: # (SKIP|XFAIL)\s*(.*))?$")?;
+    let unit = Regex::new(r"^Testing (.*?)\.\.\. (done|skipped|failed)(.*)$")?;
+    let totals = Regex::new(
+        r"^# Totals: pass:(\d+) fail:(\d+) xfail:(\d+) xpass:(\d+) skip:(\d+) error:(\d+)",
+    )?;
+    let unit_totals = Regex::new(r"^Userfaults unit tests: pass=(\d+), skip=(\d+), fail=(\d+)")?;
+    let mut counted = false;
+    for line in lines {
+        if let Some(test) = tap.captures(line) {
+            let skipped = test.get(4).is_some_and(|word| word.as_str() == "SKIP");
+            let status = match (test.get(1).is_some(), skipped) {
+                (true, _) => Status::Fail,
+                (false, true) => Status::Skip,
+                (false, false) => Status::Pass,
+            };
+            let name = format!("{} {}", &test[2], &test[3]);
+            if skipped {
+                report.skips.push(format!("{name}: {}", test.get(5).map_or("", |m| m.as_str())));
+            }
+            report.tests.insert(name, format!("{status:?}"));
+        } else if let Some(test) = unit.captures(line) {
+            if &test[2] == "skipped" {
+                report.skips.push(format!("{}:{}", &test[1], &test[3]));
+            }
+            report.tests.insert(test[1].to_string(), test[2].to_string());
+        } else if let Some(total) = totals.captures(line) {
+            let number = |index: usize| total[index].parse::<u32>();
+            report.passed = number(1)? + number(3)?;
+            report.failed = number(2)? + number(4)? + number(6)?;
+            report.skipped = number(5)?;
+            counted = true;
+        } else if let Some(total) = unit_totals.captures(line) {
+            report.passed = total[1].parse()?;
+            report.skipped = total[2].parse()?;
+            report.failed = total[3].parse()?;
+            counted = true;
+        }
+    }
+    if !counted {
+        // A suite that is one test says how it went by its exit status.
+        match report.exit {
+            0 => report.passed = 1,
+            4 => report.skipped = 1,
+            _ => report.failed = 1,
+        }
+    }
+    Ok(report)
+}
+
+/// What a line of the console must not match, with the exceptions that are known.
+pub struct ConsoleCheck {
+    bad: Regex,
+    exceptions: Vec<Exception>,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    pattern: String,
+    #[allow(dead_code)] // It is there to be read by people.
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Exceptions {
+    #[serde(default)]
+    exception: Vec<Exception>,
+}
+
+impl ConsoleCheck {
+    pub fn new() -> Result<Self> {
+        let exceptions: Exceptions = toml::from_str(include_str!("../console-exceptions.toml"))?;
+        Ok(Self {
+            bad: Regex::new(
+                r"WARNING:|BUG:|Oops|Call Trace|KASAN:|UBSAN:|INFO: task|rcu:.*stall|suspicious RCU|refcount_t:|rust_kernel: panicked|not ok",
+            )?,
+            exceptions: exceptions.exception,
+        })
+    }
+
+    /// Returns the lines that should not be there.
+    pub fn check(&self, console: &Path) -> Result<Vec<String>> {
+        let text = String::from_utf8_lossy(&fs::read(console)?).into_owned();
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            if !self.bad.is_match(line) {
+                continue;
+            }
+            let mut known = false;
+            for exception in &self.exceptions {
+                known |= Regex::new(&exception.pattern)?.is_match(line);
+            }
+            if !known {
+                lines.push(line.to_string());
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Reads the results of the KUnit suites of userfaultfd from a console: passed, failed, skipped.
+pub fn kunit(console: &Path) -> Result<(u32, u32, u32)> {
+    let text = String::from_utf8_lossy(&fs::read(console)?).into_owned();
+    let subtest = Regex::new(r"# Subtest: (\S+)")?;
+    let totals = Regex::new(r"# Totals: pass:(\d+) fail:(\d+) skip:(\d+)")?;
+    let (mut ours, mut sum) = (false, (0, 0, 0));
+    for line in text.lines() {
+        if let Some(name) = subtest.captures(line) {
+            ours = name[1].contains("userfaultfd");
+        } else if let Some(total) = totals.captures(line).filter(|_| ours) {
+            sum.0 += total[1].parse::<u32>()?;
+            sum.1 += total[2].parse::<u32>()?;
+            sum.2 += total[3].parse::<u32>()?;
+            ours = false;
+        }
+    }
+    Ok(sum)
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `cargo xtask test`: everything that must hold, on both kernels.
+
+use crate::{
+    guest::{self, Accel, Guest},
+    kernel::{Flavour, Impl, Kernel},
+    series,
+    suites::{self, ConsoleCheck, Report},
+    ui, Session, Workshop,
+};
+use anyhow::{bail, Result};
+use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Run the selftests on a kernel with sanitizers, lockdep and assertions.
+    #[arg(long, conflicts_with = "rt")]
+    debug: bool,
+    /// Run the selftests on a PREEMPT_RT kernel.
+    #[arg(long)]
+    rt: bool,
+}
+
+/// What a kernel did in all suites.
+struct Results {
+    kernel: Kernel,
+    reports: Vec<(String, Report)>,
+    problems: Vec<String>,
+    kunit: (u32, u32, u32),
+}
+
+pub fn test(session: &Session, options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let workshop = session.workshop()?;
+    let (kernels, slowness): (Vec<Kernel>, u32) = match (options.debug, options.rt) {
+        (true, _) => (flavour(&[Impl::Rust], Flavour::Debug), 8),
+        (_, true) => (flavour(&[Impl::Rust], Flavour::Rt), 2),
+        _ => (flavour(&[Impl::Rust, Impl::C], Flavour::Plain), 1),
+    };
+    if !options.debug && !options.rt {
+        series::check(session, &workshop.source, &workshop.lab)?;
+    }
+    let all: Vec<Results> = kernels
+        .into_iter()
+        .map(|kernel| run(session, &workshop, kernel, slowness))
+        .collect::<Result<_>>()?;
+
+    println!("\n{}", table(&all));
+    for results in &all {
+        let (passed, failed, skipped) = results.kunit;
+        println!(
+            "KUnit on {}: {passed} passed, {failed} failed, {skipped} skipped",
+            results.kernel.title()
+        );
+    }
+    print_skips(&all);
+
+    let mut problems = Vec::new();
+    for results in &all {
+        for problem in &results.problems {
+            problems.push(format!("{}: {problem}", results.kernel.title()));
+        }
+    }
+    if let [rust, c] = &all[..] {
+        problems.extend(differences(rust, c));
+    }
+    println!("total time: {}", ui::duration(start.elapsed()));
+    let passed: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.passed).sum();
+    let failed: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.failed).sum();
+    let skipped: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.skipped).sum();
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if !problems.is_empty() {
+        bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
+    }
+    Ok(())
+}
+
+fn flavour(imps: &[Impl], flavour: Flavour) -> Vec<Kernel> {
+    imps.iter().map(|imp| Kernel { imp: *imp, flavour }).collect()
+}
+
+fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) -> Result<Results> {
+    let builder = session.builder(workshop);
+    let image = builder.kernel(kernel)?;
+    let selftests = builder.selftests(&suites::binaries())?;
+    let accel = accel(session, workshop, &image)?;
+    let share = session.share(&kernel.name(), Some(&selftests))?;
+    let guest = Guest {
+        lab: &workshop.lab,
+        kernel: &image,
+        share: &share,
+        accel,
+        cpus: 2,
+        memory: "4G",
+        append: "",
+    };
+    let title = format!("Running the selftests on {}", kernel.title());
+    let outcome = session.ui.step(&title, |bar| {
+        guest.run(
+            &suites::job(suites::ALL, slowness),
+            Duration::from_secs(1200 * u64::from(slowness.max(1))),
+            |line| {
+                if session.ui.verbose {
+                    println!("  | {line}");
+                }
+                if let Some(name) = line.strip_prefix("@@ begin ") {
+                    bar.set_message(name.to_string());
+                }
+            },
+        )
+    })?;
+
+    let mut problems = Vec::new();
+    let expected = format!(" {}", kernel.imp.name());
+    let ready = outcome.output.lines().find(|line| line.starts_with("@@ ready"));
+    if !ready.is_some_and(|line| line.ends_with(&expected)) {
+        problems.push(format!("says that it has another implementation: {ready:?}"));
+    }
+    for line in outcome.output.lines().filter(|line| line.starts_with("@@ note")) {
+        problems.push(line.trim_start_matches("@@ note ").to_string());
+    }
+    for line in ConsoleCheck::new()?.check(&outcome.console)? {
+        problems.push(format!("console: {line}"));
+    }
+    let reports = suites::reports(&outcome.output)?;
+    for (name, report) in &reports {
+        for problem in report.problems() {
+            problems.push(format!("{name}: {problem}"));
+        }
+    }
+    if reports.len() != suites::ALL.len() {
+        problems.push(format!("{} of {} suites ran", reports.len(), suites::ALL.len()));
+    }
+    let kunit = suites::kunit(&outcome.console)?;
+    if kunit.1 != 0 || (kernel.imp == Impl::Rust && kunit.0 == 0) {
+        problems.push(format!("KUnit: {} passed, {} failed", kunit.0, kunit.1));
+    }
+    Ok(Results {
+        kernel,
+        reports,
+        problems,
+        kunit,
+    })
+}
+
+fn accel(session: &Session, workshop: &Workshop, image: &Path) -> Result<Accel> {
+    guest::choose_accel(&session.ui, &workshop.lab, image, &session.share("probe", None)?)
+}
+
+/// A row for each suite, a column for each kernel.
+fn table(all: &[Results]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let mut header = vec!["suite".to_string()];
+    for results in all {
+        header.push(format!("{}: pass / fail / skip", results.kernel.name()));
+        header.push("s".into());
+    }
+    table.set_header(header);
+    for (index, suite) in suites::ALL.iter().enumerate() {
+        let mut row = vec![suite.name.to_string()];
+        for results in all {
+            match results.reports.get(index) {
+                Some((_, report)) => {
+                    row.push(report.totals());
+                    row.push(format!("{:.1}", report.seconds));
+                }
+                None => row.extend(["did not run".into(), String::new()]),
+            }
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// Lists what was skipped, and why.
+fn print_skips(all: &[Results]) {
+    for results in all {
+        for (name, report) in &results.reports {
+            for skip in &report.skips {
+                println!("skipped on {}: {name}: {skip}", results.kernel.title());
+            }
+        }
+    }
+}
+
+/// Compares two kernels test by test.
+fn differences(a: &Results, b: &Results) -> Vec<String> {
+    let mut differences = Vec::new();
+    for ((name, left), (_, right)) in a.reports.iter().zip(&b.reports) {
+        if left.totals() != right.totals() {
+            differences.push(format!(
+                "{name}: {} on {}, and {} on {}",
+                left.totals(),
+                a.kernel.title(),
+                right.totals(),
+                b.kernel.title()
+            ));
+        }
+        for (test, status) in &left.tests {
+            let other = right.tests.get(test).map_or("did not run", String::as_str);
+            if other != status {
+                differences.push(format!("{name}: {test}: {status}, and {other} in C"));
+            }
+        }
+    }
+    differences
+}
