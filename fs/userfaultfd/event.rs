@@ -154,11 +154,7 @@ impl Operations for Context {
         );
     }
 
-    fn unmap(
-        vma: Vma<'_, Self>,
-        range: Range<usize>,
-        unmaps: &mut Pending<'_, Unmap>,
-    ) -> Result {
+    fn unmap(vma: Vma<'_, Self>, range: Range<usize>, unmaps: &mut Pending<'_, Unmap>) -> Result {
         let Some(context) = vma.context() else {
             return Ok(());
         };

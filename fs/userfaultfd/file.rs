@@ -27,8 +27,7 @@ use kernel::{
     task::cond_resched,
     uaccess::UserPtr,
     userfaultfd::{
-        limits,
-        vma,
+        limits, vma,
         waitset::{EventId, Front, Receipt},
     },
 };
@@ -138,8 +137,9 @@ fn read_message(
                 }
                 return Ok(());
             }
-            Step::Prepare(id, child) => NewDescriptor::reserve(child, Some(file))
-                .map(|new| prepared = Some((id, new))),
+            Step::Prepare(id, child) => {
+                NewDescriptor::reserve(child, Some(file)).map(|new| prepared = Some((id, new)))
+            }
             Step::FaultIn if attempts == COPY_ATTEMPTS => Err(EFAULT),
             Step::FaultIn => {
                 attempts += 1;

@@ -65,7 +65,10 @@ impl Message {
                 let mut last = [0; 8];
                 last[..4].copy_from_slice(&fault.ptid.to_ne_bytes());
                 let last = u64::from_ne_bytes(last);
-                (uapi::UFFD_EVENT_PAGEFAULT, [fault.flags, fault.address, last])
+                (
+                    uapi::UFFD_EVENT_PAGEFAULT,
+                    [fault.flags, fault.address, last],
+                )
             }
             Self::Fork { ufd } => {
                 let mut first = [0; 8];

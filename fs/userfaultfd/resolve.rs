@@ -197,9 +197,11 @@ macro_rules! fill_range {
     };
 }
 
-fill_range!(Zeropage, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
-    pages::zeropage(context, mm, start, len)
-});
+fill_range!(
+    Zeropage,
+    uapi::MODE_DONTWAKE,
+    |context, mm, start, len, _| { pages::zeropage(context, mm, start, len) }
+);
 
 fill_range!(
     Continue,
@@ -336,7 +338,10 @@ mod tests {
 
     #[test]
     fn no_overflow() {
-        assert_eq!(BOUNDS.check(16 * PAGE, 0u64.wrapping_sub(PAGE)), Err(EINVAL));
+        assert_eq!(
+            BOUNDS.check(16 * PAGE, 0u64.wrapping_sub(PAGE)),
+            Err(EINVAL)
+        );
         assert_eq!(BOUNDS.check(0u64.wrapping_sub(PAGE), PAGE), Err(EINVAL));
         assert_eq!(BOUNDS.check_unaligned(u64::MAX, PAGE), Err(EINVAL));
     }

@@ -62,14 +62,10 @@ impl BoolSysctl {
             // SAFETY: The path, the table and all that the table points to live for ever. The
             // handler reads the bounds and never writes them; it accesses the value with
             // `READ_ONCE` and `WRITE_ONCE`.
-            unsafe {
-                bindings::__register_sysctl_init(
-                    path.as_char_ptr(),
-                    table,
-                    self.name.as_char_ptr(),
-                    1,
-                )
-            };
+            let header = unsafe { bindings::register_sysctl_sz(path.as_char_ptr(), table, 1) };
+            if header.is_null() {
+                return Err(ENOMEM);
+            }
         }
         #[cfg(not(CONFIG_SYSCTL))]
         let _ = (path, self.name);

@@ -3,7 +3,7 @@
 //! Page faults, and the lock that is held during one.
 
 use super::{header::Context, vma::Vma};
-use crate::{bindings, mm::virt::VmaRef, mm::virt::vm_flags_t, task::*, types::NotThreadSafe};
+use crate::{bindings, mm::virt::vm_flags_t, mm::virt::VmaRef, task::*, types::NotThreadSafe};
 use core::{ffi::c_int, marker::PhantomData};
 
 /// Why a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and `VM_UFFD_MINOR`.

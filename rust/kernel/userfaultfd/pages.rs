@@ -41,12 +41,7 @@ pub fn copy<T: Context>(
 
 /// Fills pages at `dst` with zeroes.
 #[doc(alias = "mfill_atomic_zeropage")]
-pub fn zeropage<T: Context>(
-    context: &T,
-    _mm: &MmWithUser,
-    dst: usize,
-    len: usize,
-) -> Result<u64> {
+pub fn zeropage<T: Context>(context: &T, _mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
     // SAFETY: As in `copy`.
     bytes(unsafe { bindings::uffd_shim_zeropage(context.header().as_raw(), dst, len) })
 }

@@ -88,8 +88,7 @@ request! {
 }
 
 /// The other operation on a [`Range`].
-pub const UNREGISTER: u32 =
-    _IOR::<uapi::uffdio_range>(uapi::UFFDIO, uapi::_UFFDIO_UNREGISTER);
+pub const UNREGISTER: u32 = _IOR::<uapi::uffdio_range>(uapi::UFFDIO, uapi::_UFFDIO_UNREGISTER);
 
 /// The operation of `/dev/userfaultfd` that creates a descriptor.
 pub const NEW: u32 = _IO(uapi::USERFAULTFD_IOC, 0);

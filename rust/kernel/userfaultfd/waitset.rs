@@ -335,7 +335,11 @@ impl<F> Tree<F> {
     }
 
     /// Returns the node of `range` that follows `node`, which must be in this tree.
-    fn next_of(&self, node: *mut FaultNode<F>, range: &Range<u64>) -> Option<NonNull<FaultNode<F>>> {
+    fn next_of(
+        &self,
+        node: *mut FaultNode<F>,
+        range: &Range<u64>,
+    ) -> Option<NonNull<FaultNode<F>>> {
         // SAFETY: All nodes of the tree are valid by the type invariants.
         let rb = NonNull::new(unsafe { bindings::rb_next(&raw const (*node).rb) })?;
         let next = Self::node(rb.as_ptr());
@@ -475,7 +479,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// faults.
     pub fn count(&self) -> (usize, usize) {
         let unread = self.inbox.lock().faults.len;
-        let all: u32 = self.shards.iter().map(|shard| shard.len.load(Relaxed)).sum();
+        let all: u32 = self
+            .shards
+            .iter()
+            .map(|shard| shard.len.load(Relaxed))
+            .sum();
         (unread, unread.max(all as usize))
     }
 
