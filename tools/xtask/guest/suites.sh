@@ -33,6 +33,12 @@ suite() {
 	echo "@@ end $name $code $start $end $before $after"
 }
 
+# lsm_veto: have a security module refuse what the suite tries to create.
+lsm_veto() {
+	mount -t selinuxfs selinuxfs /sys/fs/selinux || echo "@@ note no SELinux"
+	suite "LSM veto" 60 python3 "$out/lsm.py" "$out/selinux.policy"
+}
+
 # hugepages KIB COUNT: reserve huge pages of a size.
 hugepages() {
 	dir=/sys/kernel/mm/hugepages/hugepages-${1}kB

@@ -100,7 +100,10 @@ impl Guest<'_> {
     pub fn run(&self, job: &str, limit: Duration, mut watch: impl FnMut(&str)) -> Result<Outcome> {
         fs::create_dir_all(self.share)?;
         fs::write(self.share.join("init.sh"), include_str!("../guest/init.sh"))?;
-        fs::write(self.share.join("suites.sh"), include_str!("../guest/suites.sh"))?;
+        fs::write(
+            self.share.join("suites.sh"),
+            include_str!("../guest/suites.sh"),
+        )?;
         fs::write(self.share.join("job.sh"), job)?;
         let console = self.share.join("console.log");
         fs::write(&console, "")?;
@@ -114,7 +117,10 @@ impl Guest<'_> {
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stdout);
             let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|read| read != 0) {
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read != 0)
+            {
                 let text = String::from_utf8_lossy(&line).trim_end().to_string();
                 if sender.send(text).is_err() {
                     break;

@@ -140,6 +140,21 @@ if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
 fi
 "##;
 
+/// Builds a kernel. Clippy makes the same objects as the compiler, and says more. Also makes a
+/// policy for SELinux that allows everything but to create anonymous inodes.
+const BUILD: &str = r#"
+set -e
+make -C "$src" LLVM=-19 O="$build" CLIPPY=1 -j"$(nproc)" bzImage
+cp "$build"/arch/x86/boot/bzImage "$build"/vmlinux "$out"
+cp "$build"/.config "$out"/config
+cd "$build"
+scripts/selinux/mdp/mdp policy.conf file_contexts
+sed -i 's/^allow base_t base_t:anon_inode \*;/allow base_t base_t:anon_inode { read write ioctl };/' \
+	policy.conf
+grep -q 'anon_inode { read' policy.conf
+checkpolicy -o "$out"/selinux.policy policy.conf
+"#;
+
 impl Builder<'_> {
     fn build_tree(&self, kernel: Kernel) -> PathBuf {
         self.cache.join("build").join(kernel.name())
@@ -173,16 +188,7 @@ impl Builder<'_> {
         self.ui.run(
             &log,
             &format!("Building {}", kernel.title()),
-            &mut self.lab.sh(
-                &mounts,
-                &self.script(
-                    &mounts,
-                    // Clippy makes the same objects as the compiler, and says more.
-                    "set -e\nmake -C \"$src\" LLVM=-19 O=\"$build\" CLIPPY=1 -j\"$(nproc)\" bzImage\n\
-                     cp \"$build\"/arch/x86/boot/bzImage \"$build\"/vmlinux \"$out\"\n\
-                     cp \"$build\"/.config \"$out\"/config\n",
-                ),
-            ),
+            &mut self.lab.sh(&mounts, &self.script(&mounts, BUILD)),
         )?;
         self.refuse_warnings(&log)?;
         fs::write(out.join("key"), key)?;
@@ -212,7 +218,10 @@ impl Builder<'_> {
             build,
             out: self.results,
         };
-        let script = self.script(&mounts, "cp -a \"$src\"/. \"$build\"/ && rm -f \"$build\"/wanted.config");
+        let script = self.script(
+            &mounts,
+            "cp -a \"$src\"/. \"$build\"/ && rm -f \"$build\"/wanted.config",
+        );
         self.ui.run(
             "seed",
             "Copying the build tree of the other implementation",
@@ -241,7 +250,8 @@ impl Builder<'_> {
     /// Fails where the compiler or Clippy warned about a file of the series.
     fn refuse_warnings(&self, log: &str) -> Result<()> {
         let text = fs::read_to_string(self.ui.log_path(log))?;
-        let ours = regex::Regex::new(r"userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs")?;
+        let ours =
+            regex::Regex::new(r"userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs")?;
         let mut lines = text.lines().peekable();
         let mut warnings = Vec::new();
         while let Some(line) = lines.next() {
@@ -254,7 +264,10 @@ impl Builder<'_> {
             }
         }
         if !warnings.is_empty() {
-            bail!("there are warnings about files of the series:\n{}", warnings.join("\n"));
+            bail!(
+                "there are warnings about files of the series:\n{}",
+                warnings.join("\n")
+            );
         }
         Ok(())
     }
@@ -275,7 +288,10 @@ impl Builder<'_> {
             build: &build,
             out: &out,
         };
-        let targets: Vec<String> = names.iter().map(|name| format!("/build/mm/{name}")).collect();
+        let targets: Vec<String> = names
+            .iter()
+            .map(|name| format!("/build/mm/{name}"))
+            .collect();
         let targets = match self.lab {
             Lab::Root(_) => targets.join(" "),
             Lab::Host => names

@@ -14,12 +14,46 @@ use std::{
 /// programs of the guest.
 const SUITE: &str = "trixie";
 const PACKAGES: &[&str] = &[
-    "bc", "bindgen", "bison", "busybox-static", "ca-certificates", "clang-19", "cpio", "criu",
-    "flex", "gcc", "gcc-multilib", "git", "iproute2", "kmod", "libc6-dev", "libc6-dev-i386",
-    "libcap-dev", "libclang-19-dev", "libelf-dev", "libnuma-dev", "libssl-dev", "liburing-dev",
-    "lld-19", "llvm-19", "make", "perl", "procps", "python3", "qemu-system-x86", "rsync",
-    "rust-clippy", "rust-src", "rustc", "rustfmt", "sparse", "stress-ng", "util-linux",
-    "virtme-ng", "xz-utils",
+    "bc",
+    "bindgen",
+    "bison",
+    "busybox-static",
+    "ca-certificates",
+    "checkpolicy",
+    "clang-19",
+    "cpio",
+    "criu",
+    "flex",
+    "gcc",
+    "gcc-multilib",
+    "git",
+    "iproute2",
+    "kmod",
+    "libc6-dev",
+    "libc6-dev-i386",
+    "libcap-dev",
+    "libclang-19-dev",
+    "libelf-dev",
+    "libnuma-dev",
+    "libssl-dev",
+    "liburing-dev",
+    "lld-19",
+    "llvm-19",
+    "make",
+    "perl",
+    "procps",
+    "python3",
+    "qemu-system-x86",
+    "rsync",
+    "rust-clippy",
+    "rust-src",
+    "rustc",
+    "rustfmt",
+    "sparse",
+    "stress-ng",
+    "util-linux",
+    "virtme-ng",
+    "xz-utils",
 ];
 
 /// An environment for commands. It has a kernel source tree, a build tree, and a directory for
@@ -175,7 +209,10 @@ pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
         "lab",
         "Making the lab (Debian 13 with compilers and QEMU)",
         Command::new("mmdebstrap")
-            .args(["--variant=minbase", &format!("--include={}", PACKAGES.join(","))])
+            .args([
+                "--variant=minbase",
+                &format!("--include={}", PACKAGES.join(",")),
+            ])
             .arg("--customize-hook=mkdir -p $1/src $1/build $1/out")
             .arg("--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions")
             .arg(SUITE)

@@ -193,7 +193,9 @@ fn run() -> Result<()> {
         Task::Boot { imp, initramfs } => boot(&session, imp, initramfs),
         Task::Tree { directory } => {
             let directory = std::path::absolute(directory)?;
-            session.source()?.add_tree(&session.ui, &session.repo, &directory)?;
+            session
+                .source()?
+                .add_tree(&session.ui, &session.repo, &directory)?;
             println!(
                 "{} has the series as commits after the tag `base`; `cargo xtask series --from {}` \
                  takes it over",
@@ -228,10 +230,17 @@ fn run_once(session: &Session) -> Result<()> {
     let shown = session.results.join("guest/run/shown");
     let share = session.results.join("guest/run");
     let output = if fs::read_to_string(&shown).is_ok_and(|have| have == key) {
-        session.ui.note("nothing has changed since the last run; its results are:");
+        session
+            .ui
+            .note("nothing has changed since the last run; its results are:");
         fs::read_to_string(share.join("output.log"))?
     } else {
-        let accel = guest::choose_accel(&session.ui, &workshop.lab, &kernel, &session.share("probe", None)?)?;
+        let accel = guest::choose_accel(
+            &session.ui,
+            &workshop.lab,
+            &kernel,
+            &session.share("probe", None)?,
+        )?;
         let share = session.share("run", Some(&selftests))?;
         let guest = Guest {
             lab: &workshop.lab,
@@ -287,7 +296,12 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
     let workshop = session.workshop()?;
     let kernel = session.builder(&workshop).kernel(Kernel::plain(imp))?;
     let image = kernel.join("bzImage");
-    let accel = guest::choose_accel(&session.ui, &workshop.lab, &kernel, &session.share("probe", None)?)?;
+    let accel = guest::choose_accel(
+        &session.ui,
+        &workshop.lab,
+        &kernel,
+        &session.share("probe", None)?,
+    )?;
 
     let share = session.share("boot", None)?;
     let mounts = lab::Mounts {
@@ -297,7 +311,11 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
     };
     let paths = workshop.lab.paths(&mounts);
     let mut command = if initramfs {
-        let kvm = if accel == Accel::Kvm { "kvm -cpu host" } else { "tcg -cpu max" };
+        let kvm = if accel == Accel::Kvm {
+            "kvm -cpu host"
+        } else {
+            "tcg -cpu max"
+        };
         let mut command = workshop.lab.sh(
             &mounts,
             &format!(
@@ -325,8 +343,14 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
         command.args(["--force-9p", "--cpus", "2", "--memory", "4G"]);
         command
     } else {
-        session.ui.note("virtme-ng is not on this machine: the lab is the guest's root");
-        let disable = if accel == Accel::Tcg { "--disable-kvm --disable-microvm" } else { "" };
+        session
+            .ui
+            .note("virtme-ng is not on this machine: the lab is the guest's root");
+        let disable = if accel == Accel::Tcg {
+            "--disable-kvm --disable-microvm"
+        } else {
+            ""
+        };
         workshop.lab.sh(
             &mounts,
             &format!(
@@ -350,13 +374,21 @@ fn doctor(session: &Session) -> Result<()> {
         missing += usize::from(!found);
         println!("{program:20} {}", if found { "yes" } else { package });
     }
-    println!("{:20} {}", "root", if lab::is_root() { "yes" } else { "no" });
+    println!(
+        "{:20} {}",
+        "root",
+        if lab::is_root() { "yes" } else { "no" }
+    );
     if !lab::is_root() {
         let works = Command::new("unshare")
             .args(["--user", "--map-root-user", "--map-auto", "true"])
             .status()
             .is_ok_and(|status| status.success());
-        println!("{:20} {}", "user namespaces", if works { "yes" } else { "no" });
+        println!(
+            "{:20} {}",
+            "user namespaces",
+            if works { "yes" } else { "no" }
+        );
     }
     match lab::host_versions() {
         Ok(_) => println!("{:20} yes", "--host-tools"),
@@ -364,7 +396,11 @@ fn doctor(session: &Session) -> Result<()> {
     }
     fs::create_dir_all(&session.cache)?;
     let lab = session.cache.join("lab/etc/lab-versions");
-    println!("{:20} {}", "lab", if lab.exists() { "made" } else { "not made yet" });
+    println!(
+        "{:20} {}",
+        "lab",
+        if lab.exists() { "made" } else { "not made yet" }
+    );
     println!("{:20} {}", "cache", session.cache.display());
     if let Err(err) = lab::require_space(&session.cache, 20) {
         println!("{:20} {err}", "space");

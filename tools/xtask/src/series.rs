@@ -93,16 +93,22 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         out: &out,
     };
     let paths = lab.paths(&mounts);
-    let new = new.iter().map(|file| file.as_str()).collect::<Vec<_>>().join(" ");
+    let new = new
+        .iter()
+        .map(|file| file.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     let script = format!(
         "src='{}' out='{}' new='{new}' touched='{}'\n{CHECKS}",
         paths.src,
         paths.out,
         touched.join(" "),
     );
-    session
-        .ui
-        .run("series", "Checking the series", &mut lab.sh(&mounts, &script))
+    session.ui.run(
+        "series",
+        "Checking the series",
+        &mut lab.sh(&mounts, &script),
+    )
 }
 
 /// Builds what the series touches at one commit, with one setting of the option.
@@ -125,7 +131,10 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     let build = session.cache.join("build/series");
     fs::create_dir_all(&build)?;
     let out = session.share("series", None)?;
-    fs::write(out.join("wanted.config"), include_str!("../config/kernel.config"))?;
+    fs::write(
+        out.join("wanted.config"),
+        include_str!("../config/kernel.config"),
+    )?;
 
     let mut steps = vec![("base".to_string(), "--disable USERFAULTFD_RUST")];
     for commit in &commits {
@@ -143,7 +152,11 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             out: &out,
         };
         let paths = lab.paths(&mounts);
-        let number = if index == 0 { 0 } else { (index - 1) % commits.len() + 1 };
+        let number = if index == 0 {
+            0
+        } else {
+            (index - 1) % commits.len() + 1
+        };
         let script = format!(
             "src='{}' build='{}' out='{}' option='{option}'\n{BUILD}",
             paths.src, paths.build, paths.out

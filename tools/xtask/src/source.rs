@@ -56,9 +56,19 @@ fn git(directory: &Path) -> Command {
     command
         .arg("-C")
         .arg(directory)
-        .args(["-c", "safe.directory=*", "-c", "user.name=userfaultfd in Rust"])
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "user.name=userfaultfd in Rust",
+        ])
         .args(["-c", "user.email=rust-for-linux@vger.kernel.org"])
-        .args(["-c", "commit.gpgsign=false", "-c", "advice.detachedHead=false"])
+        .args([
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            "advice.detachedHead=false",
+        ])
         .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"]);
     command
 }
@@ -121,7 +131,13 @@ fn tarball(ui: &Ui, cache: &Path) -> Result<PathBuf> {
             "source",
             "Fetching the kernel source from kernel.org",
             Command::new("curl")
-                .args(["--fail", "--location", "--silent", "--show-error", "--output"])
+                .args([
+                    "--fail",
+                    "--location",
+                    "--silent",
+                    "--show-error",
+                    "--output",
+                ])
                 .arg(&part)
                 .arg(KERNEL_ORG),
         )
@@ -184,12 +200,14 @@ impl Source {
 
     /// Uses somebody's own tree, of which a copy is made.
     pub fn from_kdir(ui: &Ui, cache: &Path, kdir: &Path, repo: &Path) -> Result<Self> {
-        let kdir = fs::canonicalize(kdir)
-            .with_context(|| format!("{} does not exist", kdir.display()))?;
+        let kdir =
+            fs::canonicalize(kdir).with_context(|| format!("{} does not exist", kdir.display()))?;
         check_kdir(&kdir, repo)?;
         let name = format!("{:x}", Sha256::digest(kdir.as_os_str().as_encoded_bytes()));
         let source = Self::at(cache.join(format!("source-{}", &name[..12])));
-        if source.repo.join("done").exists() && fs::read_to_string(source.repo.join("done"))? == tree_id(&kdir)? {
+        if source.repo.join("done").exists()
+            && fs::read_to_string(source.repo.join("done"))? == tree_id(&kdir)?
+        {
             return Ok(source);
         }
         let _ = fs::remove_dir_all(&source.repo);
@@ -235,14 +253,17 @@ impl Source {
     /// Applies the series with `git am` to the pristine tree. Returns the commits, oldest first.
     pub fn apply(&self, ui: &Ui, repo: &Path) -> Result<Vec<String>> {
         let patches = patches(repo)?;
-        ui.step(&format!("Applying {} patches to Linux {VERSION}", patches.len()), |bar| {
-            self.reset()?;
-            for patch in &patches {
-                bar.set_message(file_name(patch));
-                self.am(patch)?;
-            }
-            self.commits()
-        })
+        ui.step(
+            &format!("Applying {} patches to Linux {VERSION}", patches.len()),
+            |bar| {
+                self.reset()?;
+                for patch in &patches {
+                    bar.set_message(file_name(patch));
+                    self.am(patch)?;
+                }
+                self.commits()
+            },
+        )
     }
 
     fn reset(&self) -> Result<()> {
@@ -254,9 +275,18 @@ impl Source {
     }
 
     fn am(&self, patch: &Path) -> Result<()> {
-        output(git(&self.am).args(["am", "--quiet", "--committer-date-is-author-date"]).arg(patch))
-            .with_context(|| format!("{} does not apply; the first hunk that fails:", file_name(patch)))
-            .map(|_| ())
+        output(
+            git(&self.am)
+                .args(["am", "--quiet", "--committer-date-is-author-date"])
+                .arg(patch),
+        )
+        .with_context(|| {
+            format!(
+                "{} does not apply; the first hunk that fails:",
+                file_name(patch)
+            )
+        })
+        .map(|_| ())
     }
 
     fn commits(&self) -> Result<Vec<String>> {
@@ -286,7 +316,12 @@ impl Source {
     /// Lists the files that a commit adds.
     fn added(&self, commit: &str) -> Result<Vec<String>> {
         let list = output(git(&self.am).args([
-            "diff-tree", "-r", "--no-commit-id", "--name-only", "--diff-filter=A", commit,
+            "diff-tree",
+            "-r",
+            "--no-commit-id",
+            "--name-only",
+            "--diff-filter=A",
+            commit,
         ]))?;
         Ok(list.lines().map(str::to_string).collect())
     }
@@ -339,7 +374,13 @@ impl Source {
                         .with_context(|| format!("{file} is in the series, but not here"))?;
                     output(git(&self.am).args(["add", &file]))?;
                 }
-                output(git(&self.am).args(["commit", "--quiet", "--amend", "--no-edit", "--allow-empty"]))?;
+                output(git(&self.am).args([
+                    "commit",
+                    "--quiet",
+                    "--amend",
+                    "--no-edit",
+                    "--allow-empty",
+                ]))?;
             }
             if !missing.is_empty() {
                 bail!(
@@ -375,7 +416,13 @@ impl Source {
         }
         output(
             git(tree)
-                .args(["format-patch", "--quiet", "--zero-commit", "--no-signature", "--numbered"])
+                .args([
+                    "format-patch",
+                    "--quiet",
+                    "--zero-commit",
+                    "--no-signature",
+                    "--numbered",
+                ])
                 .args(["--no-renames", "--full-index", "--diff-algorithm=histogram"])
                 .arg(format!("--from={AUTHOR}"))
                 .arg("-o")
@@ -412,11 +459,16 @@ impl Source {
 
 /// The part of a MAINTAINERS file after its comments.
 fn maintainers_entry(text: &str) -> &str {
-    text.find("\n\n").map_or(text, |end| &text[end + 2..]).trim_end()
+    text.find("\n\n")
+        .map_or(text, |end| &text[end + 2..])
+        .trim_end()
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Lists the patches in order.
@@ -425,7 +477,10 @@ pub fn patches(repo: &Path) -> Result<Vec<PathBuf>> {
         .with_context(|| format!("{SERIES} is missing"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
-    patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    patches.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "patch")
+    });
     patches.sort();
     Ok(patches)
 }
@@ -443,7 +498,13 @@ pub fn series_id(repo: &Path) -> Result<String> {
 fn overlay(repo: &Path) -> Result<BTreeSet<String>> {
     let list = output(
         git(repo)
-            .args(["ls-files", "--cached", "--others", "--exclude-standard", "--"])
+            .args([
+                "ls-files",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+                "--",
+            ])
             .args(OVERLAY),
     )?;
     Ok(list.lines().map(str::to_string).collect())
@@ -486,7 +547,11 @@ fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
             }
         }
     }
-    let changed = output(git(kdir).args(["status", "--porcelain", "--"]).args(&touched))?;
+    let changed = output(
+        git(kdir)
+            .args(["status", "--porcelain", "--"])
+            .args(&touched),
+    )?;
     if !changed.is_empty() {
         bail!(
             "{} has local changes in files that the series changes too; commit or stash them:\n{}",

@@ -35,9 +35,17 @@ pub const ALL: &[Suite] = &[
     suite("uffd-unit-tests", "uffd-unit-tests", 400),
     suite("uffd-stress anon", "uffd-stress anon 20 16", 120),
     suite("uffd-stress shmem", "uffd-stress shmem 20 16", 120),
-    suite("uffd-stress shmem-private", "uffd-stress shmem-private 20 16", 120),
+    suite(
+        "uffd-stress shmem-private",
+        "uffd-stress shmem-private 20 16",
+        120,
+    ),
     suite("uffd-stress hugetlb", "uffd-stress hugetlb 64 32", 120),
-    suite("uffd-stress hugetlb-private", "uffd-stress hugetlb-private 64 32", 120),
+    suite(
+        "uffd-stress hugetlb-private",
+        "uffd-stress hugetlb-private 64 32",
+        120,
+    ),
     suite("uffd-wp-mremap", "uffd-wp-mremap", 60),
     suite("pagemap_ioctl", "pagemap_ioctl", 120),
     suite("mkdirty", "mkdirty", 60),
@@ -58,6 +66,12 @@ pub fn binaries() -> Vec<&'static str> {
     names.dedup();
     names
 }
+
+/// The suite that needs a guest of its own, with SELinux.
+pub const LSM: Suite = suite("LSM veto", "lsm.py", 60);
+
+/// The job that runs [`LSM`].
+pub const LSM_JOB: &str = ". \"$out\"/suites.sh\nlsm_veto\n";
 
 /// The job that runs suites. `slowness` multiplies their time limits.
 pub fn job(suites: &[Suite], slowness: u32) -> String {
@@ -175,14 +189,19 @@ fn report(lines: &[&str], end: &str) -> Result<Report> {
             };
             let name = format!("{} {}", &test[2], &test[3]);
             if skipped {
-                report.skips.push(format!("{name}: {}", test.get(5).map_or("", |m| m.as_str())));
+                report.skips.push(format!(
+                    "{name}: {}",
+                    test.get(5).map_or("", |m| m.as_str())
+                ));
             }
             report.tests.insert(name, format!("{status:?}"));
         } else if let Some(test) = unit.captures(line) {
             if &test[2] == "skipped" {
                 report.skips.push(format!("{}:{}", &test[1], &test[3]));
             }
-            report.tests.insert(test[1].to_string(), test[2].to_string());
+            report
+                .tests
+                .insert(test[1].to_string(), test[2].to_string());
         } else if let Some(total) = totals.captures(line) {
             let number = |index: usize| total[index].parse::<u32>();
             report.passed = number(1)? + number(3)?;

@@ -12,6 +12,7 @@ use crate::{
 use anyhow::{bail, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -70,9 +71,21 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
         problems.extend(differences(rust, c));
     }
     println!("total time: {}", ui::duration(start.elapsed()));
-    let passed: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.passed).sum();
-    let failed: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.failed).sum();
-    let skipped: u32 = all.iter().flat_map(|r| &r.reports).map(|(_, r)| r.skipped).sum();
+    let passed: u32 = all
+        .iter()
+        .flat_map(|r| &r.reports)
+        .map(|(_, r)| r.passed)
+        .sum();
+    let failed: u32 = all
+        .iter()
+        .flat_map(|r| &r.reports)
+        .map(|(_, r)| r.failed)
+        .sum();
+    let skipped: u32 = all
+        .iter()
+        .flat_map(|r| &r.reports)
+        .map(|(_, r)| r.skipped)
+        .sum();
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     if !problems.is_empty() {
         bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
@@ -81,7 +94,9 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
 }
 
 fn flavour(imps: &[Impl], flavour: Flavour) -> Vec<Kernel> {
-    imps.iter().map(|imp| Kernel { imp: *imp, flavour }).collect()
+    imps.iter()
+        .map(|imp| Kernel { imp: *imp, flavour })
+        .collect()
 }
 
 fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) -> Result<Results> {
@@ -103,7 +118,7 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
     let outcome = session.ui.step(&title, |bar| {
         guest.run(
             &suites::job(suites::ALL, slowness),
-            Duration::from_secs(1200 * u64::from(slowness.max(1))),
+            Duration::from_secs(1200 * u64::from(slowness)),
             |line| {
                 if session.ui.verbose {
                     println!("  | {line}");
@@ -115,26 +130,60 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
         )
     })?;
 
+    // A guest of its own, because the policy stays loaded.
+    let share = session.share(&format!("{}-lsm", kernel.name()), None)?;
+    fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
+    fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
+    let title = format!("Refusing anonymous inodes on {}", kernel.title());
+    let refused = session.ui.step(&title, |_| {
+        Guest {
+            share: &share,
+            append: "lsm=selinux",
+            ..guest
+        }
+        .run(
+            suites::LSM_JOB,
+            Duration::from_secs(300 * u64::from(slowness)),
+            |line| {
+                if session.ui.verbose {
+                    println!("  | {line}");
+                }
+            },
+        )
+    })?;
+
     let mut problems = Vec::new();
     let expected = format!(" {}", kernel.imp.name());
-    let ready = outcome.output.lines().find(|line| line.starts_with("@@ ready"));
+    let ready = outcome
+        .output
+        .lines()
+        .find(|line| line.starts_with("@@ ready"));
     if !ready.is_some_and(|line| line.ends_with(&expected)) {
-        problems.push(format!("says that it has another implementation: {ready:?}"));
+        problems.push(format!(
+            "says that it has another implementation: {ready:?}"
+        ));
     }
-    for line in outcome.output.lines().filter(|line| line.starts_with("@@ note")) {
-        problems.push(line.trim_start_matches("@@ note ").to_string());
+    let mut reports = Vec::new();
+    let console = ConsoleCheck::new()?;
+    for outcome in [&outcome, &refused] {
+        for line in outcome.output.lines() {
+            if let Some(note) = line.strip_prefix("@@ note ") {
+                problems.push(note.to_string());
+            }
+        }
+        for line in console.check(&outcome.console)? {
+            problems.push(format!("console: {line}"));
+        }
+        reports.extend(suites::reports(&outcome.output)?);
     }
-    for line in ConsoleCheck::new()?.check(&outcome.console)? {
-        problems.push(format!("console: {line}"));
-    }
-    let reports = suites::reports(&outcome.output)?;
     for (name, report) in &reports {
         for problem in report.problems() {
             problems.push(format!("{name}: {problem}"));
         }
     }
-    if reports.len() != suites::ALL.len() {
-        problems.push(format!("{} of {} suites ran", reports.len(), suites::ALL.len()));
+    let expected = names().count();
+    if reports.len() != expected {
+        problems.push(format!("{} of {expected} suites ran", reports.len()));
     }
     let kunit = suites::kunit(&outcome.console)?;
     if kunit.1 != 0 || (kernel.imp == Impl::Rust && kunit.0 == 0) {
@@ -149,7 +198,20 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
 }
 
 fn accel(session: &Session, workshop: &Workshop, image: &Path) -> Result<Accel> {
-    guest::choose_accel(&session.ui, &workshop.lab, image, &session.share("probe", None)?)
+    guest::choose_accel(
+        &session.ui,
+        &workshop.lab,
+        image,
+        &session.share("probe", None)?,
+    )
+}
+
+/// The names of all suites, in the order in which they are run.
+fn names() -> impl Iterator<Item = &'static str> {
+    suites::ALL
+        .iter()
+        .chain([&suites::LSM])
+        .map(|suite| suite.name)
 }
 
 /// A row for each suite, a column for each kernel.
@@ -162,8 +224,8 @@ fn table(all: &[Results]) -> Table {
         header.push("s".into());
     }
     table.set_header(header);
-    for (index, suite) in suites::ALL.iter().enumerate() {
-        let mut row = vec![suite.name.to_string()];
+    for (index, name) in names().enumerate() {
+        let mut row = vec![name.to_string()];
         for results in all {
             match results.reports.get(index) {
                 Some((_, report)) => {
