@@ -26,8 +26,10 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
     let Some(context) = fault.vma().context() else {
         return fault.sigbus();
     };
-    warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
-    warn_on!(!fault.reason().is_valid());
+    if cfg!(CONFIG_DEBUG_VM) {
+        warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
+        warn_on!(!fault.reason().is_valid());
+    }
 
     if context.has(uapi::UFFD_FEATURE_SIGBUS) {
         return fault.sigbus();
@@ -37,7 +39,9 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
     }
     if !fault.allows_retry() {
         // There is no way to sleep, and to look at the page again afterwards.
-        warn_on!(fault.is_nowait());
+        if cfg!(CONFIG_DEBUG_VM) {
+            warn_on!(fault.is_nowait());
+        }
         return fault.sigbus();
     }
     if fault.is_nowait() {

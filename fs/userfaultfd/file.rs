@@ -37,11 +37,6 @@ pub(crate) const SHARED_FLAGS: u32 = flags::O_CLOEXEC | flags::O_NONBLOCK;
 
 static_assert!(SHARED_FLAGS & access::USER_MODE_ONLY == 0);
 
-/// How often a buffer is made present for a message that then still cannot be copied there, before
-/// it is taken to be out of reach. Reclaim may win a few times; what always refuses the copy is
-/// something else, such as a memory tag.
-const COPY_ATTEMPTS: u32 = 16;
-
 /// A descriptor that is complete but for being installed.
 pub(crate) struct NewDescriptor {
     context: ARef<Context>,
@@ -93,8 +88,8 @@ enum Step {
     DoneFork,
     /// It is about a fork, for which there has to be a descriptor first.
     Prepare(EventId, ARef<Context>),
-    /// The buffer is not present.
-    FaultIn,
+    /// The buffer was not present for this message.
+    FaultIn([u8; message::SIZE]),
 }
 
 /// Reads one message.
@@ -108,10 +103,10 @@ fn read_message(
     iov: &mut IovIterDest<'_>,
 ) -> Result {
     let mut prepared: Option<(EventId, NewDescriptor)> = None;
-    let mut attempts = 0;
 
     loop {
-        let step = context.waiters().receive(nonblocking, |front| {
+        // The thread must not sleep with a descriptor that may never be needed.
+        let received = context.waiters().receive(nonblocking || prepared.is_some(), |front| {
             let (message, done) = match front {
                 Front::Fault(fault) => (Message::PageFault(*fault), Step::Done),
                 Front::Event(_, Event::Plain(message)) => (*message, Step::Done),
@@ -122,12 +117,20 @@ fn read_message(
                     _ => return Receipt::Left(Step::Prepare(id, child.clone())),
                 },
             };
-            if iov.copy_to_iter_full_nofault(&message.encode()) {
+            let message = message.encode();
+            if iov.copy_to_iter_full_nofault(&message) {
                 Receipt::Delivered(done)
             } else {
-                Receipt::Left(Step::FaultIn)
+                Receipt::Left(Step::FaultIn(message))
             }
-        })?;
+        });
+        let step = match received {
+            Err(err) if err == EAGAIN && !nonblocking => {
+                prepared = None;
+                continue;
+            }
+            received => received?,
+        };
 
         let result = match step {
             Step::Done => return Ok(()),
@@ -137,14 +140,12 @@ fn read_message(
                 }
                 return Ok(());
             }
-            Step::Prepare(id, child) => {
-                NewDescriptor::reserve(child, Some(file)).map(|new| prepared = Some((id, new)))
-            }
-            Step::FaultIn if attempts == COPY_ATTEMPTS => Err(EFAULT),
-            Step::FaultIn => {
-                attempts += 1;
+            Step::Prepare(id, child) => NewDescriptor::reserve(child, Some(file))
+                .map(|new| prepared = Some((id, new)))
+                .inspect_err(|_| context.waiters().defer(id)),
+            Step::FaultIn(message) => {
                 cond_resched();
-                iov.fault_in_writeable(message::SIZE)
+                iov.fault_in_with(&message)
             }
         };
         if result.is_err() {

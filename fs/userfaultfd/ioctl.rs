@@ -2,7 +2,7 @@
 
 //! The handshake, and the way to the other operations: `ioctl_userfaultfd(2)`.
 
-use crate::{context::Context, register, resolve};
+use crate::{context::Context, features::negotiate, register, resolve};
 use kernel::{
     cred::{capable, Capability},
     prelude::*,
@@ -40,24 +40,6 @@ pub(crate) fn dispatch(context: &Context, cmd: u32, arg: UserPtr) -> Result {
         Writeprotect::CMD => resolve::writeprotect(context, arg),
         _ => Err(EINVAL),
     }
-}
-
-/// Returns the features that a context gets if it asks for `wanted`.
-///
-/// # Errors
-///
-/// `EINVAL` where one of them is not to be had. The rest that is asked for without a name is
-/// included.
-fn negotiate(wanted: u64, offered: u64) -> Result<u64> {
-    let mut features = wanted;
-    if features & u64::from(uapi::UFFD_FEATURE_WP_ASYNC) != 0 {
-        // What the kernel resolves by itself has to include pages that are not there.
-        features |= u64::from(uapi::UFFD_FEATURE_WP_UNPOPULATED);
-    }
-    if features & !offered != 0 {
-        return Err(EINVAL);
-    }
-    Ok(features)
 }
 
 /// `UFFDIO_API`: agree upon the version and the features.
@@ -107,29 +89,4 @@ fn agree(context: &Context, request: &Api, arg: UserPtr) -> Result {
     context
         .header()
         .set_features(features as u32 | limits::FEATURE_INITIALIZED)
-}
-
-#[kunit_tests(userfaultfd_ioctl)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn features_as_asked() {
-        assert_eq!(negotiate(0, 0xff), Ok(0));
-        assert_eq!(negotiate(0x81, 0xff), Ok(0x81));
-    }
-
-    #[test]
-    fn features_not_offered() {
-        assert_eq!(negotiate(0x100, 0xff), Err(EINVAL));
-        assert_eq!(negotiate(1 << 63, 0xff), Err(EINVAL));
-    }
-
-    #[test]
-    fn asynchronous_implies_unpopulated() {
-        let both = u64::from(uapi::UFFD_FEATURE_WP_ASYNC | uapi::UFFD_FEATURE_WP_UNPOPULATED);
-        let asynchronous = u64::from(uapi::UFFD_FEATURE_WP_ASYNC);
-        assert_eq!(negotiate(asynchronous, both), Ok(both));
-        assert_eq!(negotiate(asynchronous, asynchronous), Err(EINVAL));
-    }
 }

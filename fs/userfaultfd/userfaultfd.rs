@@ -17,7 +17,9 @@
 //! | [`event`] | forks, moves and removals |
 //! | [`file`] | read, poll, release, fdinfo |
 //! | [`ioctl`] | the handshake, and the way to the other operations |
+//! | [`features`] | which features a context gets |
 //! | [`register`] | which areas are watched |
+//! | [`range`] | which ranges of addresses make sense |
 //! | [`resolve`] | operations on pages, and wake-ups |
 //!
 //! All that touches the C side is in [`kernel::userfaultfd`], and all that sleeping threads and
@@ -34,9 +36,11 @@ mod access;
 mod context;
 mod event;
 mod fault;
+mod features;
 mod file;
 mod ioctl;
 mod message;
+mod range;
 mod register;
 mod resolve;
 

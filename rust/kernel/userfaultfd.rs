@@ -29,6 +29,7 @@ use crate::{error::to_result, prelude::*};
 pub mod entry;
 pub mod fault;
 pub mod header;
+mod index;
 pub mod limits;
 pub mod pages;
 pub mod pending;

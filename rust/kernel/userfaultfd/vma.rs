@@ -198,6 +198,12 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         // INVARIANT: The iterator returns null or a valid area.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
         self.prev = unsafe { bindings::uffd_shim_vma_rewind(self.vmi.get(), self.start) };
+        self.current = self.first;
+        // An area that the range begins in the middle of is going to be split, and precedes the
+        // part that is modified then.
+        if self.current().is_some_and(|first| first.start() < self.start) {
+            self.prev = self.first;
+        }
         self.current = core::ptr::null_mut();
     }
 

@@ -6,9 +6,8 @@
 //!
 //! A [`FaultWaiter`] lives on the stack of the thread that faults, pinned. From the fault to the
 //! wake-up it is in one *shard* of an index: a tree of the sleeping threads ordered by the address
-//! that their messages report. All addresses of a region of [`REGION_SIZE`] bytes are in the same
-//! shard. Waking a range of addresses looks at the shards that the range can hit, skips those that
-//! are empty without taking their lock, and finds the first thread of the range in a time that
+//! that their messages report. 2 MiB of consecutive addresses are in the same shard. Waking a range
+//! of addresses looks at the shards that the range can hit, skips those that are empty without taking their lock, and finds the first thread of the range in a time that
 //! depends on the logarithm of the number of threads in the shard. The index needs no memory but
 //! that of the waiters, so it cannot fail and there is nothing to charge for.
 //!
@@ -60,7 +59,7 @@
 //! behind calls [`WaitSet::pass_on`].
 
 use crate::{
-    bindings, container_of,
+    bindings,
     error::code::{EAGAIN, ERESTARTSYS},
     prelude::*,
     sync::{
@@ -73,153 +72,19 @@ use crate::{
     },
     task::{wake_q::WakeQ, Task, TASK_KILLABLE},
     types::NotThreadSafe,
+    userfaultfd::index::{shard_of, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS},
 };
 use core::{
     cell::UnsafeCell,
-    marker::{PhantomData, PhantomPinned},
+    marker::PhantomPinned,
     ops::Range,
-    ptr::{self, NonNull},
+    ptr::NonNull,
 };
 use pin_init::pin_init_array_from_fn;
-
-/// How many shards the index has.
-///
-/// Each costs 16 bytes of every context (without lock debugging): a lock, a count and the root of
-/// a tree. More of them would let more threads enter at the same time, but all of them also enter
-/// the one inbox, and a wake-up of a large range looks at every shard.
-const SHARDS: usize = 16;
-
-/// The logarithm of [`REGION_SIZE`].
-const REGION_SHIFT: u32 = 21;
-
-/// How many bytes of consecutive addresses share a shard.
-///
-/// Ranges that are resolved at once are rarely longer than a huge page, so they hit one or two
-/// shards.
-pub const REGION_SIZE: u64 = 1 << REGION_SHIFT;
 
 /// How many threads are woken with the lock of a shard held, before it is dropped to let others
 /// in.
 const WAKE_BATCH: usize = 64;
-
-/// Returns the number of the shard for the region that has number `region`.
-///
-/// Multiplication spreads regions that are a power of two apart, as the memory of several threads
-/// often is.
-fn shard_of_region(region: u64) -> usize {
-    const GOLDEN_RATIO_64: u64 = 0x61C8_8646_80B5_83EB;
-    (region.wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - SHARDS.ilog2())) as usize
-}
-
-/// Returns the number of the shard for an address.
-fn shard_of(address: u64) -> usize {
-    shard_of_region(address >> REGION_SHIFT)
-}
-
-/// Returns which shards may have addresses of `range`, a bit for each.
-fn shards_of(range: &Range<u64>) -> u32 {
-    let first = range.start >> REGION_SHIFT;
-    let last = range.end.saturating_sub(1) >> REGION_SHIFT;
-    if last - first >= SHARDS as u64 {
-        return (1 << SHARDS) - 1;
-    }
-    (first..=last).fold(0, |shards, region| shards | (1 << shard_of_region(region)))
-}
-
-/// A member of a [`Queue`].
-trait Linked: Sized {
-    /// Returns where the links of a member are.
-    ///
-    /// # Safety
-    ///
-    /// `this` must be valid.
-    unsafe fn links(this: *mut Self) -> *mut Links<Self>;
-}
-
-/// The links of a member of a [`Queue`].
-struct Links<N> {
-    prev: *mut N,
-    next: *mut N,
-}
-
-impl<N> Links<N> {
-    const fn new() -> Self {
-        Self {
-            prev: ptr::null_mut(),
-            next: ptr::null_mut(),
-        }
-    }
-}
-
-/// A first-in-first-out queue of members that live elsewhere and can leave it at any time.
-///
-/// # Invariants
-///
-/// The members form a list from `first` to `last`. Each is valid, and in no other queue.
-struct Queue<N> {
-    first: *mut N,
-    last: *mut N,
-    len: usize,
-}
-
-impl<N: Linked> Queue<N> {
-    const fn new() -> Self {
-        // INVARIANT: There are no members.
-        Self {
-            first: ptr::null_mut(),
-            last: ptr::null_mut(),
-            len: 0,
-        }
-    }
-
-    fn front(&self) -> Option<NonNull<N>> {
-        NonNull::new(self.first)
-    }
-
-    /// # Safety
-    ///
-    /// `member` must be valid and in no queue, and must leave this one before it becomes invalid.
-    unsafe fn push_back(&mut self, member: *mut N) {
-        // SAFETY: `member` is valid by the safety requirements.
-        unsafe {
-            *N::links(member) = Links {
-                prev: self.last,
-                next: ptr::null_mut(),
-            }
-        };
-        if self.last.is_null() {
-            self.first = member;
-        } else {
-            // SAFETY: `last` is a member, hence valid by the type invariants.
-            unsafe { (*N::links(self.last)).next = member };
-        }
-        // INVARIANT: The new member follows the one that was last.
-        self.last = member;
-        self.len += 1;
-    }
-
-    /// # Safety
-    ///
-    /// `member` must be in this queue.
-    unsafe fn remove(&mut self, member: *mut N) {
-        // SAFETY: Members are valid by the type invariants.
-        let Links { prev, next } = unsafe { N::links(member).replace(Links::new()) };
-        if prev.is_null() {
-            self.first = next;
-        } else {
-            // SAFETY: The neighbour is a member, hence valid by the type invariants.
-            unsafe { (*N::links(prev)).next = next };
-        }
-        if next.is_null() {
-            self.last = prev;
-        } else {
-            // SAFETY: The neighbour is a member, hence valid by the type invariants.
-            unsafe { (*N::links(next)).prev = prev };
-        }
-        // INVARIANT: The neighbours of the member are linked to each other.
-        self.len -= 1;
-    }
-}
 
 /// The waiter was never added to the set.
 const IDLE: u32 = 0;
@@ -229,6 +94,7 @@ const QUEUED: u32 = 1;
 const WOKEN: u32 = 2;
 
 /// What wakers and readers see of a [`FaultWaiter`].
+#[repr(C)]
 struct FaultNode<F> {
     /// Place in the tree; guarded by the lock of the shard.
     rb: bindings::rb_node,
@@ -245,110 +111,21 @@ struct FaultNode<F> {
     message: F,
 }
 
+// SAFETY: All fields may be accessed from another thread that holds the locks which guard them, as
+// long as the message may be; the task is only woken.
+unsafe impl<F: Send> Send for FaultNode<F> {}
+
+// SAFETY: The type is `repr(C)` and `rb` is its first field.
+unsafe impl<F> Addressed for FaultNode<F> {
+    fn address(&self) -> u64 {
+        self.address
+    }
+}
+
 impl<F> Linked for FaultNode<F> {
     unsafe fn links(this: *mut Self) -> *mut Links<Self> {
         // SAFETY: `this` is valid by the safety requirements.
         unsafe { &raw mut (*this).links }
-    }
-}
-
-/// The threads of a shard, ordered by address. Threads of the same address are in the order of
-/// their faults.
-///
-/// # Invariants
-///
-/// All nodes of the tree are the `rb` of valid [`FaultNode`]s.
-struct Tree<F> {
-    root: bindings::rb_root,
-    _nodes: PhantomData<*mut FaultNode<F>>,
-}
-
-// SAFETY: The tree holds pointers to nodes that may be accessed from any thread which holds the
-// lock of the shard.
-unsafe impl<F: Send> Send for Tree<F> {}
-
-impl<F> Tree<F> {
-    const fn new() -> Self {
-        // INVARIANT: There are no nodes.
-        Self {
-            root: bindings::rb_root {
-                rb_node: ptr::null_mut(),
-            },
-            _nodes: PhantomData,
-        }
-    }
-
-    /// Returns the node that `rb` is part of.
-    fn node(rb: *mut bindings::rb_node) -> *mut FaultNode<F> {
-        // SAFETY: By the type invariants all nodes are part of a `FaultNode`.
-        unsafe { container_of!(rb, FaultNode<F>, rb) }
-    }
-
-    /// # Safety
-    ///
-    /// `node` must be valid and in no tree, and must leave this one before it becomes invalid.
-    unsafe fn insert(&mut self, node: *mut FaultNode<F>) {
-        let mut parent: *mut bindings::rb_node = ptr::null_mut();
-        let mut link: *mut *mut bindings::rb_node = &mut self.root.rb_node;
-        // SAFETY: The new node is valid by the safety requirements, those on the way by the type
-        // invariants; the links are those of the tree.
-        unsafe {
-            while !(*link).is_null() {
-                parent = *link;
-                link = if (*node).address < (*Self::node(parent)).address {
-                    &raw mut (*parent).rb_left
-                } else {
-                    &raw mut (*parent).rb_right
-                };
-            }
-            bindings::rb_link_node(&raw mut (*node).rb, parent, link);
-            bindings::rb_insert_color(&raw mut (*node).rb, &mut self.root);
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `node` must be in this tree.
-    unsafe fn remove(&mut self, node: *mut FaultNode<F>) {
-        // SAFETY: The node is in the tree by the safety requirements.
-        unsafe { bindings::rb_erase(&raw mut (*node).rb, &mut self.root) };
-    }
-
-    /// Returns the first node of `range`.
-    fn first_of(&self, range: &Range<u64>) -> Option<NonNull<FaultNode<F>>> {
-        let mut rb = self.root.rb_node;
-        let mut found = None;
-        while !rb.is_null() {
-            let node = Self::node(rb);
-            // SAFETY: All nodes of the tree are valid by the type invariants.
-            unsafe {
-                if (*node).address < range.start {
-                    rb = (*rb).rb_right;
-                } else {
-                    found = NonNull::new(node);
-                    rb = (*rb).rb_left;
-                }
-            }
-        }
-        // SAFETY: As above.
-        found.filter(|node| unsafe { (*node.as_ptr()).address } < range.end)
-    }
-
-    /// Returns the node of `range` that follows `node`, which must be in this tree.
-    fn next_of(
-        &self,
-        node: *mut FaultNode<F>,
-        range: &Range<u64>,
-    ) -> Option<NonNull<FaultNode<F>>> {
-        // SAFETY: All nodes of the tree are valid by the type invariants.
-        let rb = NonNull::new(unsafe { bindings::rb_next(&raw const (*node).rb) })?;
-        let next = Self::node(rb.as_ptr());
-        // SAFETY: As above.
-        if unsafe { (*next).address } < range.end {
-            NonNull::new(next)
-        } else {
-            None
-        }
     }
 }
 
@@ -358,7 +135,7 @@ struct Shard<F> {
     /// The number of nodes in the tree. Changed under the lock, read without.
     len: Atomic<u32>,
     #[pin]
-    tree: SpinLock<Tree<F>>,
+    tree: SpinLock<Tree<FaultNode<F>>>,
 }
 
 impl<F> Shard<F> {
@@ -377,10 +154,6 @@ struct Inbox<F, V> {
     /// The number of the next event.
     next_event: u64,
 }
-
-// SAFETY: The queues hold pointers to nodes that may be accessed from any thread which holds the
-// inbox lock.
-unsafe impl<F: Send, V: Send> Send for Inbox<F, V> {}
 
 /// The threads that sleep in faults and events of a context, and those that read about them.
 ///
@@ -443,7 +216,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// Makes the number of messages known to those that do not take the lock.
     fn publish(&self, inbox: &Inbox<F, V>) {
         self.readable
-            .store((inbox.faults.len + inbox.events.len) as u32, Relaxed);
+            .store((inbox.faults.len() + inbox.events.len()) as u32, Relaxed);
     }
 
     /// Whether there is a message. Takes no lock: it may be gone, or come, at any time.
@@ -478,7 +251,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// Returns the number of faults that were not read, and that of all threads that sleep in
     /// faults.
     pub fn count(&self) -> (usize, usize) {
-        let unread = self.inbox.lock().faults.len;
+        let unread = self.inbox.lock().faults.len();
         let all: u32 = self
             .shards
             .iter()
@@ -534,6 +307,12 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                             (*node).task.as_ref().wake_up();
                         }
                         self.publish(&inbox);
+                        // Whoever reads one event for each time that it is told that there is
+                        // something waits to be told about the others.
+                        if inbox.events.front().is_some() {
+                            drop(inbox);
+                            self.notify();
+                        }
                         ret
                     }
                     Receipt::Left(ret) => ret,
@@ -552,6 +331,22 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             let _ = self.readers.wait_interruptible(&mut inbox);
             let sleeping = self.sleeping_readers.load(Relaxed);
             self.sleeping_readers.store(sleeping - 1, Relaxed);
+        }
+    }
+
+    /// Moves an event behind the others, if it is the first one: it cannot be delivered now, and
+    /// should not stand in their way.
+    pub fn defer(&self, event: EventId) {
+        let mut inbox = self.inbox.lock();
+        if let Some(node) = inbox.events.front() {
+            // SAFETY: The members of a queue are valid, and the lock is held. The node stays a
+            // member.
+            unsafe {
+                if (*node.as_ptr()).id == event {
+                    inbox.events.remove(node.as_ptr());
+                    inbox.events.push_back(node.as_ptr());
+                }
+            }
         }
     }
 
@@ -580,13 +375,9 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.wake(0..u64::MAX);
 
         let inbox = self.inbox.lock();
-        let mut node = inbox.events.first;
-        while !node.is_null() {
+        for node in inbox.events.iter() {
             // SAFETY: The members of a queue are valid, and the lock is held.
-            unsafe {
-                (*node).task.as_ref().wake_up();
-                node = (*node).links.next;
-            }
+            unsafe { (*node.as_ptr()).task.as_ref().wake_up() };
         }
         drop(inbox);
 
@@ -609,11 +400,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 break;
             };
             let node = node.as_ptr();
-            next = tree.next_of(node, range);
             // SAFETY: The node is in the tree, hence valid and not woken yet, and both locks that
             // guard its fields are held. Its task cannot go away before the node does, and that
             // is not before the store.
             unsafe {
+                next = tree.next_of(node, range);
                 tree.remove(node);
                 if (*node).unread {
                     inbox.faults.remove(node);
@@ -770,6 +561,10 @@ struct EventNode<V> {
     event: V,
 }
 
+// SAFETY: All fields may be accessed from another thread that holds the inbox lock, as long as the
+// event may be; the task is only woken.
+unsafe impl<V: Send> Send for EventNode<V> {}
+
 impl<V> Linked for EventNode<V> {
     unsafe fn links(this: *mut Self) -> *mut Links<Self> {
         // SAFETY: `this` is valid by the safety requirements.
@@ -801,6 +596,10 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         let ptr = node.get();
 
         let mut inbox = self.inbox.lock();
+        if released() || current!().fatal_signal_pending() {
+            drop(inbox);
+            return (EventOutcome::Abandoned, node.into_inner().event);
+        }
         // SAFETY: The node is in no queue. It stays where it is until it left the queue, which is
         // before the loop below ends; its fields are accessed with the lock held.
         unsafe {

@@ -252,7 +252,7 @@ pub fn remove_lab(root: &Path) -> Result<()> {
 /// Fails if there are fewer than `gib` GiB for `path`.
 pub fn require_space(path: &Path, gib: u64) -> Result<()> {
     let stat = nix::sys::statvfs::statvfs(path)?;
-    let free = stat.blocks_available() * stat.fragment_size() >> 30;
+    let free = (stat.blocks_available() * stat.fragment_size()) >> 30;
     if free < gib {
         bail!(
             "{} has {free} GiB left, and {gib} are needed: free some, or name another place with \
@@ -263,20 +263,43 @@ pub fn require_space(path: &Path, gib: u64) -> Result<()> {
     Ok(())
 }
 
-/// What `--host-tools` needs, with the oldest version that works and the newest, where there is
-/// one.
-const TOOLCHAIN: &[(&str, &[&str], Option<(u32, u32)>, Option<(u32, u32)>)] = &[
-    ("clang-19", &["--version"], Some((19, 1)), Some((19, 99))),
-    ("ld.lld-19", &["--version"], Some((19, 1)), Some((19, 99))),
-    ("rustc", &["--version"], Some((1, 78)), Some((1, 94))),
-    ("bindgen", &["--version"], Some((0, 65)), None),
-    ("qemu-system-x86_64", &["--version"], Some((7, 0)), None),
-    ("make", &["--version"], Some((4, 0)), None),
-    ("flex", &["--version"], None, None),
-    ("bison", &["--version"], None, None),
-    ("bc", &["--version"], None, None),
-    ("gcc", &["--version"], None, None),
-    ("busybox", &["--help"], None, None),
+/// A tool that `--host-tools` needs.
+struct Tool {
+    name: &'static str,
+    /// What makes it say its version.
+    ask: &'static str,
+    /// The versions that work, the first and the last.
+    works: std::ops::RangeInclusive<(u32, u32)>,
+}
+
+const ANY: (u32, u32) = (u32::MAX, 0);
+
+const fn tool(name: &'static str, from: (u32, u32), to: (u32, u32)) -> Tool {
+    Tool {
+        name,
+        ask: "--version",
+        works: from..=to,
+    }
+}
+
+const TOOLCHAIN: &[Tool] = &[
+    tool("clang-19", (19, 1), (19, u32::MAX)),
+    tool("ld.lld-19", (19, 1), (19, u32::MAX)),
+    // 1.95 cannot build this kernel any more.
+    tool("rustc", (1, 78), (1, 94)),
+    tool("bindgen", (0, 65), ANY),
+    tool("qemu-system-x86_64", (7, 0), ANY),
+    tool("make", (4, 0), ANY),
+    tool("flex", (0, 0), ANY),
+    tool("bison", (0, 0), ANY),
+    tool("bc", (0, 0), ANY),
+    tool("gcc", (0, 0), ANY),
+    tool("checkpolicy", (0, 0), ANY),
+    Tool {
+        name: "busybox",
+        ask: "--help",
+        works: (0, 0)..=ANY,
+    },
 ];
 
 /// Checks the tools of this machine, and returns their versions.
@@ -284,26 +307,33 @@ pub fn host_versions() -> Result<String> {
     let number = regex::Regex::new(r"(\d+)\.(\d+)")?;
     let mut versions = String::new();
     let mut problems = Vec::new();
-    for (tool, args, oldest, newest) in TOOLCHAIN {
-        let line = match output(Command::new(tool).args(*args)) {
-            Ok(text) => text.lines().next().unwrap_or_default().to_string(),
+    for tool in TOOLCHAIN {
+        let name = tool.name;
+        let text = match Command::new(name).arg(tool.ask).output() {
+            Ok(output) => [output.stdout, output.stderr].concat(),
             Err(_) => {
-                problems.push(format!("{tool} is missing"));
+                problems.push(format!("{name} is missing"));
                 continue;
             }
         };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().next().unwrap_or_default();
         let version = number
-            .captures(&line)
+            .captures(line)
             .and_then(|found| Some((found[1].parse().ok()?, found[2].parse().ok()?)));
-        if let Some(version) = version {
-            if oldest.is_some_and(|oldest| version < oldest) {
-                problems.push(format!("{tool} is too old: {line}"));
-            }
-            if newest.is_some_and(|newest| version > newest) {
-                problems.push(format!("{tool} is too new for this kernel: {line}"));
-            }
+        if version.is_some_and(|version| !tool.works.contains(&version)) {
+            let (from, to) = (tool.works.start(), tool.works.end());
+            let newest = match *to {
+                ANY => String::new(),
+                (major, u32::MAX) => format!(" to {major}"),
+                (major, minor) => format!(" to {major}.{minor}"),
+            };
+            problems.push(format!(
+                "{name} has to be version {}.{}{newest}, and is: {line}",
+                from.0, from.1
+            ));
         }
-        versions.push_str(&format!("{tool}: {line}\n"));
+        versions.push_str(&format!("{name}: {line}\n"));
     }
     if !problems.is_empty() {
         bail!(

@@ -14,6 +14,7 @@ use comfy_table::{presets::ASCII_MARKDOWN, Table};
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,9 @@ pub struct Options {
     /// Run the selftests on a kernel with sanitizers, lockdep and assertions.
     #[arg(long, conflicts_with = "rt")]
     debug: bool,
+    /// Run the unit tests that need no kernel, and nothing else.
+    #[arg(long, conflicts_with_all = ["debug", "rt"])]
+    host: bool,
     /// Run the selftests on a PREEMPT_RT kernel.
     #[arg(long)]
     rt: bool,
@@ -37,6 +41,9 @@ struct Results {
 
 pub fn test(session: &Session, options: &Options) -> Result<()> {
     let start = Instant::now();
+    if options.host {
+        return host_tests(session, &session.source()?.tree);
+    }
     let workshop = session.workshop()?;
     let (kernels, slowness): (Vec<Kernel>, u32) = match (options.debug, options.rt) {
         (true, _) => (flavour(&[Impl::Rust], Flavour::Debug), 8),
@@ -44,6 +51,7 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
         _ => (flavour(&[Impl::Rust, Impl::C], Flavour::Plain), 1),
     };
     if !options.debug && !options.rt {
+        host_tests(session, &workshop.source.tree)?;
         series::check(session, &workshop.source, &workshop.lab)?;
     }
     let all: Vec<Results> = kernels
@@ -89,6 +97,24 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     if !problems.is_empty() {
         bail!("{} problems:\n  {}", problems.len(), problems.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Runs the unit tests of the code that is pure logic, which takes seconds.
+fn host_tests(session: &Session, kernel: &Path) -> Result<()> {
+    session.ui.run(
+        "host-tests",
+        "Running the unit tests on this machine",
+        Command::new(env!("CARGO"))
+            .args(["test", "--package", "host-tests", "--lib"])
+            .current_dir(&session.repo)
+            .env("UFFD_KERNEL", kernel),
+    )?;
+    let log = fs::read_to_string(session.ui.log_path("host-tests"))?;
+    match log.lines().find(|line| line.starts_with("test result:")) {
+        Some(line) if !line.contains(" 0 passed") => session.ui.note(line),
+        _ => bail!("no unit test ran"),
     }
     Ok(())
 }

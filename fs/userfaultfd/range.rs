@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which ranges of addresses make sense.
+
+use kernel::{page::PAGE_MASK, prelude::*};
+
+/// The addresses that an operation may name, in bytes.
+pub(crate) struct Bounds {
+    /// The lowest one.
+    pub(crate) min: u64,
+    /// The first one after user space.
+    pub(crate) max: u64,
+}
+
+impl Bounds {
+    /// Checks a range whose length, and not its start, is that of whole pages.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`
+    pub(crate) fn check_unaligned(&self, start: u64, len: u64) -> Result {
+        if len == 0 || len & !(PAGE_MASK as u64) != 0 || start < self.min || start >= self.max {
+            return Err(EINVAL);
+        }
+        // This leaves no room for an overflow: the bound is an address.
+        if len > self.max - start {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// Checks a range of whole pages.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`
+    pub(crate) fn check(&self, start: u64, len: u64) -> Result {
+        if start & !(PAGE_MASK as u64) != 0 {
+            return Err(EINVAL);
+        }
+        self.check_unaligned(start, len)
+    }
+}
+
+#[kunit_tests(userfaultfd_range)]
+mod tests {
+    use super::*;
+    use kernel::page::PAGE_SIZE;
+
+    const PAGE: u64 = PAGE_SIZE as u64;
+    const BOUNDS: Bounds = Bounds {
+        min: 16 * PAGE,
+        max: 1024 * PAGE,
+    };
+
+    #[test]
+    fn whole_pages() {
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(16 * PAGE + 1, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE - 1), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, PAGE + 1), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, 0), Err(EINVAL));
+        assert_eq!(BOUNDS.check_unaligned(16 * PAGE + 1, PAGE), Ok(()));
+    }
+
+    #[test]
+    fn user_space() {
+        assert_eq!(BOUNDS.check(15 * PAGE, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(1023 * PAGE, PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(1023 * PAGE, 2 * PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(1024 * PAGE, PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check(16 * PAGE, 1008 * PAGE), Ok(()));
+        assert_eq!(BOUNDS.check(16 * PAGE, 1009 * PAGE), Err(EINVAL));
+    }
+
+    #[test]
+    fn no_overflow() {
+        assert_eq!(
+            BOUNDS.check(16 * PAGE, 0u64.wrapping_sub(PAGE)),
+            Err(EINVAL)
+        );
+        assert_eq!(BOUNDS.check(0u64.wrapping_sub(PAGE), PAGE), Err(EINVAL));
+        assert_eq!(BOUNDS.check_unaligned(u64::MAX, PAGE), Err(EINVAL));
+    }
+}

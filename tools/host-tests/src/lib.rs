@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Unit tests of the kernel code that is pure logic, on the host.
+//!
+//! The files are those of the kernel. In a kernel their tests are KUnit tests; here the crate
+//! `kernel` is a stand-in that has just what they need, and their tests are ordinary ones.
+
+#![cfg(test)]
+#![allow(dead_code)]
+
+#[path = "../../../fs/userfaultfd/features.rs"]
+mod features;
+#[path = "../../../fs/userfaultfd/message.rs"]
+mod message;
+#[path = "../../../fs/userfaultfd/range.rs"]
+mod range;
+
+// What the files of the kernel crate itself expect to be there.
+use kernel::{bindings, prelude};
+
+#[path = "../../../rust/kernel/userfaultfd/index.rs"]
+mod index;
