@@ -89,12 +89,14 @@ impl Operations for Context {
             return Ok(());
         }
 
-        // One duplicate for all the areas of a context.
+        // One duplicate for all the areas of a context. Its areas are taken off it when it is
+        // released or abandoned; if the fork fails, they go away before they are looked at.
         let known = forks
             .iter()
             .find(|fork| core::ptr::eq(&**fork.changing.context(), original));
         if let Some(fork) = known {
-            vma.set_context(&fork.child);
+            // SAFETY: As said above, the area does not outlive the registration.
+            unsafe { vma.set_context(&fork.child) };
             return Ok(());
         }
         let child = Context::new(vma.mm(), original.flags(), original.header().features())?;
@@ -102,7 +104,8 @@ impl Operations for Context {
             changing: MmapChanging::new(ARef::from(original)),
             child: child.clone(),
         })?;
-        vma.set_context(&child);
+        // SAFETY: As said above, the area does not outlive the registration.
+        unsafe { vma.set_context(&child) };
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use kernel::{
     prelude::*,
     sync::aref::ARef,
     task, uapi,
-    userfaultfd::{waitset::FaultWaiter, Fault, FaultOutcome},
+    userfaultfd::{Fault, FaultOutcome},
     warn_on,
 };
 
@@ -57,25 +57,26 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
     let message = message(&context, &fault);
     let state = fault.blocking_state();
 
-    pin_init::stack_pin_init!(
-        let waiter = FaultWaiter::new(context.waiters(), message.address, message)
-    );
-    let must_wait = fault.must_wait_after(|| {
-        waiter.as_ref().enqueue();
-        // The barrier in here orders the enqueueing before the look at the page tables.
-        task.set_state(state);
-    });
-    let fault = fault.unlock();
+    context
+        .waiters()
+        .with_waiter(message.address, message, |waiter| {
+            let must_wait = fault.must_wait_after(|| {
+                waiter.enqueue();
+                // The barrier in here orders the enqueueing before the look at the page tables.
+                task.set_state(state);
+            });
+            let fault = fault.unlock();
 
-    if must_wait && !context.is_released() {
-        waiter.announce();
-        while !waiter.is_woken() && !task.signal_pending_state(state) {
-            task.schedule();
-            task.set_state(state);
-        }
-    }
-    task.set_running();
-    fault.retry()
+            if must_wait && !context.is_released() {
+                waiter.announce();
+                while !waiter.is_woken() && !task.signal_pending_state(state) {
+                    task.schedule();
+                    task.set_state(state);
+                }
+            }
+            task.set_running();
+            fault.retry()
+        })
 }
 
 /// Returns what user space reads about a fault.

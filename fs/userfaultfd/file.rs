@@ -14,7 +14,7 @@ use kernel::{
     fs::{
         anon_inode::{AnonInodeFile, UnboundFile},
         file::{flags, FileDescriptorReservation},
-        File, Kiocb,
+        File, Kiocb, LocalFile,
     },
     iov::IovIterDest,
     prelude::*,
@@ -52,7 +52,10 @@ impl NewDescriptor {
     /// # Errors
     ///
     /// `EMFILE`, `ENFILE`, `ENOMEM`, or what the LSM answers. May sleep.
-    pub(crate) fn reserve(context: ARef<Context>, on_behalf_of: Option<&File>) -> Result<Self> {
+    pub(crate) fn reserve(
+        context: ARef<Context>,
+        on_behalf_of: Option<&LocalFile>,
+    ) -> Result<Self> {
         let flags = flags::O_RDONLY | context.flags() & SHARED_FLAGS;
         Ok(Self {
             context,
@@ -99,31 +102,33 @@ enum Step {
 fn read_message(
     context: &Context,
     nonblocking: bool,
-    file: &File,
+    file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
     let mut prepared: Option<(EventId, NewDescriptor)> = None;
 
     loop {
         // The thread must not sleep with a descriptor that may never be needed.
-        let received = context.waiters().receive(nonblocking || prepared.is_some(), |front| {
-            let (message, done) = match front {
-                Front::Fault(fault) => (Message::PageFault(*fault), Step::Done),
-                Front::Event(_, Event::Plain(message)) => (*message, Step::Done),
-                Front::Event(id, Event::Fork(child)) => match &prepared {
-                    Some((for_id, new)) if *for_id == id => {
-                        (Message::Fork { ufd: new.number() }, Step::DoneFork)
-                    }
-                    _ => return Receipt::Left(Step::Prepare(id, child.clone())),
-                },
-            };
-            let message = message.encode();
-            if iov.copy_to_iter_full_nofault(&message) {
-                Receipt::Delivered(done)
-            } else {
-                Receipt::Left(Step::FaultIn(message))
-            }
-        });
+        let received = context
+            .waiters()
+            .receive(nonblocking || prepared.is_some(), |front| {
+                let (message, done) = match front {
+                    Front::Fault(fault) => (Message::PageFault(*fault), Step::Done),
+                    Front::Event(_, Event::Plain(message)) => (*message, Step::Done),
+                    Front::Event(id, Event::Fork(child)) => match &prepared {
+                        Some((for_id, new)) if *for_id == id => {
+                            (Message::Fork { ufd: new.number() }, Step::DoneFork)
+                        }
+                        _ => return Receipt::Left(Step::Prepare(id, child.clone())),
+                    },
+                };
+                let message = message.encode();
+                if iov.copy_to_iter_full_nofault(&message) {
+                    Receipt::Delivered(done)
+                } else {
+                    Receipt::Left(Step::FaultIn(message))
+                }
+            });
         let step = match received {
             Err(err) if err == EAGAIN && !nonblocking => {
                 prepared = None;
@@ -140,9 +145,13 @@ fn read_message(
                 }
                 return Ok(());
             }
-            Step::Prepare(id, child) => NewDescriptor::reserve(child, Some(file))
-                .map(|new| prepared = Some((id, new)))
-                .inspect_err(|_| context.waiters().defer(id)),
+            Step::Prepare(id, child) => {
+                // One that is for another event goes first: there may be no room for two.
+                prepared = None;
+                NewDescriptor::reserve(child, Some(file))
+                    .map(|new| prepared = Some((id, new)))
+                    .inspect_err(|_| context.waiters().defer(id))
+            }
             Step::FaultIn(message) => {
                 cond_resched();
                 iov.fault_in_with(&message)

@@ -62,7 +62,9 @@ pub(crate) fn register(context: &Context, arg: UserPtr) -> Result {
             cond_resched();
             cursor.advance();
         }
-        cursor.register(context, flags, wp_async)?;
+        // SAFETY: The areas of a context are taken off it when its descriptor is released, and
+        // the descriptor that this is called on has a reference until then.
+        unsafe { cursor.register(context, flags, wp_async)? };
     }
 
     let mut ioctls = if has_hugetlb {

@@ -9,7 +9,7 @@ use crate::{
     bindings,
     error::{code::ENOMEM, Result},
     str::CStr,
-    sync::atomic::{Acquire, Atomic, Relaxed, Release},
+    sync::atomic::{Acquire, Atomic, Full, Relaxed},
 };
 use core::{marker::PhantomData, mem, ptr::NonNull};
 
@@ -65,8 +65,13 @@ impl<T> StaticKmemCache<T> {
         if cache.is_null() {
             return Err(ENOMEM);
         }
-        // INVARIANT: The cache was created for objects of type `T`.
-        self.cache.store(cache as usize, Release);
+        // INVARIANT: The cache was created for objects of type `T`, and is only put in the place of
+        // nothing.
+        if self.cache.cmpxchg(0, cache as usize, Full).is_err() {
+            // Somebody else was faster.
+            // SAFETY: The cache was just created, and nobody else knows it.
+            unsafe { bindings::kmem_cache_destroy(cache) };
+        }
         Ok(())
     }
 

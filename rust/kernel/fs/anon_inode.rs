@@ -5,7 +5,7 @@
 //! C headers: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use super::{File, Kiocb};
+use super::{File, Kiocb, LocalFile};
 use crate::{
     bindings,
     error::{from_err_ptr, Result},
@@ -70,7 +70,7 @@ impl<T: AnonInodeFile> UnboundFile<T> {
     ///
     /// `ENOMEM`, `ENFILE`, or what the LSM answers. May sleep.
     #[doc(alias = "anon_inode_create_getfile")]
-    pub fn create(flags: u32, context: Option<&File>) -> Result<Self> {
+    pub fn create(flags: u32, context: Option<&LocalFile>) -> Result<Self> {
         let inode = match context {
             // SAFETY: The inode of an open file does not change and lives as long as the file.
             Some(file) => unsafe { (*file.as_ptr()).f_inode },

@@ -150,7 +150,7 @@ pub unsafe fn fork<T: Operations>(
         // SAFETY: By the safety requirements.
         let vma = unsafe { VmaMut::from_raw(vma) };
         // SAFETY: By the safety requirements.
-        T::fork(vma, &mut unsafe { Pending::from_raw(&mut *forks) })?;
+        T::fork(vma, &mut unsafe { Pending::from_raw(forks) })?;
         Ok(0)
     })
 }
@@ -160,7 +160,7 @@ pub unsafe fn fork<T: Operations>(
 /// As for [`fork`], with the locks dropped.
 pub unsafe fn fork_complete<T: Operations>(forks: *mut bindings::list_head) {
     // SAFETY: By the safety requirements.
-    let mut forks = unsafe { Pending::from_raw(&mut *forks) };
+    let mut forks = unsafe { Pending::from_raw(forks) };
     while let Some(fork) = forks.pop() {
         T::fork_complete(fork);
     }
@@ -171,7 +171,7 @@ pub unsafe fn fork_complete<T: Operations>(forks: *mut bindings::list_head) {
 /// As for [`fork`], with the locks dropped.
 pub unsafe fn fork_fail<T: Operations>(forks: *mut bindings::list_head) {
     // SAFETY: By the safety requirements.
-    let mut forks = unsafe { Pending::from_raw(&mut *forks) };
+    let mut forks = unsafe { Pending::from_raw(forks) };
     while let Some(fork) = forks.pop() {
         T::fork_fail(fork);
     }
@@ -265,7 +265,7 @@ pub unsafe fn unmap<T: Operations>(
 ) -> c_int {
     from_result(|| {
         // SAFETY: By the safety requirements.
-        let mut unmaps = unsafe { Pending::from_raw(&mut *unmaps) };
+        let mut unmaps = unsafe { Pending::from_raw(unmaps) };
         // SAFETY: By the safety requirements.
         T::unmap(unsafe { area(vma) }, start..end, &mut unmaps)?;
         Ok(0)
@@ -277,7 +277,7 @@ pub unsafe fn unmap<T: Operations>(
 /// As for [`unmap`], with the lock dropped.
 pub unsafe fn unmap_complete<T: Operations>(unmaps: *mut bindings::list_head) {
     // SAFETY: By the safety requirements.
-    let mut unmaps = unsafe { Pending::from_raw(&mut *unmaps) };
+    let mut unmaps = unsafe { Pending::from_raw(unmaps) };
     while let Some(unmap) = unmaps.pop() {
         T::unmap_complete(unmap);
     }

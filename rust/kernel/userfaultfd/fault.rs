@@ -3,8 +3,13 @@
 //! Page faults, and the lock that is held during one.
 
 use super::{header::Context, vma::Vma};
-use crate::{bindings, mm::virt::vm_flags_t, mm::virt::VmaRef, task::*, types::NotThreadSafe};
-use core::{ffi::c_int, marker::PhantomData};
+use crate::{
+    bindings,
+    mm::virt::{vm_flags_t, VmaRef},
+    task::SleepState,
+    types::NotThreadSafe,
+};
+use core::marker::PhantomData;
 
 /// Why a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and `VM_UFFD_MINOR`.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -134,13 +139,13 @@ impl<'a, T: Context> Fault<'a, T> {
     }
 
     /// Returns the task state to sleep in.
-    pub fn blocking_state(&self) -> c_int {
+    pub fn blocking_state(&self) -> SleepState {
         if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) {
-            TASK_INTERRUPTIBLE
+            SleepState::INTERRUPTIBLE
         } else if self.has(bindings::fault_flag_FAULT_FLAG_KILLABLE) {
-            TASK_KILLABLE
+            SleepState::KILLABLE
         } else {
-            TASK_UNINTERRUPTIBLE
+            SleepState::UNINTERRUPTIBLE
         }
     }
 

@@ -147,7 +147,10 @@ pub fn new_context<T: Context>(init: impl PinInit<T>) -> Result<ARef<T>> {
     let slot = T::cache().alloc(GFP_KERNEL)?;
     // SAFETY: The slot is valid memory for a `T` that nobody else knows and that is not moved. The
     // initialiser cannot fail.
-    let Ok(()) = unsafe { init.__pinned_init(slot.as_ptr()) };
+    match unsafe { init.__pinned_init(slot.as_ptr()) } {
+        Ok(()) => {}
+        Err(never) => match never {},
+    }
     // SAFETY: The header starts with a reference count of one, which is handed over.
     Ok(unsafe { ARef::from_raw(slot) })
 }
@@ -187,6 +190,7 @@ macro_rules! impl_userfaultfd_context {
             ::core::mem::offset_of!($ty, $header) == 0,
             "the header comes first",
         );
+        const _: fn(&$ty) -> &$crate::userfaultfd::Header = |context| &context.$header;
 
         // SAFETY: The header is the first field as checked above. The fields of the type are
         // private to the module that invokes this, which makes values with `new_context` only.

@@ -12,9 +12,25 @@
 use super::header::Context;
 use crate::{
     bindings,
-    error::{to_result, Error, Result},
+    error::{code::EINVAL, to_result, Error, Result},
     mm::MmWithUser,
+    page::PAGE_MASK,
 };
+
+/// Checks what the functions of mm rely on: that the address space is the one of the context, and
+/// that ranges are of whole pages and do not wrap around.
+///
+/// Callers have checked that already, with the errors of the interface.
+fn check<T: Context>(context: &T, mm: &MmWithUser, starts: &[usize], len: usize) -> Result {
+    let is_range = |start: usize| {
+        (start | len) & !PAGE_MASK == 0 && len != 0 && start.checked_add(len).is_some()
+    };
+    if !core::ptr::eq(&**mm, context.header().mm()) || !starts.iter().all(|start| is_range(*start))
+    {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
 
 /// Turns a count of bytes or negative errno into a result.
 fn bytes(ret: isize) -> Result<u64> {
@@ -29,19 +45,21 @@ fn bytes(ret: isize) -> Result<u64> {
 #[doc(alias = "mfill_atomic_copy")]
 pub fn copy<T: Context>(
     context: &T,
-    _mm: &MmWithUser,
+    mm: &MmWithUser,
     dst: usize,
     src: usize,
     len: usize,
     wp: bool,
 ) -> Result<u64> {
-    // SAFETY: The context is valid and its mm has users; the function checks the range itself.
+    check(context, mm, &[dst], len)?;
+    // SAFETY: The context is valid, its mm has users, and the range makes sense.
     bytes(unsafe { bindings::uffd_shim_copy(context.header().as_raw(), dst, src, len, wp) })
 }
 
 /// Fills pages at `dst` with zeroes.
 #[doc(alias = "mfill_atomic_zeropage")]
-pub fn zeropage<T: Context>(context: &T, _mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+pub fn zeropage<T: Context>(context: &T, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+    check(context, mm, &[dst], len)?;
     // SAFETY: As in `copy`.
     bytes(unsafe { bindings::uffd_shim_zeropage(context.header().as_raw(), dst, len) })
 }
@@ -50,18 +68,20 @@ pub fn zeropage<T: Context>(context: &T, _mm: &MmWithUser, dst: usize, len: usiz
 #[doc(alias = "mfill_atomic_continue")]
 pub fn resume<T: Context>(
     context: &T,
-    _mm: &MmWithUser,
+    mm: &MmWithUser,
     dst: usize,
     len: usize,
     wp: bool,
 ) -> Result<u64> {
+    check(context, mm, &[dst], len)?;
     // SAFETY: As in `copy`.
     bytes(unsafe { bindings::uffd_shim_continue(context.header().as_raw(), dst, len, wp) })
 }
 
 /// Makes access to the pages at `dst` fail.
 #[doc(alias = "mfill_atomic_poison")]
-pub fn poison<T: Context>(context: &T, _mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+pub fn poison<T: Context>(context: &T, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+    check(context, mm, &[dst], len)?;
     // SAFETY: As in `copy`.
     bytes(unsafe { bindings::uffd_shim_poison(context.header().as_raw(), dst, len) })
 }
@@ -70,12 +90,13 @@ pub fn poison<T: Context>(context: &T, _mm: &MmWithUser, dst: usize, len: usize)
 #[doc(alias = "move_pages")]
 pub fn relocate<T: Context>(
     context: &T,
-    _mm: &MmWithUser,
+    mm: &MmWithUser,
     dst: usize,
     src: usize,
     len: usize,
     mode: u64,
 ) -> Result<u64> {
+    check(context, mm, &[dst, src], len)?;
     // SAFETY: As in `copy`.
     bytes(unsafe { bindings::uffd_shim_move(context.header().as_raw(), dst, src, len, mode) })
 }
@@ -84,11 +105,12 @@ pub fn relocate<T: Context>(
 #[doc(alias = "mwriteprotect_range")]
 pub fn writeprotect<T: Context>(
     context: &T,
-    _mm: &MmWithUser,
+    mm: &MmWithUser,
     start: usize,
     len: usize,
     enable: bool,
 ) -> Result {
+    check(context, mm, &[start], len)?;
     // SAFETY: As in `copy`.
     to_result(unsafe {
         bindings::uffd_shim_writeprotect(context.header().as_raw(), start, len, enable)

@@ -19,10 +19,11 @@ struct Entry<T> {
 ///
 /// # Invariants
 ///
-/// `head` is an initialised list head, all entries of which are the `links` of an `Entry<T>` in a
-/// box that the list owns.
+/// `head` is a valid, initialised list head for `'a`, all entries of which are the `links` of an
+/// `Entry<T>` in a box that the list owns.
 pub struct Pending<'a, T> {
-    head: &'a mut bindings::list_head,
+    head: *mut bindings::list_head,
+    _head: PhantomData<&'a mut bindings::list_head>,
     _entries: PhantomData<T>,
 }
 
@@ -31,12 +32,13 @@ impl<'a, T> Pending<'a, T> {
     ///
     /// # Safety
     ///
-    /// `head` must be initialised, not accessed by others for `'a`, and have been filled through
-    /// [`Pending`] of the same `T` only.
-    pub(super) unsafe fn from_raw(head: &'a mut bindings::list_head) -> Self {
+    /// `head` must be valid and initialised, not accessed by others for `'a`, and have been filled
+    /// through [`Pending`] of the same `T` only.
+    pub(super) unsafe fn from_raw(head: *mut bindings::list_head) -> Self {
         // INVARIANT: By the safety requirements.
         Self {
             head,
+            _head: PhantomData,
             _entries: PhantomData,
         }
     }
@@ -47,7 +49,7 @@ impl<'a, T> Pending<'a, T> {
     ///
     /// `ENOMEM` where there is no memory; `data` is dropped then. May sleep.
     pub fn push(&mut self, data: T) -> Result {
-        let entry = KBox::leak(KBox::new(
+        let entry = KBox::into_raw(KBox::new(
             Entry {
                 links: Default::default(),
                 data,
@@ -56,14 +58,15 @@ impl<'a, T> Pending<'a, T> {
         )?);
         // INVARIANT: The entry comes from a box, which the list now owns.
         // SAFETY: By the type invariants the list is valid, and the entry is on no list.
-        unsafe { bindings::list_add_tail(&mut entry.links, self.head) };
+        unsafe { bindings::list_add_tail(&raw mut (*entry).links, self.head) };
         Ok(())
     }
 
     /// Takes the first entry off the list.
     pub fn pop(&mut self) -> Option<T> {
-        let first = self.head.next;
-        if core::ptr::eq(first, &*self.head) {
+        // SAFETY: By the type invariants the head is valid.
+        let first = unsafe { (*self.head).next };
+        if core::ptr::eq(first, self.head) {
             return None;
         }
         // SAFETY: By the type invariants this is an entry of a valid list.
@@ -76,8 +79,9 @@ impl<'a, T> Pending<'a, T> {
 
     /// Goes through the entries in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        let head: *const bindings::list_head = self.head;
-        let mut next = self.head.next;
+        let head = self.head;
+        // SAFETY: By the type invariants the head is valid.
+        let mut next = unsafe { (*head).next };
         core::iter::from_fn(move || {
             if core::ptr::eq(next, head) {
                 return None;

@@ -121,8 +121,10 @@ impl<'a, T: Context> VmaMut<'a, T> {
 
     /// Moves the area to another context, in the same modes.
     ///
-    /// The caller sees to it that the context outlives the registration.
-    pub fn set_context(&mut self, context: &T) {
+    /// # Safety
+    ///
+    /// The area must be taken off the context, or go away, before the context does.
+    pub unsafe fn set_context(&mut self, context: &T) {
         // SAFETY: By the type invariants we have write access.
         unsafe { (*self.as_ptr()).vm_userfaultfd_ctx.ctx = context.header().as_raw() };
     }
@@ -137,6 +139,7 @@ impl<'a, T: Context> VmaMut<'a, T> {
 /// of mm that modify areas expect.
 pub struct VmaCursor<'a, T> {
     vmi: Opaque<bindings::vma_iterator>,
+    mm: *mut bindings::mm_struct,
     first: *mut bindings::vm_area_struct,
     prev: *mut bindings::vm_area_struct,
     current: *mut bindings::vm_area_struct,
@@ -159,6 +162,7 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         // INVARIANT: The iterator was initialised, the guard is borrowed for `'a`.
         Self {
             vmi,
+            mm: guard.mm().as_raw(),
             first: core::ptr::null_mut(),
             prev: core::ptr::null_mut(),
             current: core::ptr::null_mut(),
@@ -201,7 +205,10 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         self.current = self.first;
         // An area that the range begins in the middle of is going to be split, and precedes the
         // part that is modified then.
-        if self.current().is_some_and(|first| first.start() < self.start) {
+        if self
+            .current()
+            .is_some_and(|first| first.start() < self.start)
+        {
             self.prev = self.first;
         }
         self.current = core::ptr::null_mut();
@@ -213,10 +220,15 @@ impl<'a, T: Context> VmaCursor<'a, T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` where there is no area, `ENOMEM` where there is no memory to split one.
+    /// `EINVAL` where there is no area or the context is that of another address space, `ENOMEM`
+    /// where there is no memory to split one.
+    ///
+    /// # Safety
+    ///
+    /// The areas must be taken off the context before it goes away.
     #[doc(alias = "userfaultfd_register_range")]
-    pub fn register(self, context: &T, flags: vm_flags_t, wp_async: bool) -> Result {
-        if self.first.is_null() {
+    pub unsafe fn register(self, context: &T, flags: vm_flags_t, wp_async: bool) -> Result {
+        if self.first.is_null() || context.header().mm().as_raw() != self.mm {
             return Err(EINVAL);
         }
         // SAFETY: By the type invariants the mm is locked for writing and the area valid, and the
@@ -244,6 +256,8 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         if self.current.is_null() {
             return Err(EINVAL);
         }
+        // It may be merged with others.
+        self.first = core::ptr::null_mut();
         // INVARIANT: On success the function returns a valid area.
         // SAFETY: By the type invariants all arguments are valid and the mm is locked for writing.
         self.current = from_err_ptr(unsafe {
@@ -265,9 +279,13 @@ pub fn release_all<T: Context>(context: &T) {
 
 /// Takes all areas off `context`, which belongs to a child whose fork event nobody read.
 ///
-/// The child was not started yet, so its address space has users. Sleeps: it takes the mmap lock.
+/// The child was not started yet, so its address space has users; where it has none, there are no
+/// areas. Sleeps: it takes the mmap lock.
 #[doc(alias = "userfaultfd_release_new")]
 pub fn release_new<T: Context>(context: &T) {
-    // SAFETY: The context is valid, and so is its mm.
+    let Some(_mm) = context.header().mm().mmget_not_zero() else {
+        return;
+    };
+    // SAFETY: The context is valid, and its mm has users.
     unsafe { bindings::uffd_shim_release_new(context.header().as_raw()) };
 }

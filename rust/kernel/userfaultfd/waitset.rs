@@ -7,9 +7,10 @@
 //! A [`FaultWaiter`] lives on the stack of the thread that faults, pinned. From the fault to the
 //! wake-up it is in one *shard* of an index: a tree of the sleeping threads ordered by the address
 //! that their messages report. 2 MiB of consecutive addresses are in the same shard. Waking a range
-//! of addresses looks at the shards that the range can hit, skips those that are empty without taking their lock, and finds the first thread of the range in a time that
-//! depends on the logarithm of the number of threads in the shard. The index needs no memory but
-//! that of the waiters, so it cannot fail and there is nothing to charge for.
+//! of addresses looks at the shards that the range can hit, skips those that are empty without
+//! taking their lock, and finds the first thread of the range in a time that depends on the
+//! logarithm of the number of threads in the shard. The index needs no memory but that of the
+//! waiters, so it cannot fail and there is nothing to charge for.
 //!
 //! Until its message is read, the waiter is also in the *inbox*: the queue of unread faults, in
 //! the order of the faults across all shards. Events have a queue of their own there, which is
@@ -55,8 +56,11 @@
 //!
 //! *Readers.* A reader looks for a message and goes to sleep without dropping the inbox lock in
 //! between, and a message is added under that lock: either the reader sees it, or whoever added it
-//! sees that somebody sleeps. One reader is woken for a message. A reader that leaves a message
-//! behind calls [`WaitSet::pass_on`].
+//! sees that somebody sleeps. One reader is woken for a message. It may find another message than
+//! the one that it was woken for: each message gets a wake-up sooner or later, so as many readers
+//! are woken as there are messages. Who takes a wake-up without a message, or is the reason that a
+//! message was taken without a wake-up, calls [`WaitSet::pass_on`]: a reader that leaves a message
+//! behind, and a thread that turns out not to sleep after its message was visible.
 
 use crate::{
     bindings,
@@ -70,12 +74,12 @@ use crate::{
         poll::{events, PollQueue},
         CondVar, SpinLock,
     },
-    task::{wake_q::WakeQ, Task, TASK_KILLABLE},
+    task::{cond_resched, wake_q::WakeQ, SleepState, Task},
     types::NotThreadSafe,
     userfaultfd::index::{shard_of, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS},
 };
 use core::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     marker::PhantomPinned,
     ops::Range,
     ptr::NonNull,
@@ -106,6 +110,8 @@ struct FaultNode<F> {
     state: Atomic<u32>,
     /// The address that the message reports, in bytes.
     address: u64,
+    /// The number of the fault, in the order of the faults.
+    number: u64,
     /// The thread that sleeps. It cannot go away before the node does.
     task: NonNull<Task>,
     message: F,
@@ -151,6 +157,8 @@ impl<F> Shard<F> {
 struct Inbox<F, V> {
     faults: Queue<FaultNode<F>>,
     events: Queue<EventNode<V>>,
+    /// The number of the next fault.
+    next_fault: u64,
     /// The number of the next event.
     next_event: u64,
 }
@@ -202,6 +210,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 Inbox {
                     faults: Queue::new(),
                     events: Queue::new(),
+                    next_fault: 0,
                     next_event: 0,
                 },
                 "userfaultfd::inbox"
@@ -350,7 +359,8 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         }
     }
 
-    /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes.
+    /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes, as this is
+    /// called. Those that come later, or fault again, are not waited for.
     ///
     /// A full memory barrier orders what the caller did to the pages before the search for
     /// threads. Sleeps where there are very many threads.
@@ -358,13 +368,19 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
         smp_mb();
 
+        let mut limit = None;
         let mut shards = shards_of(&range);
         while shards != 0 {
             let index = shards.trailing_zeros() as usize;
             shards &= shards - 1;
             let shard = &self.shards[index];
-            while shard.len.load(Relaxed) != 0 && self.wake_batch(shard, &range) {
-                crate::task::cond_resched();
+            let mut range = range.clone();
+            while shard.len.load(Relaxed) != 0 {
+                match self.wake_batch(shard, &range, &mut limit) {
+                    Some(next) => range.start = next,
+                    None => break,
+                }
+                cond_resched();
             }
         }
     }
@@ -384,27 +400,41 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.pollers.wake(events::HUP);
     }
 
-    /// Wakes up to [`WAKE_BATCH`] threads, and returns whether there may be more.
-    fn wake_batch(&self, shard: &Shard<F>, range: &Range<u64>) -> bool {
+    /// Wakes up to [`WAKE_BATCH`] threads of `range`, and returns the address from where to go on
+    /// if there are more.
+    ///
+    /// `limit` is set to the number of the next fault, if it was not yet; faults from that on are
+    /// left alone.
+    fn wake_batch(
+        &self,
+        shard: &Shard<F>,
+        range: &Range<u64>,
+        limit: &mut Option<u64>,
+    ) -> Option<u64> {
         // The tasks are woken when this is dropped, which is after the locks are.
         pin_init::stack_pin_init!(let wake_q = WakeQ::new());
 
         let mut tree = shard.tree.lock();
         let mut next = tree.first_of(range);
-        if next.is_none() {
-            return false;
-        }
+        next?;
         let mut inbox = self.inbox.lock();
-        for _ in 0..WAKE_BATCH {
-            let Some(node) = next else {
-                break;
-            };
+        let limit = *limit.get_or_insert(inbox.next_fault);
+        let mut woken = 0;
+        let mut go_on = None;
+        while let Some(node) = next {
             let node = node.as_ptr();
             // SAFETY: The node is in the tree, hence valid and not woken yet, and both locks that
             // guard its fields are held. Its task cannot go away before the node does, and that
             // is not before the store.
             unsafe {
                 next = tree.next_of(node, range);
+                if (*node).number >= limit {
+                    continue;
+                }
+                if woken == WAKE_BATCH {
+                    go_on = Some((*node).address);
+                    break;
+                }
                 tree.remove(node);
                 if (*node).unread {
                     inbox.faults.remove(node);
@@ -417,15 +447,31 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 wake_q.as_mut().add(task);
             }
             shard.len.store(shard.len.load(Relaxed) - 1, Relaxed);
+            woken += 1;
         }
         self.publish(&inbox);
-        next.is_some()
+        go_on
+    }
+
+    /// Calls `wait` with a waiter for the current thread that the set does not know yet. The
+    /// waiter is on the stack, and has left the set when this returns.
+    ///
+    /// `address` is the address that `message` reports, in bytes. Sleeps only if `wait` does.
+    pub fn with_waiter<R>(
+        &self,
+        address: u64,
+        message: F,
+        wait: impl FnOnce(Pin<&FaultWaiter<'_, F, V>>) -> R,
+    ) -> R {
+        pin_init::stack_pin_init!(let waiter = FaultWaiter::new(self, address, message));
+        wait(waiter.as_ref())
     }
 }
 
 /// A thread that sleeps in a fault.
 ///
-/// It lives on the stack of that thread, pinned, and leaves the set by itself when it is dropped.
+/// It lives on the stack of that thread, see [`WaitSet::with_waiter`], and leaves the set by itself
+/// when it is dropped.
 ///
 /// # Invariants
 ///
@@ -436,6 +482,8 @@ pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
     set: &'a WaitSet<F, V>,
     #[pin]
     node: UnsafeCell<FaultNode<F>>,
+    /// Whether readers were told about the message.
+    announced: Cell<bool>,
     #[pin]
     _pin: PhantomPinned,
     // It stands for the current thread.
@@ -443,10 +491,9 @@ pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
 }
 
 impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
-    /// Makes a waiter for the current thread that `set` does not know yet.
-    ///
-    /// `address` is the address that `message` reports, in bytes.
-    pub fn new(set: &'a WaitSet<F, V>, address: u64, message: F) -> impl PinInit<Self> + 'a
+    /// Makes a waiter for the current thread. It must be dropped before the thread goes away, so
+    /// it is on the stack.
+    fn new(set: &'a WaitSet<F, V>, address: u64, message: F) -> impl PinInit<Self> + 'a
     where
         F: 'a,
     {
@@ -459,9 +506,11 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
                 unread: false,
                 state: Atomic::new(IDLE),
                 address,
+                number: 0,
                 task: NonNull::from(&**current!()),
                 message,
             }),
+            announced: Cell::new(false),
             _pin: PhantomPinned,
             _nts: NotThreadSafe,
         })
@@ -496,15 +545,18 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
             let node = self.node.get();
             (*node).state.store(QUEUED, Relaxed);
             (*node).unread = true;
+            (*node).number = inbox.next_fault;
             tree.insert(node);
             inbox.faults.push_back(node);
         }
+        inbox.next_fault += 1;
         self.set.publish(&inbox);
         shard.len.store(shard.len.load(Relaxed) + 1, Relaxed);
     }
 
     /// Tells readers and pollers about the message.
     pub fn announce(&self) {
+        self.announced.set(true);
         self.set.notify();
     }
 
@@ -513,11 +565,9 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
         // Pairs with the release in `WaitSet::wake_batch`.
         self.state().load(Acquire) == WOKEN
     }
-}
 
-#[pinned_drop]
-impl<F: Copy + Send, V: Send> PinnedDrop for FaultWaiter<'_, F, V> {
-    fn drop(self: Pin<&mut Self>) {
+    /// Takes the waiter out of the set, unless a waker did.
+    fn leave(&self) {
         if self.state().load(Acquire) != QUEUED {
             return;
         }
@@ -539,6 +589,18 @@ impl<F: Copy + Send, V: Send> PinnedDrop for FaultWaiter<'_, F, V> {
         }
         self.set.publish(&inbox);
         shard.len.store(shard.len.load(Relaxed) - 1, Relaxed);
+    }
+}
+
+#[pinned_drop]
+impl<F: Copy + Send, V: Send> PinnedDrop for FaultWaiter<'_, F, V> {
+    fn drop(self: Pin<&mut Self>) {
+        self.leave();
+        // A reader may have found this message when it was woken for another one, which nobody was
+        // woken for then.
+        if !self.announced.get() && self.state().load(Relaxed) != IDLE {
+            self.set.pass_on();
+        }
     }
 }
 
@@ -612,7 +674,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.notify();
 
         let outcome = loop {
-            current!().set_state(TASK_KILLABLE);
+            current!().set_state(SleepState::KILLABLE);
             let mut inbox = self.inbox.lock();
             // SAFETY: The lock is held.
             if unsafe { (*ptr).state } == EventState::Read {

@@ -122,19 +122,18 @@ if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
 	make LLVM=-19 O="$build" tinyconfig >/dev/null
 	scripts/kconfig/merge_config.sh -m -O "$build" "$build/.config" "$out/wanted.config" >/dev/null
 	make LLVM=-19 O="$build" olddefconfig >/dev/null
+	# The last line about an option counts.
+	sed -n 's/^# \(CONFIG_[A-Za-z0-9_]*\) is not set$/\1=n/p; /^CONFIG_/p' "$out/wanted.config" |
+		awk -F= '{ last[$1] = $0 } END { for (name in last) print last[name] }' > "$build/wanted"
 	while read -r line; do
-		case $line in
-		"# CONFIG_"*" is not set") name=${line#\# }; name=${name% is not set} ;;
-		CONFIG_*=n) name=${line%=n} ;;
-		CONFIG_*) name= ;;
-		*) continue ;;
-		esac
-		if [ -z "$name" ]; then
-			grep -qxF "$line" "$build/.config" || { echo "not possible: $line"; bad=1; }
-		elif grep -q "^$name=" "$build/.config"; then
-			echo "not possible: $name=n"; bad=1
+		name=${line%%=*}
+		if [ "$line" = "$name=n" ]; then
+			grep -q "^$name=" "$build/.config" || continue
+		else
+			grep -qxF "$line" "$build/.config" && continue
 		fi
-	done < "$out/wanted.config"
+		echo "not possible: $line"; bad=1
+	done < "$build/wanted"
 	test -z "$bad"
 	cp "$out/wanted.config" "$build/wanted.config"
 fi

@@ -36,7 +36,7 @@ static uint64_t address(const void *p)
 static void *touch(void *unused)
 {
 	for (int i = 0; i < NR_PAGES; i++) {
-		if (*(volatile char *)(area + i * page_size) != 'a' + i)
+		if (__atomic_load_n(area + i * page_size, __ATOMIC_RELAXED) != 'a' + i)
 			return "wrong contents";
 	}
 	return NULL;
