@@ -192,9 +192,9 @@ fill_range!(Poison, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
 ///
 /// # Errors
 ///
-/// `EAGAIN` while the mappings change, or where not all was done; `ESRCH` where the process is gone;
-/// `EFAULT` where the structure cannot be accessed; `EINVAL` for arguments that make no sense; or
-/// what the operation answers.
+/// `EAGAIN` while the mappings change, or where not all was done; `ESRCH` where the process is
+/// gone; `EFAULT` where the structure cannot be accessed; `EINVAL` for arguments that make no
+/// sense; or what the operation answers.
 pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     let answer = |done: &Result<u64>| {
         T::answer(
