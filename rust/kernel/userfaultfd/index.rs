@@ -110,13 +110,14 @@ impl<N: Linked> Queue<N> {
         NonNull::new(self.first)
     }
 
-    /// Goes through the members, first in, first out.
-    pub(super) fn iter(&self) -> impl Iterator<Item = NonNull<N>> + '_ {
-        core::iter::successors(self.front(), |member| {
-            // SAFETY: Members are valid by the type invariants, and do not leave while the queue is
-            // borrowed.
-            NonNull::new(unsafe { (*N::links(member.as_ptr())).next })
-        })
+    /// Returns the member that came after `member`.
+    ///
+    /// # Safety
+    ///
+    /// `member` must be in this queue.
+    pub(super) unsafe fn after(&self, member: NonNull<N>) -> Option<NonNull<N>> {
+        // SAFETY: Members are valid by the type invariants.
+        NonNull::new(unsafe { (*N::links(member.as_ptr())).next })
     }
 
     /// Adds a member at the end.
@@ -361,10 +362,19 @@ mod tests {
         assert!(tree.root.rb_node.is_null());
     }
 
-    /// Returns the members of a queue.
-    fn ids(queue: &Queue<Member>) -> impl Iterator<Item = usize> + '_ {
-        // SAFETY: Members of a queue are valid.
-        queue.iter().map(|member| unsafe { (*member.as_ptr()).id })
+    /// Returns the first members of a queue, and zeroes if there are fewer.
+    fn ids(queue: &Queue<Member>) -> [usize; 4] {
+        let mut ids = [0; 4];
+        let mut next = queue.front();
+        for id in &mut ids {
+            let Some(member) = next else { break };
+            // SAFETY: Members of a queue are valid.
+            unsafe {
+                *id = (*member.as_ptr()).id;
+                next = queue.after(member);
+            }
+        }
+        ids
     }
 
     #[test]
@@ -376,19 +386,19 @@ mod tests {
             // SAFETY: The members stay where they are.
             unsafe { queue.push_back(first.add(index)) };
         }
-        assert!(ids(&queue).eq([1, 2, 3, 4]));
+        assert_eq!(ids(&queue), [1, 2, 3, 4]);
         // SAFETY: These are in the queue.
         unsafe {
             queue.remove(first.add(1));
             queue.remove(first);
         }
-        assert!(ids(&queue).eq([3, 4]));
+        assert_eq!(ids(&queue), [3, 4, 0, 0]);
         // SAFETY: The one is in the queue and the other one is not.
         unsafe {
             queue.remove(first.add(3));
             queue.push_back(first);
         }
-        assert!(ids(&queue).eq([3, 1]));
+        assert_eq!(ids(&queue), [3, 1, 0, 0]);
         assert_eq!(queue.len(), 2);
         // SAFETY: These are in the queue.
         unsafe {

@@ -391,9 +391,13 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.wake(0..u64::MAX);
 
         let inbox = self.inbox.lock();
-        for node in inbox.events.iter() {
+        let mut next = inbox.events.front();
+        while let Some(node) = next {
             // SAFETY: The members of a queue are valid, and the lock is held.
-            unsafe { (*node.as_ptr()).task.as_ref().wake_up() };
+            unsafe {
+                (*node.as_ptr()).task.as_ref().wake_up();
+                next = inbox.events.after(node);
+            }
         }
         drop(inbox);
 
