@@ -150,6 +150,8 @@ cd "$build"
 scripts/selinux/mdp/mdp policy.conf file_contexts
 sed -i 's/^allow base_t base_t:anon_inode \*;/allow base_t base_t:anon_inode { read write ioctl };/' \
 	policy.conf
+# The compiler of policies may not know all that this kernel does.
+sed -i '/^policycap /d' policy.conf
 grep -q 'anon_inode { read' policy.conf
 checkpolicy -o "$out"/selinux.policy policy.conf
 "#;
