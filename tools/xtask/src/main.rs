@@ -19,6 +19,7 @@ use kernel::{Builder, Impl, Kernel};
 use lab::Lab;
 use source::Source;
 use std::{
+    cell::OnceCell,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -87,6 +88,7 @@ pub struct Session {
     pub results: PathBuf,
     host_tools: bool,
     kdir: Option<PathBuf>,
+    accel: OnceCell<Accel>,
 }
 
 /// A source tree with the series applied, and the lab.
@@ -136,6 +138,15 @@ impl Session {
         }
     }
 
+    /// What guests run with. Finding out takes a boot, so it is done once.
+    pub fn accel(&self, lab: &Lab, kernel: &Path) -> Result<Accel> {
+        if let Some(accel) = self.accel.get() {
+            return Ok(*accel);
+        }
+        let accel = guest::choose_accel(&self.ui, lab, kernel, &self.share("probe", None)?)?;
+        Ok(*self.accel.get_or_init(|| accel))
+    }
+
     /// The directory that a guest shares, with the selftests in it.
     pub fn share(&self, name: &str, selftests: Option<&Path>) -> Result<PathBuf> {
         let share = self.results.join("guest").join(name);
@@ -180,6 +191,7 @@ fn run() -> Result<()> {
         cache,
         host_tools: cli.host_tools,
         kdir: cli.kdir,
+        accel: OnceCell::new(),
     };
     match cli.command {
         Task::Run => run_once(&session),
@@ -235,12 +247,7 @@ fn run_once(session: &Session) -> Result<()> {
             .note("nothing has changed since the last run; its results are:");
         fs::read_to_string(share.join("output.log"))?
     } else {
-        let accel = guest::choose_accel(
-            &session.ui,
-            &workshop.lab,
-            &kernel,
-            &session.share("probe", None)?,
-        )?;
+        let accel = session.accel(&workshop.lab, &kernel)?;
         let share = session.share("run", Some(&selftests))?;
         let guest = Guest {
             lab: &workshop.lab,
@@ -296,12 +303,7 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
     let workshop = session.workshop()?;
     let kernel = session.builder(&workshop).kernel(Kernel::plain(imp))?;
     let image = kernel.join("bzImage");
-    let accel = guest::choose_accel(
-        &session.ui,
-        &workshop.lab,
-        &kernel,
-        &session.share("probe", None)?,
-    )?;
+    let accel = session.accel(&workshop.lab, &kernel)?;
 
     let share = session.share("boot", None)?;
     let mounts = lab::Mounts {
@@ -408,7 +410,7 @@ fn doctor(session: &Session) -> Result<()> {
     let kernel = session.results.join("rust");
     if lab.exists() && kernel.join("bzImage").exists() {
         let root = Lab::Root(session.cache.join("lab"));
-        guest::choose_accel(&session.ui, &root, &kernel, &session.share("probe", None)?)?;
+        session.accel(&root, &kernel)?;
     } else {
         println!("{:20} known once a kernel is built", "KVM");
     }

@@ -180,6 +180,25 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             }
         }
     }
+    // The last step left the complete series with the option on.
+    let mounts = Mounts {
+        src: &source.tree,
+        build: &build,
+        out: &out,
+    };
+    let paths = lab.paths(&mounts);
+    ui.run(
+        "rustdoc",
+        "Building the Rust documentation",
+        &mut lab.sh(
+            &mounts,
+            &format!(
+                "make -C '{}' LLVM=-19 O='{}' -j\"$(nproc)\" rustdoc",
+                paths.src, paths.build
+            ),
+        ),
+    )?;
+    refuse_warnings(session, "rustdoc")?;
     ui.note("with the option off, fs/userfaultfd.o and mm/userfaultfd.o are as before the series");
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! `cargo xtask test`: everything that must hold, on both kernels.
 
 use crate::{
-    guest::{self, Accel, Guest},
+    guest::Guest,
     kernel::{Flavour, Impl, Kernel},
     series,
     suites::{self, ConsoleCheck, Report},
@@ -129,7 +129,7 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
     let builder = session.builder(workshop);
     let image = builder.kernel(kernel)?;
     let selftests = builder.selftests(&suites::binaries())?;
-    let accel = accel(session, workshop, &image)?;
+    let accel = session.accel(&workshop.lab, &image)?;
     let share = session.share(&kernel.name(), Some(&selftests))?;
     let guest = Guest {
         lab: &workshop.lab,
@@ -221,15 +221,6 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
         problems,
         kunit,
     })
-}
-
-fn accel(session: &Session, workshop: &Workshop, image: &Path) -> Result<Accel> {
-    guest::choose_accel(
-        &session.ui,
-        &workshop.lab,
-        image,
-        &session.share("probe", None)?,
-    )
 }
 
 /// The names of all suites, in the order in which they are run.
