@@ -120,11 +120,13 @@ pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
         }
         let from = start.max(vma.start());
         let to = end.min(vma.end());
-        if vma.flags() & VM_UFFD_MISSING != 0 {
-            // They would not be found any more when somebody resolves their faults later.
+        let was_missing = vma.flags() & VM_UFFD_MISSING != 0;
+        cursor.clear(from, to)?;
+        if was_missing {
+            // Nobody is going to resolve their faults any more. Now that the area is locked and off
+            // the context, no thread can go to sleep behind this.
             context.waiters().wake(from as u64..to as u64);
         }
-        cursor.clear(from, to)?;
     }
     Ok(())
 }
