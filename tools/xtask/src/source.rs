@@ -275,18 +275,23 @@ impl Source {
     }
 
     fn am(&self, patch: &Path) -> Result<()> {
-        output(
-            git(&self.am)
-                .args(["am", "--quiet", "--committer-date-is-author-date"])
-                .arg(patch),
+        let output = git(&self.am)
+            .args(["am", "--quiet", "--committer-date-is-author-date"])
+            .arg(patch)
+            .output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let hunks: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("error: "))
+            .collect();
+        bail!(
+            "{} does not apply:\n  {}\nThe series is for Linux {VERSION}; is the tree another one?",
+            file_name(patch),
+            hunks.join("\n  ")
         )
-        .with_context(|| {
-            format!(
-                "{} does not apply; the first hunk that fails:",
-                file_name(patch)
-            )
-        })
-        .map(|_| ())
     }
 
     fn commits(&self) -> Result<Vec<String>> {
