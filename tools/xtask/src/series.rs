@@ -136,15 +136,22 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         include_str!("../config/kernel.config"),
     )?;
 
-    let mut steps = vec![("base".to_string(), "--disable USERFAULTFD_RUST")];
-    for commit in &commits {
-        steps.push((commit.clone(), "--disable USERFAULTFD_RUST"));
+    // The option exists from one of the patches on.
+    let (off, on) = ("--disable USERFAULTFD_RUST", "--enable USERFAULTFD_RUST");
+    let mut steps = vec![(0, "base".to_string(), off)];
+    for (number, commit) in (1..).zip(&commits) {
+        steps.push((number, commit.clone(), off));
     }
-    for commit in &commits {
-        steps.push((commit.clone(), "--enable USERFAULTFD_RUST"));
+    for (number, commit) in (1..).zip(&commits) {
+        if source
+            .show(commit, "mm/Kconfig")?
+            .contains("config USERFAULTFD_RUST")
+        {
+            steps.push((number, commit.clone(), on));
+        }
     }
     let mut pristine = None;
-    for (index, (commit, option)) in steps.iter().enumerate() {
+    for (index, (number, commit, option)) in steps.iter().enumerate() {
         source.check_out(commit)?;
         let mounts = Mounts {
             src: &source.tree,
@@ -152,11 +159,6 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             out: &out,
         };
         let paths = lab.paths(&mounts);
-        let number = if index == 0 {
-            0
-        } else {
-            (index - 1) % commits.len() + 1
-        };
         let script = format!(
             "src='{}' build='{}' out='{}' option='{option}'\n{BUILD}",
             paths.src, paths.build, paths.out

@@ -299,6 +299,11 @@ impl Source {
         Ok(list.lines().map(str::to_string).collect())
     }
 
+    /// Returns a file as it is in a commit.
+    pub fn show(&self, commit: &str, file: &str) -> Result<String> {
+        output(git(&self.tree).args(["show", &format!("{commit}:{file}")]))
+    }
+
     /// Checks out a commit to build from. Files that do not differ are not touched.
     pub fn check_out(&self, commit: &str) -> Result<()> {
         output(git(&self.tree).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
