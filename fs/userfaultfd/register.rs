@@ -15,6 +15,20 @@ use kernel::{
     },
 };
 
+/// Moves to the first area of the range that begins at `start`, and checks that one of its pages
+/// does, where it has huge ones.
+///
+/// # Errors
+///
+/// `EINVAL`
+fn enter(cursor: &mut VmaCursor<'_, Context>, start: usize) -> Result {
+    let first = cursor.advance().ok_or(EINVAL)?;
+    if first.is_hugetlb() && start & (first.pagesize() - 1) != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
 /// `UFFDIO_REGISTER`: watch a range, and answer which operations work on it.
 ///
 /// # Errors
@@ -35,10 +49,7 @@ pub(crate) fn register(context: &Context, arg: UserPtr) -> Result {
         let mut guard = mm.mmap_write_lock();
         let mut cursor = VmaCursor::<Context>::new(&mut guard, start, end);
 
-        let first = cursor.advance().ok_or(EINVAL)?;
-        if first.is_hugetlb() && start & (first.pagesize() - 1) != 0 {
-            return Err(EINVAL);
-        }
+        enter(&mut cursor, start)?;
         while let Some(vma) = cursor.current() {
             if !vma.can_userfault(flags, wp_async) {
                 return Err(EINVAL);
@@ -97,10 +108,7 @@ pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
     let mut guard = mm.mmap_write_lock();
     let mut cursor = VmaCursor::<Context>::new(&mut guard, start, end);
 
-    let first = cursor.advance().ok_or(EINVAL)?;
-    if first.is_hugetlb() && start & (first.pagesize() - 1) != 0 {
-        return Err(EINVAL);
-    }
+    enter(&mut cursor, start)?;
     while let Some(vma) = cursor.current() {
         let is_foreign = vma
             .context()

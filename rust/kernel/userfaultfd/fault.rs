@@ -109,11 +109,6 @@ impl<'a, T: Context> Fault<'a, T> {
         self.reason
     }
 
-    /// The flags, `FAULT_FLAG_*`.
-    pub fn flags(&self) -> u32 {
-        self.vmf.flags
-    }
-
     fn has(&self, flag: bindings::fault_flag) -> bool {
         self.vmf.flags & flag != 0
     }

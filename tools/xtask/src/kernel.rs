@@ -191,7 +191,7 @@ impl Builder<'_> {
             &format!("Building {}", kernel.title()),
             &mut self.lab.sh(&mounts, &self.script(&mounts, BUILD)),
         )?;
-        self.refuse_warnings(&log)?;
+        refuse_warnings(self.ui, &log)?;
         fs::write(out.join("key"), key)?;
         Ok(out)
     }
@@ -248,31 +248,6 @@ impl Builder<'_> {
         Ok(format!("{:x}", hash.finalize()))
     }
 
-    /// Fails where the compiler or Clippy warned about a file of the series.
-    fn refuse_warnings(&self, log: &str) -> Result<()> {
-        let text = fs::read_to_string(self.ui.log_path(log))?;
-        let ours =
-            regex::Regex::new(r"userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs")?;
-        let mut lines = text.lines().peekable();
-        let mut warnings = Vec::new();
-        while let Some(line) = lines.next() {
-            if !line.contains("warning:") && !line.contains("error:") {
-                continue;
-            }
-            let place = lines.peek().copied().unwrap_or_default();
-            if ours.is_match(line) || ours.is_match(place) {
-                warnings.push(format!("{line}\n{place}"));
-            }
-        }
-        if !warnings.is_empty() {
-            bail!(
-                "there are warnings about files of the series:\n{}",
-                warnings.join("\n")
-            );
-        }
-        Ok(())
-    }
-
     /// Builds the selftests, which are the same for all kernels. Returns their directory.
     pub fn selftests(&self, names: &[&str]) -> Result<PathBuf> {
         let out = self.results.join("selftests");
@@ -320,4 +295,33 @@ impl Builder<'_> {
         fs::write(out.join("key"), key).context("cannot write the key")?;
         Ok(out)
     }
+}
+
+/// Fails where a compiler or a checker warned about a file that the series adds.
+pub fn refuse_warnings(ui: &Ui, log: &str) -> Result<()> {
+    let text = fs::read_to_string(ui.log_path(log))?;
+    let ours = regex::Regex::new(
+        r"userfaultfd_shim|userfaultfd_rust|fs/userfaultfd/|kernel/userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs|helpers/list\.c",
+    )?;
+    let mut lines = text.lines().peekable();
+    let mut warnings = Vec::new();
+    while let Some(line) = lines.next() {
+        if !line.contains("warning") {
+            continue;
+        }
+        // The Rust tools name the place in the line that follows.
+        let place = lines
+            .next_if(|next| next.trim_start().starts_with("-->"))
+            .unwrap_or_default();
+        if ours.is_match(line) || ours.is_match(place) {
+            warnings.push(format!("{line}\n{place}"));
+        }
+    }
+    if !warnings.is_empty() {
+        bail!(
+            "there are warnings about files of the series:\n{}",
+            warnings.join("\n")
+        );
+    }
+    Ok(())
 }

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use guest::{Accel, Guest};
 use kernel::{Builder, Impl, Kernel};
 use lab::Lab;
+use nix::sys::signal::{signal, SigHandler, Signal};
 use source::Source;
 use std::{
     cell::OnceCell,
@@ -167,6 +168,9 @@ impl Session {
 }
 
 fn main() -> ExitCode {
+    // A reader that goes away, such as `head`, is no reason for a backtrace.
+    // SAFETY: No handler is installed.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

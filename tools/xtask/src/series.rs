@@ -3,6 +3,7 @@
 //! The patch series: kept in step with the files, checked, and built patch by patch.
 
 use crate::{
+    kernel,
     lab::{Lab, Mounts},
     source::{self, Source},
     Session,
@@ -169,7 +170,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             &format!("Building after patch {number} ({option})"),
             &mut lab.sh(&mounts, &script),
         )?;
-        refuse_warnings(session, &log)?;
+        kernel::refuse_warnings(&session.ui, &log)?;
         if option.starts_with("--disable") {
             let objects = fs::read_to_string(out.join("objects"))?;
             match &pristine {
@@ -200,30 +201,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             ),
         ),
     )?;
-    refuse_warnings(session, "rustdoc")?;
+    kernel::refuse_warnings(&session.ui, "rustdoc")?;
     ui.note("with the option off, fs/userfaultfd.o and mm/userfaultfd.o are as before the series");
-    Ok(())
-}
-
-/// Fails where a tool warned about a file that the series adds.
-fn refuse_warnings(session: &Session, log: &str) -> Result<()> {
-    let text = fs::read_to_string(session.ui.log_path(log))?;
-    let ours = regex::Regex::new(
-        r"userfaultfd_shim|userfaultfd_rust|fs/userfaultfd/|kernel/userfaultfd|wake_q\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs|helpers/list\.c",
-    )?;
-    let lines: Vec<&str> = text.lines().collect();
-    let mut warnings = Vec::new();
-    for (index, line) in lines.iter().enumerate() {
-        if !line.contains("warning") {
-            continue;
-        }
-        let place = lines.get(index + 1).copied().unwrap_or_default();
-        if ours.is_match(line) || ours.is_match(place) {
-            warnings.push(format!("{line}\n{place}"));
-        }
-    }
-    if !warnings.is_empty() {
-        bail!("there are warnings:\n{}", warnings.join("\n"));
-    }
     Ok(())
 }
