@@ -137,7 +137,12 @@ fn read_message(
             received => received?,
         };
 
-        let result = match step {
+        // What follows may sleep, or fail, and the wake-up for the message that stays may have been
+        // ours.
+        if !matches!(step, Step::Done | Step::DoneFork) {
+            context.waiters().pass_on();
+        }
+        match step {
             Step::Done => return Ok(()),
             Step::DoneFork => {
                 if let Some((_, new)) = prepared {
@@ -147,20 +152,15 @@ fn read_message(
             }
             Step::Prepare(id, child) => {
                 // One that is for another event goes first: there may be no room for two.
-                prepared = None;
-                NewDescriptor::reserve(child, Some(file))
-                    .map(|new| prepared = Some((id, new)))
-                    .inspect_err(|_| context.waiters().defer(id))
+                drop(prepared.take());
+                let new = NewDescriptor::reserve(child, Some(file))
+                    .inspect_err(|_| context.waiters().defer(id))?;
+                prepared = Some((id, new));
             }
             Step::FaultIn(message) => {
                 cond_resched();
-                iov.fault_in_with(&message)
+                iov.fault_in_with(&message)?;
             }
-        };
-        if result.is_err() {
-            // The message stays, and the wake-up for it may have been ours.
-            context.waiters().pass_on();
-            return result;
         }
     }
 }

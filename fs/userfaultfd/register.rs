@@ -129,12 +129,14 @@ pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
         let from = start.max(vma.start());
         let to = end.min(vma.end());
         let was_missing = vma.flags() & VM_UFFD_MISSING != 0;
-        cursor.clear(from, to)?;
+        let cleared = cursor.clear(from, to);
         if was_missing {
             // Nobody is going to resolve their faults any more. Now that the area is locked and off
             // the context, no thread can go to sleep behind this.
             context.waiters().wake(from as u64..to as u64);
         }
+        // What was done before the failure, to the protection of pages for example, stays.
+        cleared?;
     }
     Ok(())
 }

@@ -45,6 +45,7 @@ impl<T> StaticKmemCache<T> {
     ///
     /// `ENOMEM` where there is no memory. May sleep.
     pub fn create(&'static self) -> Result {
+        const { assert!(mem::size_of::<T>() <= u32::MAX as usize) };
         if self.cache.load(Relaxed) != 0 {
             return Ok(());
         }

@@ -41,7 +41,8 @@ unsafe impl Sync for Header {}
 /// # Safety
 ///
 /// The type must be `repr(C)` with a [`Header`] as its first field, so that a pointer to one is a
-/// pointer to the other, and all its values must come from [`new_context`].
+/// pointer to the other, and all its values must come from [`new_context`]. There must be one such
+/// type in a kernel: it is the type of the context of every area.
 pub unsafe trait Context: AlwaysRefCounted + Sized + Send + Sync + 'static {
     /// Where the memory of contexts comes from.
     fn cache() -> &'static StaticKmemCache<Self>;
@@ -190,7 +191,10 @@ macro_rules! impl_userfaultfd_context {
             ::core::mem::offset_of!($ty, $header) == 0,
             "the header comes first",
         );
-        const _: fn(&$ty) -> &$crate::userfaultfd::Header = |context| &context.$header;
+        // A raw pointer, so that nothing that merely stands for a header will do.
+        const _: fn(*const $ty) -> *const $crate::userfaultfd::Header =
+            // SAFETY: This is never called.
+            |context| unsafe { &raw const (*context).$header };
 
         // SAFETY: The header is the first field as checked above. The fields of the type are
         // private to the module that invokes this, which makes values with `new_context` only.

@@ -10,6 +10,7 @@ use crate::{
         virt::{vm_flags_t, VmaRef},
         MmapWriteGuard,
     },
+    page::PAGE_MASK,
     types::Opaque,
 };
 use core::{marker::PhantomData, ops::Deref};
@@ -145,6 +146,9 @@ pub struct VmaCursor<'a, T> {
     current: *mut bindings::vm_area_struct,
     start: usize,
     end: usize,
+    /// Whether the cursor was moved back: only then areas may be modified, and only before that it
+    /// finds the first one.
+    rewound: bool,
     _lock: PhantomData<&'a MmapWriteGuard<'a>>,
     _context: PhantomData<&'a T>,
 }
@@ -168,6 +172,7 @@ impl<'a, T: Context> VmaCursor<'a, T> {
             current: core::ptr::null_mut(),
             start,
             end,
+            rewound: false,
             _lock: PhantomData,
             _context: PhantomData,
         }
@@ -181,7 +186,7 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         // INVARIANT: The iterator returns null or a valid area.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
         self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.end) };
-        if self.first.is_null() {
+        if self.first.is_null() && !self.rewound {
             self.first = self.current;
         }
         self.current()
@@ -197,8 +202,12 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         Some(unsafe { Vma::from_ref(VmaRef::from_raw(self.current)) })
     }
 
-    /// Moves back to before the first area of the range.
+    /// Moves back to before the first area of the range, once. From then on areas can be modified.
     pub fn rewind(&mut self) {
+        if self.rewound {
+            return;
+        }
+        self.rewound = true;
         // INVARIANT: The iterator returns null or a valid area.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
         self.prev = unsafe { bindings::uffd_shim_vma_rewind(self.vmi.get(), self.start) };
@@ -228,7 +237,7 @@ impl<'a, T: Context> VmaCursor<'a, T> {
     /// The areas must be taken off the context before it goes away.
     #[doc(alias = "userfaultfd_register_range")]
     pub unsafe fn register(self, context: &T, flags: vm_flags_t, wp_async: bool) -> Result {
-        if self.first.is_null() || context.header().mm().as_raw() != self.mm {
+        if self.first.is_null() || self.rewound || context.header().mm().as_raw() != self.mm {
             return Err(EINVAL);
         }
         // SAFETY: By the type invariants the mm is locked for writing and the area valid, and the
@@ -250,16 +259,21 @@ impl<'a, T: Context> VmaCursor<'a, T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where there is no memory to split the area.
+    /// `ENOMEM` where there is no memory to split the area, `EINVAL` where the bounds are not those
+    /// of pages of the current one, or the cursor was not [moved back](Self::rewind) before.
     #[doc(alias = "userfaultfd_clear_vma")]
     pub fn clear(&mut self, start: usize, end: usize) -> Result {
-        if self.current.is_null() {
+        let fits = self
+            .current()
+            .is_some_and(|vma| vma.start() <= start && start < end && end <= vma.end());
+        if !self.rewound || !fits || (start | end) & !PAGE_MASK != 0 {
             return Err(EINVAL);
         }
         // It may be merged with others.
         self.first = core::ptr::null_mut();
         // INVARIANT: On success the function returns a valid area.
-        // SAFETY: By the type invariants all arguments are valid and the mm is locked for writing.
+        // SAFETY: By the type invariants the areas are valid and the mm is locked for writing. The
+        // bounds are those of pages of the current area.
         self.current = from_err_ptr(unsafe {
             bindings::uffd_shim_clear_vma(self.vmi.get(), self.prev, self.current, start, end)
         })?;
