@@ -327,7 +327,7 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
             &format!(
                 "set -e; d=$(mktemp -d); mkdir -p $d/bin $d/proc $d/sys $d/dev; \
                  cp $(command -v busybox) $d/bin/busybox; ln -s busybox $d/bin/sh; \
-                 printf '#!/bin/sh\\nbusybox --install -s /bin\\nmount -t proc proc /proc\\n\
+                 printf '#!/bin/sh\\nexport PATH=/bin\\nbusybox mount -t proc proc /proc\\nbusybox --install -s /bin\\n\
                  mount -t sysfs sys /sys\\nmount -t devtmpfs dev /dev\\n\
                  echo userfaultfd: $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)\\n\
                  setsid cttyhack sh\\npoweroff -f\\n' > $d/init; chmod +x $d/init; \
