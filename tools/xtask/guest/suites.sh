@@ -54,3 +54,10 @@ swap() {
 	mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0
 }
+
+# prepare: what the suites need of swap and huge pages.
+prepare() {
+	swap 512 || echo "@@ note no swap"
+	hugepages 1048576 1
+	hugepages 2048 128
+}

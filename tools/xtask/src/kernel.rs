@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Which implementation of userfaultfd a kernel has.
@@ -295,7 +296,56 @@ impl Builder<'_> {
         fs::write(out.join("key"), key).context("cannot write the key")?;
         Ok(out)
     }
+
+    /// Builds the programs of this repository that run in guests. Returns their directory.
+    pub fn programs(&self, repo: &Path) -> Result<PathBuf> {
+        let out = self.results.join("programs");
+        let build = self.cache.join("build/programs");
+        fs::create_dir_all(&out)?;
+        fs::create_dir_all(&build)?;
+        self.ui.run(
+            "vendor",
+            "Fetching what the programs depend on",
+            Command::new(env!("CARGO"))
+                .args(["vendor", "--locked"])
+                .arg(build.join("vendor"))
+                .current_dir(repo),
+        )?;
+        let mounts = Mounts {
+            src: repo,
+            build: &build,
+            out: &out,
+        };
+        let packages = format!("--package {}", PROGRAM_NAMES.join(" --package "));
+        let script = format!(
+            "packages='{packages}' programs='{}'\n{PROGRAMS}",
+            PROGRAM_NAMES.join(" ")
+        );
+        self.ui.run(
+            "programs",
+            "Building the programs of the guest",
+            &mut self.lab.sh(&mounts, &self.script(&mounts, &script)),
+        )?;
+        Ok(out)
+    }
 }
+
+/// Builds the programs of this repository that run in guests, static and without a network: what
+/// they depend on was fetched outside.
+const PROGRAMS: &str = r#"
+set -e
+if [ -d /usr/lib/llvm-19/lib ]; then export LIBCLANG_PATH=/usr/lib/llvm-19/lib; fi
+cd "$src"
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --offline --locked \
+	--target x86_64-unknown-linux-gnu --target-dir "$build"/target \
+	--config "source.crates-io.replace-with='vendored'" \
+	--config "source.vendored.directory='$build/vendor'" $packages
+cd "$build"/target/x86_64-unknown-linux-gnu/release
+cp $programs "$out"
+"#;
+
+/// The programs of this repository that run in guests.
+const PROGRAM_NAMES: &[&str] = &["uffd-bench", "uffd-conformance", "uffd-programs"];
 
 /// Fails where a compiler or a checker warned about a file that the series adds.
 pub fn refuse_warnings(ui: &Ui, log: &str) -> Result<()> {

@@ -19,6 +19,7 @@ const PACKAGES: &[&str] = &[
     "bison",
     "busybox-static",
     "ca-certificates",
+    "cargo",
     "checkpolicy",
     "clang-19",
     "cpio",

@@ -64,6 +64,21 @@ enum Task {
         #[arg(long)]
         initramfs: bool,
     },
+    /// Boot a kernel with the lab as its root, run a command there, and end.
+    ///
+    /// The command finds the selftests in $out/selftests and the programs of this repository in
+    /// $out/programs.
+    Exec {
+        #[arg(long = "impl", value_enum, default_value = "rust")]
+        imp: Impl,
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+        /// The time limit, in seconds.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// A script for sh.
+        command: String,
+    },
     /// Make a git work tree with the series applied, to work in.
     Tree { directory: PathBuf },
     /// Bring the patches of the series up to date with the files of the repository.
@@ -144,19 +159,19 @@ impl Session {
         if let Some(accel) = self.accel.get() {
             return Ok(*accel);
         }
-        let accel = guest::choose_accel(&self.ui, lab, kernel, &self.share("probe", None)?)?;
+        let accel = guest::choose_accel(&self.ui, lab, kernel, &self.share("probe", &[])?)?;
         Ok(*self.accel.get_or_init(|| accel))
     }
 
-    /// The directory that a guest shares, with the selftests in it.
-    pub fn share(&self, name: &str, selftests: Option<&Path>) -> Result<PathBuf> {
+    /// The directory that a guest shares, with copies of directories in it.
+    pub fn share(&self, name: &str, directories: &[&Path]) -> Result<PathBuf> {
         let share = self.results.join("guest").join(name);
         let _ = fs::remove_dir_all(&share);
         fs::create_dir_all(&share)?;
-        if let Some(selftests) = selftests {
-            let into = share.join("selftests");
+        for directory in directories {
+            let into = share.join(directory.file_name().context("a directory has a name")?);
             fs::create_dir_all(&into)?;
-            for entry in fs::read_dir(selftests)? {
+            for entry in fs::read_dir(directory)? {
                 let entry = entry?;
                 if entry.file_name() != "key" {
                     fs::copy(entry.path(), into.join(entry.file_name()))?;
@@ -207,6 +222,12 @@ fn run() -> Result<()> {
             Ok(())
         }
         Task::Boot { imp, initramfs } => boot(&session, imp, initramfs),
+        Task::Exec {
+            imp,
+            cpus,
+            seconds,
+            command,
+        } => exec(&session, imp, cpus, Duration::from_secs(seconds), &command),
         Task::Tree { directory } => {
             let directory = std::path::absolute(directory)?;
             session
@@ -252,7 +273,7 @@ fn run_once(session: &Session) -> Result<()> {
         fs::read_to_string(share.join("output.log"))?
     } else {
         let accel = session.accel(&workshop.lab, &kernel)?;
-        let share = session.share("run", Some(&selftests))?;
+        let share = session.share("run", &[&selftests])?;
         let guest = Guest {
             lab: &workshop.lab,
             kernel: &kernel,
@@ -302,6 +323,44 @@ fn run_once(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Boots a kernel, runs a command, and fails if the command or the kernel does.
+fn exec(session: &Session, imp: Impl, cpus: u32, limit: Duration, command: &str) -> Result<()> {
+    let workshop = session.workshop()?;
+    let builder = session.builder(&workshop);
+    let kernel = builder.kernel(Kernel::plain(imp))?;
+    let selftests = builder.selftests(&suites::binaries())?;
+    let programs = builder.programs(&session.repo)?;
+    let accel = session.accel(&workshop.lab, &kernel)?;
+    let share = session.share(
+        &format!("exec-{}", std::process::id()),
+        &[&selftests, &programs],
+    )?;
+    let guest = Guest {
+        lab: &workshop.lab,
+        kernel: &kernel,
+        share: &share,
+        accel,
+        cpus,
+        memory: "4G",
+        append: "",
+    };
+    let job = format!(". \"$out\"/suites.sh\nprepare\n(\n{command}\n)\necho \"@@ exit $?\"\n");
+    let outcome = guest.run(&job, limit, |line| println!("{line}"))?;
+    let bad = suites::ConsoleCheck::new()?.check(&outcome.console)?;
+    if !bad.is_empty() {
+        bail!("the kernel complained:\n{}", bad.join("\n"));
+    }
+    fs::remove_dir_all(&share)?;
+    match outcome
+        .output
+        .lines()
+        .find_map(|line| line.strip_prefix("@@ exit "))
+    {
+        Some("0") => Ok(()),
+        status => bail!("the command ended with status {}", status.unwrap_or("?")),
+    }
+}
+
 /// Boots a kernel for a person.
 fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
     let workshop = session.workshop()?;
@@ -309,7 +368,7 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
     let image = kernel.join("bzImage");
     let accel = session.accel(&workshop.lab, &kernel)?;
 
-    let share = session.share("boot", None)?;
+    let share = session.share("boot", &[])?;
     let mounts = lab::Mounts {
         src: &kernel,
         build: &kernel,

@@ -76,7 +76,7 @@ test -z "$fail"
 /// Checks that the series applies, that it agrees with the files, and the style of both.
 pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     source.check_overlay(&session.ui, &session.repo)?;
-    let out = session.share("series", None)?;
+    let out = session.share("series", &[])?;
     let patches = out.join("patches");
     fs::create_dir_all(&patches)?;
     for patch in source::patches(&session.repo)? {
@@ -131,7 +131,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     let commits = source.apply(ui, &session.repo)?;
     let build = session.cache.join("build/series");
     fs::create_dir_all(&build)?;
-    let out = session.share("series", None)?;
+    let out = session.share("series", &[])?;
     fs::write(
         out.join("wanted.config"),
         include_str!("../config/kernel.config"),

@@ -79,9 +79,7 @@ pub const LSM_JOB: &str = ". \"$out\"/suites.sh\nlsm_veto\n";
 pub fn job(suites: &[Suite], slowness: u32) -> String {
     let mut job = String::from(
         ". \"$out\"/suites.sh\n\
-         swap 512 || echo '@@ note no swap'\n\
-         hugepages 1048576 1\n\
-         hugepages 2048 128\n\
+         prepare\n\
          cp -r \"$out\"/selftests /tmp/selftests\n\
          cd /tmp/selftests\n",
     );

@@ -130,7 +130,7 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
     let image = builder.kernel(kernel)?;
     let selftests = builder.selftests(&suites::binaries())?;
     let accel = session.accel(&workshop.lab, &image)?;
-    let share = session.share(&kernel.name(), Some(&selftests))?;
+    let share = session.share(&kernel.name(), &[&selftests])?;
     let guest = Guest {
         lab: &workshop.lab,
         kernel: &image,
@@ -157,7 +157,7 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
     })?;
 
     // A guest of its own, because the policy stays loaded.
-    let share = session.share(&format!("{}-lsm", kernel.name()), None)?;
+    let share = session.share(&format!("{}-lsm", kernel.name()), &[])?;
     fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
     fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
     let title = format!("Refusing anonymous inodes on {}", kernel.title());
