@@ -1,3 +1,205 @@
 // SPDX-License-Identifier: GPL-2.0
 
-fn main() {}
+//! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root.
+//!
+//! Each result is a line of JSON on the standard output; what goes on is told on the standard
+//! error. What cannot be measured is an error, and the others are measured nevertheless.
+
+mod clock;
+mod faults;
+mod others;
+mod plan;
+mod report;
+mod sleepers;
+mod threads;
+mod uffd;
+
+use anyhow::{bail, ensure, Result};
+use clap::Parser;
+use clock::Mode;
+use plan::{Case, Extent};
+use report::Report;
+use std::{
+    env, io,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Options {
+    #[arg(long, value_enum)]
+    mode: Mode,
+    #[arg(long, value_enum, default_value = "full")]
+    extent: Extent,
+    /// Only those measures: their numbers, or parts of what `--list` shows.
+    #[arg(long, value_name = "FILTER")]
+    measure: Vec<String>,
+    /// Say what there is to measure.
+    #[arg(long)]
+    list: bool,
+    /// Change the settings of this machine as the measures need it: it is a guest that is thrown
+    /// away afterwards.
+    #[arg(long)]
+    change_settings: bool,
+}
+
+/// How long a case may take in the time of the guest, in seconds.
+const LIMIT: u32 = 300;
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a case is called.
+fn title(case: Case) -> String {
+    format!("{}: {case:?}", case.number())
+}
+
+fn run(options: &Options) -> Result<()> {
+    let wanted = |case: &Case| {
+        options.measure.is_empty()
+            || options
+                .measure
+                .iter()
+                .any(|filter| match filter.parse::<u32>() {
+                    Ok(number) => case.number() == number,
+                    Err(_) => title(*case).contains(filter.as_str()),
+                })
+    };
+    let mut cases = plan::cases(options.mode, options.extent);
+    if options.extent == Extent::Check && options.measure.is_empty() {
+        cases.retain(|case| [1, 2, 4].contains(&case.number()));
+    }
+    cases.retain(wanted);
+    if options.list {
+        for case in &cases {
+            println!("{}", title(*case));
+        }
+        return Ok(());
+    }
+    ensure!(
+        !cases.is_empty(),
+        "there is nothing to measure that is called this way"
+    );
+    forgo_randomization()?;
+    options.mode.check()?;
+    ensure!(
+        options.change_settings,
+        "this needs other settings than machines have: run it in a guest, with --change-settings"
+    );
+    threads::prepare_machine()?;
+
+    let mut failed = 0;
+    for case in cases {
+        let start = Instant::now();
+        match in_child(|| measure(options.mode, case)) {
+            Ok(()) => eprintln!("{}: {:.1} s", title(case), start.elapsed().as_secs_f64()),
+            Err(err) => {
+                eprintln!("error: {}: {err:#}", title(case));
+                failed += 1;
+            }
+        }
+    }
+    if failed != 0 {
+        bail!("{failed} could not be measured");
+    }
+    Ok(())
+}
+
+/// Starts this program again with its memory at the addresses that it always has: the number of its
+/// page tables is part of what fork costs.
+fn forgo_randomization() -> Result<()> {
+    // SAFETY: This has to do with programs that are started later.
+    let before = unsafe { libc::personality(0xffff_ffff) };
+    ensure!(before >= 0, io::Error::last_os_error());
+    if before & libc::ADDR_NO_RANDOMIZE != 0 {
+        return Ok(());
+    }
+    // SAFETY: As above.
+    let ret = unsafe { libc::personality((before | libc::ADDR_NO_RANDOMIZE) as libc::c_ulong) };
+    ensure!(ret >= 0, io::Error::last_os_error());
+    Err(Command::new("/proc/self/exe")
+        .args(env::args_os().skip(1))
+        .exec()
+        .into())
+}
+
+/// Runs a case in a process of its own: whatever it leaves behind goes with the process, and it
+/// cannot take for ever.
+fn in_child(case: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: There is one thread, so the child may do what it likes.
+    let child = unsafe { libc::fork() };
+    match child {
+        -1 => Err(io::Error::last_os_error().into()),
+        0 => {
+            // SAFETY: Neither has to do with memory.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::alarm(LIMIT);
+            }
+            let code = match case() {
+                Ok(()) => 0,
+                Err(err) => {
+                    eprintln!("error: {err:#}");
+                    1
+                }
+            };
+            // SAFETY: The threads end here, and all output was written.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: The status is valid. What the console still has to print would disturb the
+            // next case; where there is no console, this does nothing.
+            unsafe {
+                ensure!(
+                    libc::waitpid(child, &mut status, 0) == child,
+                    io::Error::last_os_error()
+                );
+                libc::tcdrain(libc::STDOUT_FILENO);
+            }
+            if libc::WIFSIGNALED(status) {
+                match libc::WTERMSIG(status) {
+                    libc::SIGALRM => bail!("it took more than {LIMIT} s"),
+                    signal => bail!("it was ended by signal {signal}"),
+                }
+            }
+            ensure!(libc::WEXITSTATUS(status) == 0, "it failed");
+            Ok(())
+        }
+    }
+}
+
+fn measure(mode: Mode, case: Case) -> Result<()> {
+    let report = Report::new(mode, case)?;
+    if mode == Mode::PathLength {
+        threads::run_in_order()?;
+    }
+    match case {
+        Case::SingleFault {
+            resolution,
+            backing,
+        } => faults::single(resolution, backing, &report),
+        Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
+        Case::ResolveSleepers { sleepers } => sleepers::resolve(sleepers, &report),
+        Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, &report),
+        Case::Load {
+            faulting,
+            handlers,
+            descriptors,
+        } => faults::load(faulting, handlers, descriptors, &report),
+        Case::BatchedRead { messages } => sleepers::batched(messages, &report),
+        Case::Enqueue { threads } => sleepers::enqueue(threads, &report),
+        Case::Event { event } => others::event(event, &report),
+        Case::Builtin { operation } => others::builtin(operation, &report),
+        Case::Memory => others::memory(&report),
+    }
+}

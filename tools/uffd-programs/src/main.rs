@@ -1,3 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0
 
-fn main() {}
+//! Programs that live on userfaultfd, run as their users run them, with a check that the data are
+//! right and not only that the program ended. Run inside a test guest.
+//!
+//! Each command prints its results as TAP, and what it measured as `# measure: NAME = VALUE UNIT`.
+
+mod criu;
+mod gc;
+mod postcopy;
+mod snapshot;
+mod support;
+mod tap;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tap::Tap;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Cli {
+    /// More memory and more rounds.
+    #[arg(long, global = true)]
+    long: bool,
+    #[command(subcommand)]
+    program: Program,
+}
+
+#[derive(Subcommand)]
+enum Program {
+    /// Migrate virtual machines with QEMU's postcopy, and take a background snapshot.
+    Postcopy(postcopy::Options),
+    /// Dump processes with CRIU and restore them lazily.
+    Criu(criu::Options),
+    /// What CRIU dumps.
+    #[command(hide = true)]
+    CriuTarget(criu::TargetOptions),
+    /// Restore memory from a file in another process, as a virtual machine monitor does.
+    Snapshot,
+    /// Collect garbage: write protection, SIGBUS mode, compaction by UFFDIO_MOVE.
+    Gc,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Program::CriuTarget(options) = &cli.program {
+        return criu::run_target(options);
+    }
+    let mut tap = Tap::new();
+    let result = match &cli.program {
+        Program::Postcopy(options) => postcopy::run(&mut tap, options, cli.long),
+        Program::Criu(options) => criu::run(&mut tap, options, cli.long),
+        Program::CriuTarget(_) => unreachable!("it ran before"),
+        Program::Snapshot => snapshot::run(&mut tap, cli.long),
+        Program::Gc => gc::run(&mut tap, cli.long),
+    };
+    if let Err(err) = result {
+        tap.test("the program itself", Err(err));
+    }
+    tap.finish()
+}

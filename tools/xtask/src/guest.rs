@@ -46,6 +46,8 @@ pub struct Outcome {
 pub enum Accel {
     Kvm,
     Tcg,
+    /// TCG where the guest's nanosecond is one instruction. For one CPU.
+    Icount,
 }
 
 impl Accel {
@@ -53,6 +55,7 @@ impl Accel {
         match self {
             Self::Kvm => "-accel kvm -cpu host",
             Self::Tcg => "-accel tcg,thread=multi -cpu max",
+            Self::Icount => "-accel tcg,thread=single -icount shift=0,sleep=off -cpu max",
         }
     }
 }

@@ -3,6 +3,8 @@
 //! The one tool of the project: builds kernels with userfaultfd in Rust and in C, boots them, and
 //! tests them.
 
+mod bench;
+mod conformance;
 mod guest;
 mod kernel;
 mod lab;
@@ -50,6 +52,8 @@ enum Task {
     Run,
     /// Run all tests on the Rust and the C kernel, side by side.
     Test(test::Options),
+    /// Measure the Rust and the C kernel, side by side.
+    Bench(bench::Options),
     /// Build a kernel.
     Build {
         #[arg(long = "impl", value_enum, default_value = "rust")]
@@ -215,6 +219,7 @@ fn run() -> Result<()> {
     match cli.command {
         Task::Run => run_once(&session),
         Task::Test(options) => test::test(&session, &options),
+        Task::Bench(options) => bench::bench(&session, &options),
         Task::Build { imp } => {
             let workshop = session.workshop()?;
             let out = session.builder(&workshop).kernel(Kernel::plain(imp))?;
@@ -286,7 +291,7 @@ fn run_once(session: &Session) -> Result<()> {
         println!("> Booting, and running the kernel's uffd-unit-tests");
         let outcome = guest.run(
             &suites::job(suites::UNIT, 1),
-            Duration::from_secs(600),
+            Duration::from_secs(1200),
             |line| println!("  | {line}"),
         )?;
         let bad = suites::ConsoleCheck::new()?.check(&outcome.console)?;
@@ -350,13 +355,13 @@ fn exec(session: &Session, imp: Impl, cpus: u32, limit: Duration, command: &str)
     if !bad.is_empty() {
         bail!("the kernel complained:\n{}", bad.join("\n"));
     }
-    fs::remove_dir_all(&share)?;
     match outcome
         .output
         .lines()
         .find_map(|line| line.strip_prefix("@@ exit "))
     {
-        Some("0") => Ok(()),
+        // What the command left there may be of interest only if it failed.
+        Some("0") => Ok(fs::remove_dir_all(&share)?),
         status => bail!("the command ended with status {}", status.unwrap_or("?")),
     }
 }

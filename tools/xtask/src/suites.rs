@@ -28,11 +28,11 @@ const fn suite(name: &'static str, command: &'static str, seconds: u32) -> Suite
 pub const COMPAT: &str = "uffd-compat";
 
 /// The suite that `run` shows.
-pub const UNIT: &[Suite] = &[suite("uffd-unit-tests", "uffd-unit-tests", 400)];
+pub const UNIT: &[Suite] = &[suite("uffd-unit-tests", "uffd-unit-tests", 900)];
 
 /// All suites, in the order in which they are run.
 pub const ALL: &[Suite] = &[
-    suite("uffd-unit-tests", "uffd-unit-tests", 400),
+    suite("uffd-unit-tests", "uffd-unit-tests", 900),
     suite("uffd-stress anon", "uffd-stress anon 20 16", 120),
     suite("uffd-stress shmem", "uffd-stress shmem 20 16", 120),
     suite(
@@ -46,15 +46,15 @@ pub const ALL: &[Suite] = &[
         "uffd-stress hugetlb-private 64 32",
         120,
     ),
-    suite("uffd-wp-mremap", "uffd-wp-mremap", 60),
-    suite("pagemap_ioctl", "pagemap_ioctl", 120),
-    suite("mkdirty", "mkdirty", 60),
+    suite("uffd-wp-mremap", "uffd-wp-mremap", 120),
+    suite("pagemap_ioctl", "pagemap_ioctl", 240),
+    suite("mkdirty", "mkdirty", 120),
     // It maps at fixed distances from where the kernel put something, which works or not with the
     // layout, and its data are random.
-    suite("mremap_test", "mremap_test -p 1", 120),
-    suite("guard-regions", "guard-regions", 60),
-    suite("ksm_functional_tests", "ksm_functional_tests", 60),
-    suite("hugepage-mremap", "hugepage-mremap", 60),
+    suite("mremap_test", "mremap_test -p 1", 240),
+    suite("guard-regions", "guard-regions", 120),
+    suite("ksm_functional_tests", "ksm_functional_tests", 240),
+    suite("hugepage-mremap", "hugepage-mremap", 120),
     suite("uffd-compat (32 bit)", COMPAT, 60),
 ];
 
@@ -69,13 +69,32 @@ pub fn binaries() -> Vec<&'static str> {
     names
 }
 
+/// The programs that people run on userfaultfd.
+pub const PROGRAMS: &[Suite] = &[
+    suite("QEMU postcopy", "uffd-programs postcopy", 300),
+    suite("CRIU lazy restore", "uffd-programs criu", 180),
+    suite("snapshot restore", "uffd-programs snapshot", 90),
+    suite("garbage collector", "uffd-programs gc", 90),
+    suite(
+        "stress-ng",
+        "stress-ng --userfaultfd 2 --userfaultfd-ops 20000 --userfaultfd-bytes 32M --verify --metrics",
+        60,
+    ),
+];
+
+/// The suite whose answers are compared. It leaves them in a file beside the console.
+pub const CONFORMANCE: Suite = suite("conformance", "uffd-conformance", 300);
+
+/// The file with the answers.
+pub const TRANSCRIPT: &str = "transcript.txt";
+
 /// The suite that needs a guest of its own, with SELinux.
 pub const LSM: Suite = suite("LSM veto", "lsm.py", 60);
 
 /// The job that runs [`LSM`].
 pub const LSM_JOB: &str = ". \"$out\"/suites.sh\nlsm_veto\n";
 
-/// The job that runs suites. `slowness` multiplies their time limits.
+/// The job that runs suites of the kernel. `slowness` multiplies their time limits.
 pub fn job(suites: &[Suite], slowness: u32) -> String {
     let mut job = String::from(
         ". \"$out\"/suites.sh\n\
@@ -91,6 +110,38 @@ pub fn job(suites: &[Suite], slowness: u32) -> String {
             suite.command
         ));
     }
+    job
+}
+
+/// The job that runs [`PROGRAMS`] and [`CONFORMANCE`].
+pub fn programs_job(long: bool, slowness: u32) -> String {
+    let mut job = String::from(
+        ". \"$out\"/suites.sh\n\
+         prepare\n\
+         PATH=$out/programs:$PATH\n\
+         cd /tmp\n",
+    );
+    let factor = if long { 5 * slowness } else { slowness };
+    for suite in PROGRAMS {
+        let long = if long && suite.command.starts_with("uffd-") {
+            " --long"
+        } else {
+            ""
+        };
+        job.push_str(&format!(
+            "suite '{}' {} {}{long}\n",
+            suite.name,
+            suite.seconds * factor,
+            suite.command
+        ));
+    }
+    job.push_str(&format!(
+        "suite '{}' {} sh -c '{} > /tmp/{TRANSCRIPT}'\n\
+         cp /tmp/{TRANSCRIPT} \"$out\"\n",
+        CONFORMANCE.name,
+        CONFORMANCE.seconds * slowness,
+        CONFORMANCE.command,
+    ));
     job
 }
 
@@ -112,6 +163,8 @@ pub struct Report {
     pub tests: BTreeMap<String, String>,
     /// The tests that were skipped, with the reason.
     pub skips: Vec<String>,
+    /// What it measured: a name, and a value with its unit.
+    pub measures: Vec<(String, String)>,
     pub exit: i32,
     pub seconds: f64,
     /// Contexts before and after.
@@ -178,6 +231,7 @@ fn report(lines: &[&str], end: &str) -> Result<Report> {
         r"^# Totals: pass:(\d+) fail:(\d+) xfail:(\d+) xpass:(\d+) skip:(\d+) error:(\d+)",
     )?;
     let unit_totals = Regex::new(r"^Userfaults unit tests: pass=(\d+), skip=(\d+), fail=(\d+)")?;
+    let measure = Regex::new(r"^# measure: (.*?) = (.*)$")?;
     let number = Regex::new(r"\d+(\.\d+)?")?;
     let mut counted = false;
     for line in lines {
@@ -204,6 +258,10 @@ fn report(lines: &[&str], end: &str) -> Result<Report> {
             report
                 .tests
                 .insert(test[1].to_string(), test[2].to_string());
+        } else if let Some(found) = measure.captures(line) {
+            report
+                .measures
+                .push((found[1].to_string(), found[2].to_string()));
         } else if let Some(total) = totals.captures(line) {
             let number = |index: usize| total[index].parse::<u32>();
             report.passed = number(1)? + number(3)?;

@@ -3,7 +3,8 @@
 //! `cargo xtask test`: everything that must hold, on both kernels.
 
 use crate::{
-    guest::Guest,
+    conformance,
+    guest::{Guest, Outcome},
     kernel::{Flavour, Impl, Kernel},
     series,
     suites::{self, ConsoleCheck, Report},
@@ -13,7 +14,7 @@ use anyhow::{bail, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -29,6 +30,9 @@ pub struct Options {
     /// Run the selftests on a PREEMPT_RT kernel.
     #[arg(long)]
     rt: bool,
+    /// Give the programs more memory and more rounds, and ask the C kernel all questions twice.
+    #[arg(long, conflicts_with_all = ["debug", "rt"])]
+    long: bool,
 }
 
 /// What a kernel did in all suites.
@@ -37,6 +41,8 @@ struct Results {
     reports: Vec<(String, Report)>,
     problems: Vec<String>,
     kunit: (u32, u32, u32),
+    /// The answers to the questions of the conformance suite.
+    transcript: PathBuf,
 }
 
 pub fn test(session: &Session, options: &Options) -> Result<()> {
@@ -56,10 +62,10 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     }
     let all: Vec<Results> = kernels
         .into_iter()
-        .map(|kernel| run(session, &workshop, kernel, slowness))
+        .map(|kernel| run(session, &workshop, kernel, slowness, options.long))
         .collect::<Result<_>>()?;
 
-    println!("\n{}", table(&all));
+    println!("\n{}\n\n{}\n", table(&all), measures(&all));
     for results in &all {
         let (passed, failed, skipped) = results.kunit;
         println!(
@@ -77,6 +83,12 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     }
     if let [rust, c] = &all[..] {
         problems.extend(differences(rust, c));
+        let found = conformance::compare(&session.repo, &rust.transcript, &c.transcript)?;
+        println!(
+            "conformance: {} questions asked, {} identical, {} documented differences",
+            found.asked, found.identical, found.documented
+        );
+        problems.extend(found.problems);
     }
     println!("total time: {}", ui::duration(start.elapsed()));
     let passed: u32 = all
@@ -125,73 +137,99 @@ fn flavour(imps: &[Impl], flavour: Flavour) -> Vec<Kernel> {
         .collect()
 }
 
-fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) -> Result<Results> {
+fn run(
+    session: &Session,
+    workshop: &Workshop,
+    kernel: Kernel,
+    slowness: u32,
+    long: bool,
+) -> Result<Results> {
     let builder = session.builder(workshop);
     let image = builder.kernel(kernel)?;
     let selftests = builder.selftests(&suites::binaries())?;
+    let programs = builder.programs(&session.repo)?;
     let accel = session.accel(&workshop.lab, &image)?;
-    let share = session.share(&kernel.name(), &[&selftests])?;
-    let guest = Guest {
-        lab: &workshop.lab,
-        kernel: &image,
-        share: &share,
-        accel,
-        cpus: 2,
-        memory: "4G",
-        append: "",
+    let boot =
+        |name: &str, title: &str, directories: &[&Path], append: &str, job: &str, seconds| {
+            let share = session.share(name, directories)?;
+            if !append.is_empty() {
+                fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
+                fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
+            }
+            let guest = Guest {
+                lab: &workshop.lab,
+                kernel: &image,
+                share: &share,
+                accel,
+                cpus: 2,
+                memory: "4G",
+                append,
+            };
+            let limit = Duration::from_secs(u64::from(slowness) * seconds);
+            session.ui.step(title, |bar| {
+                guest.run(job, limit, |line| {
+                    if session.ui.verbose {
+                        println!("  | {line}");
+                    }
+                    if let Some(name) = line.strip_prefix("@@ begin ") {
+                        bar.set_message(name.to_string());
+                    }
+                })
+            })
+        };
+    let title = kernel.title();
+    let selftests = boot(
+        &kernel.name(),
+        &format!("Running the selftests on {title}"),
+        &[&selftests],
+        "",
+        &suites::job(suites::ALL, slowness),
+        1200,
+    )?;
+    let programs_name = format!("{}-programs", kernel.name());
+    let programs = |again: &str| {
+        boot(
+            &programs_name,
+            &format!("Running programs and asking questions{again} on {title}"),
+            &[&programs],
+            "",
+            &suites::programs_job(long, slowness),
+            if long { 3600 } else { 900 },
+        )
     };
-    let title = format!("Running the selftests on {}", kernel.title());
-    let outcome = session.ui.step(&title, |bar| {
-        guest.run(
-            &suites::job(suites::ALL, slowness),
-            Duration::from_secs(1200 * u64::from(slowness)),
-            |line| {
-                if session.ui.verbose {
-                    println!("  | {line}");
-                }
-                if let Some(name) = line.strip_prefix("@@ begin ") {
-                    bar.set_message(name.to_string());
-                }
-            },
-        )
-    })?;
-
-    // A guest of its own, because the policy stays loaded.
-    let share = session.share(&format!("{}-lsm", kernel.name()), &[])?;
-    fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
-    fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
-    let title = format!("Refusing anonymous inodes on {}", kernel.title());
-    let refused = session.ui.step(&title, |_| {
-        Guest {
-            share: &share,
-            append: "lsm=selinux",
-            ..guest
-        }
-        .run(
-            suites::LSM_JOB,
-            Duration::from_secs(300 * u64::from(slowness)),
-            |line| {
-                if session.ui.verbose {
-                    println!("  | {line}");
-                }
-            },
-        )
-    })?;
-
+    let first = programs("")?;
+    let transcript = session
+        .results
+        .join(format!("guest/{}.transcript", kernel.name()));
+    let written = session
+        .results
+        .join("guest")
+        .join(&programs_name)
+        .join(suites::TRANSCRIPT);
+    fs::copy(&written, &transcript)?;
     let mut problems = Vec::new();
-    let expected = format!(" {}", kernel.imp.name());
-    let ready = outcome
-        .output
-        .lines()
-        .find(|line| line.starts_with("@@ ready"));
-    if !ready.is_some_and(|line| line.ends_with(&expected)) {
-        problems.push(format!(
-            "says that it has another implementation: {ready:?}"
-        ));
+    let console = ConsoleCheck::new()?;
+    if long && kernel.imp == Impl::C {
+        problems.extend(console.check(&first.console)?);
+        programs(" once more")?;
+        let found = conformance::compare_same(&written, &transcript)?;
+        problems.extend(found.problems);
+    }
+    // A guest of its own, because the policy stays loaded.
+    let refused = boot(
+        &format!("{}-lsm", kernel.name()),
+        &format!("Refusing anonymous inodes on {title}"),
+        &[],
+        "lsm=selinux",
+        suites::LSM_JOB,
+        300,
+    )?;
+
+    if !says(&selftests, kernel.imp) {
+        problems.push("says that it has another implementation".to_string());
     }
     let mut reports = Vec::new();
-    let console = ConsoleCheck::new()?;
-    for outcome in [&outcome, &refused] {
+    for outcome in [&selftests, &first, &refused] {
         for line in outcome.output.lines() {
             if let Some(note) = line.strip_prefix("@@ note ") {
                 problems.push(note.to_string());
@@ -211,7 +249,7 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
     if reports.len() != expected {
         problems.push(format!("{} of {expected} suites ran", reports.len()));
     }
-    let kunit = suites::kunit(&outcome.console)?;
+    let kunit = suites::kunit(&selftests.console)?;
     if kunit.1 != 0 || (kernel.imp == Impl::Rust && kunit.0 == 0) {
         problems.push(format!("KUnit: {} passed, {} failed", kunit.0, kunit.1));
     }
@@ -220,14 +258,25 @@ fn run(session: &Session, workshop: &Workshop, kernel: Kernel, slowness: u32) ->
         reports,
         problems,
         kunit,
+        transcript,
     })
+}
+
+/// Whether a guest said that it has an implementation.
+fn says(outcome: &Outcome, imp: Impl) -> bool {
+    let name = format!(" {}", imp.name());
+    outcome
+        .output
+        .lines()
+        .any(|line| line.starts_with("@@ ready") && line.ends_with(&name))
 }
 
 /// The names of all suites, in the order in which they are run.
 fn names() -> impl Iterator<Item = &'static str> {
     suites::ALL
         .iter()
-        .chain([&suites::LSM])
+        .chain(suites::PROGRAMS)
+        .chain([&suites::CONFORMANCE, &suites::LSM])
         .map(|suite| suite.name)
 }
 
@@ -252,6 +301,28 @@ fn table(all: &[Results]) -> Table {
                 None => row.extend(["did not run".into(), String::new()]),
             }
         }
+        table.add_row(row);
+    }
+    table
+}
+
+/// What the programs measured, a column for each kernel.
+fn measures(all: &[Results]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let mut header = vec!["measured".to_string()];
+    header.extend(all.iter().map(|results| results.kernel.name()));
+    table.set_header(header);
+    let of = |results: &Results, name: &str| {
+        let measures = results.reports.iter().flat_map(|(_, r)| &r.measures);
+        let mut found = measures.filter(|(other, _)| other == name);
+        found
+            .next()
+            .map_or(String::new(), |(_, value)| value.clone())
+    };
+    for (name, _) in all[0].reports.iter().flat_map(|(_, r)| &r.measures) {
+        let mut row = vec![name.clone()];
+        row.extend(all.iter().map(|results| of(results, name)));
         table.add_row(row);
     }
     table

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is counted: instructions, or time.
+
+use anyhow::{ensure, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::{
+    arch::{asm, x86_64::_rdtsc},
+    sync::OnceLock,
+    thread::available_parallelism,
+};
+
+/// What a run measures. Named in all results.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Instructions for each operation: one CPU, on which the counter of cycles counts instructions
+    /// (QEMU with `-icount shift=0,sleep=off`).
+    PathLength,
+    /// Operations for each second, on several CPUs.
+    Contention,
+}
+
+/// How many instructions two readings of the counter cost by themselves.
+static OVERHEAD: OnceLock<u64> = OnceLock::new();
+
+/// How many times the loop that checks the counter goes round. Each time is two instructions.
+const LOOPS: u64 = 100_000;
+
+impl Mode {
+    /// Refuses machines on which this cannot be measured.
+    pub fn check(self) -> Result<()> {
+        let cpus = available_parallelism()?.get();
+        match self {
+            Self::PathLength => {
+                ensure!(cpus == 1, "path lengths need one CPU, and there are {cpus}");
+                // An interrupt may come in between, so the shortest time counts.
+                let counted = (0..5)
+                    .map(|_| {
+                        let start = counter();
+                        // SAFETY: It counts down a register.
+                        unsafe {
+                            asm!(
+                                "2: dec {loops}",
+                                "jnz 2b",
+                                loops = inout(reg) LOOPS => _,
+                                options(nomem, nostack),
+                            );
+                        }
+                        counter() - start
+                    })
+                    .min()
+                    .unwrap_or(0);
+                ensure!(
+                    counted.abs_diff(2 * LOOPS) < LOOPS / 100,
+                    "the counter of cycles does not count instructions here: {counted} for {}",
+                    2 * LOOPS
+                );
+                let mut empty: Vec<u64> = (0..64).map(|_| raw(|| ())).collect();
+                empty.sort_unstable();
+                OVERHEAD.get_or_init(|| empty[empty.len() / 2]);
+            }
+            Self::Contention => {
+                ensure!(cpus > 1, "contention needs several CPUs, and there is one");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The counter of cycles.
+pub fn counter() -> u64 {
+    // SAFETY: All processors that this runs on have it.
+    unsafe { _rdtsc() }
+}
+
+fn raw(operation: impl FnOnce()) -> u64 {
+    let start = counter();
+    operation();
+    counter() - start
+}
+
+/// Returns how many instructions an operation takes, with all that happens meanwhile.
+pub fn instructions(operation: impl FnOnce()) -> u64 {
+    raw(operation).saturating_sub(*OVERHEAD.get().unwrap_or(&0))
+}
+
+/// What was counted, many times.
+#[derive(Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Makes room, so that none is made while something is measured.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+
+    pub fn push(&mut self, sample: f64) {
+        self.0.push(sample);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns the sample that is as large as or larger than a part of all, for a part of 0 to 1.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        match sorted.len() {
+            0 => f64::NAN,
+            len => sorted[((len - 1) as f64 * part).round() as usize],
+        }
+    }
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults, and the threads that handle them: measures 1, 4 and 5.
+
+use crate::{
+    clock::{instructions, Mode, Samples},
+    plan::{Descriptors, Handlers, Waiting},
+    report::Report,
+    threads::{self, Gate},
+    uffd::{
+        self, fault_address, kernel_can_write, messages, Backing, Memory, Resolution, Uffd, PAGE,
+    },
+};
+use anyhow::{ensure, Context, Result};
+use linux_raw_sys::general as uapi;
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{Arc, Barrier},
+    time::Instant,
+};
+
+/// How many faults are measured with small pages.
+const FAULTS: usize = 256;
+/// How many with huge ones.
+const HUGE_FAULTS: usize = 12;
+
+/// Ends the process if something failed that a measure depends on.
+pub fn must<T>(result: Result<T>, what: &str) -> T {
+    match result {
+        Ok(value) => value,
+        Err(err) => {
+            eprintln!("error: {what}: {err:#}");
+            std::process::abort()
+        }
+    }
+}
+
+/// Reads one fault and resolves it. Returns whether there was one.
+fn serve(
+    uffd: &Uffd,
+    how: Resolution,
+    page: usize,
+    source: impl FnOnce(usize) -> usize,
+) -> Result<bool> {
+    let mut message = [messages(1)[0]];
+    match uffd.read(&mut message) {
+        Ok(_) => (),
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(err) => return Err(err).context("read"),
+    }
+    let address = fault_address(&message[0])? & !(page - 1);
+    uffd.resolve(how, address, page, source(address))
+        .context("resolve")?;
+    Ok(true)
+}
+
+/// 1: one thread faults, one reads and resolves.
+pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Result<()> {
+    let faults = match backing {
+        Backing::Hugetlb => HUGE_FAULTS,
+        _ => FAULTS,
+    };
+    let page = backing.page();
+    let memory = Memory::new(backing, faults)?;
+    // Where pages are moved from they have to differ.
+    let source = Memory::new(
+        backing,
+        if resolution == Resolution::Move {
+            faults
+        } else {
+            1
+        },
+    )?;
+    source.populate(source.start);
+    let uffd = Arc::new(Uffd::new(false, 0)?);
+    uffd.register(&memory, resolution.register_mode())?;
+    match resolution {
+        Resolution::Continue => {
+            memory.populate(memory.alias.context("this memory is not shared")?);
+        }
+        Resolution::Writeprotect => {
+            memory.populate(memory.start);
+            uffd.protect(memory.start, memory.len(), true)?;
+        }
+        _ => (),
+    }
+
+    let handler = uffd.clone();
+    threads::spawn(1, move |_| loop {
+        let from = |address: usize| match resolution {
+            Resolution::Move => source.start + (address - memory.start),
+            _ => source.start,
+        };
+        must(serve(&handler, resolution, page, from), "the handler");
+    })?;
+    threads::settle();
+
+    let mut samples = Samples::with_capacity(faults);
+    for index in 0..faults {
+        let address = memory.page(index);
+        // A poisoned page is met by the kernel, so that the access fails without a signal.
+        if resolution == Resolution::Poison {
+            let mut written = true;
+            samples.push(instructions(|| written = kernel_can_write(address)) as f64);
+            ensure!(!written, "a poisoned page was written to");
+        } else {
+            samples.push(instructions(|| uffd::write(address)) as f64);
+        }
+    }
+    report.row(&samples, "instructions")
+}
+
+/// Returns an epoll that watches a descriptor.
+fn epoll(uffd: &Uffd, exclusive: bool) -> Result<OwnedFd> {
+    let events = libc::EPOLLIN | if exclusive { libc::EPOLLEXCLUSIVE } else { 0 };
+    let mut event = libc::epoll_event {
+        events: events as u32,
+        u64: 0,
+    };
+    // SAFETY: The descriptor is ours; the structure is valid.
+    unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        ensure!(fd >= 0, "epoll_create1: {}", io::Error::last_os_error());
+        let epoll = OwnedFd::from_raw_fd(fd);
+        let ret = libc::epoll_ctl(fd, libc::EPOLL_CTL_ADD, uffd.raw(), &mut event);
+        ensure!(ret == 0, "epoll_ctl: {}", io::Error::last_os_error());
+        Ok(epoll)
+    }
+}
+
+/// Waits until a descriptor may be readable.
+fn wait(uffd: &Uffd, epoll: Option<&OwnedFd>) {
+    // SAFETY: The structures are valid.
+    unsafe {
+        match epoll {
+            Some(epoll) => {
+                let mut event = libc::epoll_event { events: 0, u64: 0 };
+                libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, -1);
+            }
+            None => {
+                let mut poll = libc::pollfd {
+                    fd: uffd.raw(),
+                    events: libc::POLLIN,
+                    revents: 0,
+                };
+                libc::poll(&mut poll, 1, -1);
+            }
+        }
+    }
+}
+
+/// 4: many threads wait to hear of a fault.
+pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> {
+    let memory = Memory::new(Backing::Anon, FAULTS)?;
+    let source = Memory::new(Backing::Anon, 1)?;
+    source.populate(source.start);
+    let uffd = Arc::new(Uffd::new(waiting != Waiting::Read, 0)?);
+    uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+
+    let handler = uffd.clone();
+    threads::spawn(waiters, move |_| {
+        let epoll = match waiting {
+            Waiting::Epoll => Some(must(epoll(&handler, false), "the handler")),
+            Waiting::EpollExclusive => Some(must(epoll(&handler, true), "the handler")),
+            _ => None,
+        };
+        loop {
+            if waiting != Waiting::Read {
+                wait(&handler, epoll.as_ref());
+            }
+            let served = serve(&handler, Resolution::Copy, PAGE, |_| source.start);
+            must(served, "the handler");
+        }
+    })?;
+    threads::settle();
+
+    // All switches of the process but for this thread's own, which is one for each fault.
+    let others = || threads::switches(libc::RUSAGE_SELF) - threads::switches(libc::RUSAGE_THREAD);
+    let mut samples = Samples::with_capacity(FAULTS);
+    let before = others();
+    for index in 0..FAULTS {
+        samples.push(instructions(|| uffd::write(memory.page(index))) as f64);
+    }
+    let switches = (others() - before) as f64 / FAULTS as f64;
+    report.row(&samples, "instructions")?;
+    report.exact(&[], switches, "context switches of waiters")
+}
+
+/// How many faults 5 takes at least, altogether, and for each thread.
+const LOAD_FAULTS: (usize, usize) = (2048, 32);
+/// How many times as many where time is measured.
+const LOAD_FACTOR: usize = 2;
+
+/// 5: threads fault as fast as they can.
+pub fn load(
+    faulting: usize,
+    handlers: Handlers,
+    descriptors: Descriptors,
+    report: &Report,
+) -> Result<()> {
+    let (all, least) = LOAD_FAULTS;
+    let factor = if report.mode == Mode::Contention {
+        LOAD_FACTOR
+    } else {
+        1
+    };
+    let pages = (all / faulting).max(least) * factor;
+    let memory = Memory::new(Backing::Shmem, pages * faulting)?;
+    memory.populate(memory.alias.context("this memory is not shared")?);
+
+    let handlers = match handlers {
+        Handlers::One => 1,
+        Handlers::AsMany => faulting,
+    };
+    let part = |thread| Memory {
+        start: memory.page(thread * pages),
+        pages,
+        ..memory
+    };
+    let mode = uapi::UFFDIO_REGISTER_MODE_MINOR;
+    let mut uffds = Vec::new();
+    match descriptors {
+        Descriptors::One => {
+            uffds.push(Uffd::new(false, 0)?);
+            uffds[0].register(&memory, mode)?;
+        }
+        Descriptors::Each => {
+            ensure!(handlers == faulting, "each descriptor has a handler");
+            for thread in 0..faulting {
+                let uffd = Uffd::new(false, 0)?;
+                uffd.register(&part(thread), mode)?;
+                uffds.push(uffd);
+            }
+        }
+    }
+    threads::spawn(handlers, move |index| loop {
+        let uffd = &uffds[index % uffds.len()];
+        must(serve(uffd, Resolution::Continue, PAGE, |_| 0), "a handler");
+    })?;
+
+    let start = Arc::new(Gate::default());
+    let end = Arc::new(Barrier::new(faulting + 1));
+    let (started, ended) = (start.clone(), end.clone());
+    threads::spawn(faulting, move |thread| {
+        started.wait(1);
+        for page in 0..pages {
+            uffd::write(memory.page(thread * pages + page));
+        }
+        ended.wait();
+    })?;
+    threads::settle();
+
+    let faults = (pages * faulting) as f64;
+    let begin = Instant::now();
+    let counted = instructions(|| {
+        start.open();
+        end.wait();
+    });
+    match report.mode {
+        Mode::PathLength => report.exact(&[], counted as f64 / faults, "instructions"),
+        Mode::Contention => report.exact(
+            &[],
+            faults / begin.elapsed().as_secs_f64(),
+            "faults per second",
+        ),
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events, what others pay, and memory: measures 7, 8 and 9.
+
+use crate::{
+    clock::{instructions, Samples},
+    faults::must,
+    plan::{EventKind, Plain},
+    report::Report,
+    threads::{self, Gate},
+    uffd::{self, messages, Backing, Memory, Resolution, Uffd, EVENTS, PAGE},
+};
+use anyhow::{ensure, Context, Result};
+use linux_raw_sys::general as uapi;
+use std::{fs, io, ptr, sync::Arc};
+
+/// How often each operation is measured.
+const REPEATS: usize = 128;
+
+/// How many pages it is done to.
+const PAGES: usize = 16;
+
+/// Measures a child that ends at once, and the wait for it.
+fn measure_fork(samples: &mut Samples) -> Result<()> {
+    // What is left of earlier children is freed later, unless there is time for it.
+    threads::settle();
+    measure(samples, fork)
+}
+
+/// Makes a child that ends at once, and waits for it.
+fn fork() -> bool {
+    // SAFETY: The child does nothing but end.
+    unsafe {
+        match libc::fork() {
+            -1 => false,
+            0 => libc::_exit(0),
+            child => libc::waitpid(child, ptr::null_mut(), 0) == child,
+        }
+    }
+}
+
+/// Maps anonymous pages somewhere.
+fn mmap(len: usize) -> *mut libc::c_void {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: Nothing that is mapped already is replaced.
+    unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    }
+}
+
+/// Unmaps memory to which there are no references.
+fn munmap(start: usize, len: usize) -> bool {
+    // SAFETY: By the caller.
+    unsafe { libc::munmap(ptr::without_provenance_mut(start), len) == 0 }
+}
+
+/// Moves memory to which there are no references, over other such memory.
+fn mremap(from: usize, to: usize, len: usize) -> bool {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let to: *mut libc::c_void = ptr::without_provenance_mut(to);
+    // SAFETY: By the caller.
+    unsafe { libc::mremap(ptr::without_provenance_mut(from), len, len, flags, to) == to }
+}
+
+/// Removes the pages of memory to which there are no references.
+fn madvise(start: usize, len: usize) -> bool {
+    // SAFETY: By the caller.
+    unsafe { libc::madvise(ptr::without_provenance_mut(start), len, libc::MADV_DONTNEED) == 0 }
+}
+
+/// Measures an operation that says whether it worked.
+fn measure(samples: &mut Samples, operation: impl FnOnce() -> bool) -> Result<()> {
+    let mut worked = false;
+    samples.push(instructions(|| worked = operation()) as f64);
+    ensure!(
+        worked,
+        "the operation failed: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// 7: an operation waits until its event was read by another thread.
+pub fn event(kind: EventKind, report: &Report) -> Result<()> {
+    let len = PAGES * PAGE;
+    let mut start = Memory::new(Backing::Anon, PAGES)?.start;
+    let mut other = Memory::new(Backing::Anon, PAGES)?.start;
+    let uffd = Arc::new(Uffd::new(false, EVENTS)?);
+    let register = |start| {
+        let memory = Memory {
+            start,
+            pages: PAGES,
+            backing: Backing::Anon,
+            alias: None,
+        };
+        uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)
+    };
+    if kind != EventKind::Munmap {
+        register(start)?;
+    }
+    let monitor = uffd.clone();
+    threads::spawn(1, move |_| loop {
+        let mut message = [messages(1)[0]];
+        must(monitor.read(&mut message).context("read"), "the monitor");
+        if u32::from(message[0].event) == uapi::UFFD_EVENT_FORK {
+            // SAFETY: The message is about a fork, and nobody else has its descriptor.
+            unsafe { libc::close(message[0].arg.fork.ufd as i32) };
+        }
+    })?;
+    threads::settle();
+
+    let mut samples = Samples::with_capacity(REPEATS);
+    for _ in 0..REPEATS {
+        match kind {
+            EventKind::Fork => measure_fork(&mut samples)?,
+            EventKind::Madvise => measure(&mut samples, || madvise(start, len))?,
+            EventKind::Mremap => {
+                measure(&mut samples, || mremap(start, other, len))?;
+                std::mem::swap(&mut start, &mut other);
+            }
+            EventKind::Munmap => {
+                let memory = mmap(len);
+                ensure!(memory != libc::MAP_FAILED, "no memory");
+                register(memory as usize)?;
+                measure(&mut samples, || munmap(memory as usize, len))?;
+            }
+        }
+    }
+    report.row(&samples, "instructions")
+}
+
+/// Writes to all pages that operations are done to.
+fn populate(start: usize) {
+    for page in 0..PAGES {
+        uffd::write(start + page * PAGE);
+    }
+}
+
+/// 8: what a process pays that never uses userfaultfd.
+pub fn builtin(operation: Plain, report: &Report) -> Result<()> {
+    let len = PAGES * PAGE;
+    let mut samples = Samples::with_capacity(REPEATS);
+    let backing = if operation == Plain::ShmemFault {
+        Backing::Shmem
+    } else {
+        Backing::Anon
+    };
+    let memory = Memory::new(backing, REPEATS)?;
+    let (mut start, mut other) = (memory.start, Memory::new(Backing::Anon, PAGES)?.start);
+    for index in 0..REPEATS {
+        match operation {
+            Plain::Fork => measure_fork(&mut samples)?,
+            Plain::MmapMunmap => measure(&mut samples, || {
+                let memory = mmap(len);
+                memory != libc::MAP_FAILED && munmap(memory as usize, len)
+            })?,
+            Plain::Mremap => {
+                populate(start);
+                measure(&mut samples, || mremap(start, other, len))?;
+                std::mem::swap(&mut start, &mut other);
+            }
+            Plain::Madvise => {
+                populate(start);
+                measure(&mut samples, || madvise(start, len))?;
+            }
+            Plain::AnonFault | Plain::ShmemFault => {
+                let address = memory.page(index);
+                samples.push(instructions(|| uffd::write(address)) as f64);
+            }
+        }
+    }
+    report.row(&samples, "instructions")
+}
+
+/// How many descriptors, and how many sleeping threads, memory is divided by.
+const DESCRIPTORS: usize = 10_000;
+const SLEEPERS: usize = 2_048;
+
+/// Returns how many bytes of kernel objects there are.
+fn slab() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("no Slab in /proc/meminfo")?.parse::<f64>()? * 1024.0)
+}
+
+/// 9: memory.
+pub fn memory(report: &Report) -> Result<()> {
+    let path = "/sys/kernel/slab/userfaultfd_ctx_cache/object_size";
+    let size = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    report.exact(&[("what", "context")], size.trim().parse()?, "bytes")?;
+
+    // Sleeping in a fault, against sleeping in a futex.
+    let memory = Memory::new(Backing::Anon, SLEEPERS)?;
+    let uffd = Uffd::new(true, 0)?;
+    uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+    let gate = Arc::new(Gate::default());
+    let opened = gate.clone();
+    threads::spawn(SLEEPERS, move |thread| {
+        opened.wait(1);
+        uffd::write(memory.page(thread));
+    })?;
+    threads::settle();
+    let before = slab()?;
+    gate.open();
+    threads::settle();
+    let heap = (slab()? - before) / SLEEPERS as f64;
+    let asleep = uffd.drain(&mut messages(SLEEPERS))?;
+    ensure!(asleep == SLEEPERS, "{asleep} of {SLEEPERS} threads sleep");
+    report.exact(&[("what", "heap of a sleeping thread")], heap, "bytes")?;
+    uffd.resolve(Resolution::Zeropage, memory.start, memory.len(), 0)?;
+    threads::settle();
+
+    let before = slab()?;
+    let descriptors: Vec<Uffd> = (0..DESCRIPTORS)
+        .map(|_| Uffd::new(false, 0))
+        .collect::<Result<_>>()?;
+    let each = (slab()? - before) / descriptors.len() as f64;
+    report.exact(&[("what", "descriptor, of 10,000")], each, "bytes")
+}

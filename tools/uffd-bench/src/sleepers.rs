@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many threads that sleep in faults: measures 2, 3 and 6.
+
+use crate::{
+    clock::{counter, instructions, Mode, Samples},
+    report::Report,
+    threads::{self, Gate},
+    uffd::{self, messages, Backing, Memory, Message, Resolution, Uffd, PAGE},
+};
+use anyhow::{ensure, Result};
+use linux_raw_sys::general as uapi;
+use std::{
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc,
+    },
+    time::Instant,
+};
+
+/// How many unrelated pages are copied.
+const UNRELATED: usize = 128;
+
+/// How many resolves of a kind there are at least, however few threads sleep; and how many at
+/// most, however many do: the others are woken at once then.
+const RESOLVES: usize = 64;
+const RESOLVES_AT_MOST: usize = 1024;
+
+/// Which part of the resolves counts as done while all threads sleep: one in so many, the first
+/// ones.
+const FIRST: usize = 16;
+
+/// How many messages are read at once where that is not what is measured.
+const BATCH: usize = 256;
+
+/// How often is looked whether all threads sleep, at most.
+const PATIENCE: usize = 10_000;
+
+/// Threads that sleep in faults, each at its own page, and fault at another one when they are
+/// woken: as often as there are rounds.
+struct Sleepers {
+    uffd: Uffd,
+    count: usize,
+    memory: Memory,
+    /// A page to copy from.
+    source: usize,
+    round: usize,
+    buffer: Vec<Message>,
+}
+
+impl Sleepers {
+    fn new(count: usize, rounds: usize) -> Result<Self> {
+        let memory = Memory::new(Backing::Anon, count * rounds)?;
+        let source = Memory::new(Backing::Anon, 1)?;
+        source.populate(source.start);
+        let uffd = Uffd::new(true, 0)?;
+        uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+        threads::spawn(count, move |thread| {
+            for round in 0..rounds {
+                uffd::write(memory.page(round * count + thread));
+            }
+            Gate::default().wait(1);
+        })?;
+        Ok(Self {
+            uffd,
+            count,
+            memory,
+            source: source.start,
+            round: 0,
+            buffer: messages(BATCH),
+        })
+    }
+
+    /// Waits until all threads sleep, and reads their messages.
+    fn settle(&mut self) -> Result<()> {
+        let mut asleep = 0;
+        for _ in 0..PATIENCE {
+            threads::settle();
+            asleep += self.uffd.drain(&mut self.buffer)?;
+            if asleep == self.count {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{asleep} of {} threads sleep", self.count)
+    }
+
+    /// The address of the first page of the round. Those of the others follow.
+    fn base(&self) -> usize {
+        self.memory.page(self.round * self.count)
+    }
+
+    /// Copies a page to each thread, in an order of their numbers. The first of them, while nearly
+    /// all threads sleep, are noted apart as well.
+    fn resolve(&mut self, order: &[usize], first: &mut Samples, all: &mut Samples) -> Result<()> {
+        self.settle()?;
+        let (one_by_one, at_once) = order.split_at(order.len().min(RESOLVES_AT_MOST));
+        for (index, &thread) in one_by_one.iter().enumerate() {
+            let mut result = Ok(());
+            let address = self.base() + thread * PAGE;
+            let counted = instructions(|| {
+                result = self
+                    .uffd
+                    .resolve(Resolution::Copy, address, PAGE, self.source);
+            });
+            result?;
+            all.push(counted as f64);
+            if index < self.count.div_ceil(FIRST) {
+                first.push(counted as f64);
+            }
+        }
+        for &thread in at_once {
+            let address = self.base() + thread * PAGE;
+            self.uffd.fill_silently(address, 1, self.source)?;
+        }
+        if !at_once.is_empty() {
+            self.uffd.wake(self.base(), self.count * PAGE)?;
+        }
+        self.round += 1;
+        Ok(())
+    }
+
+    /// Wakes the first `woken` threads at once, and then the others.
+    fn wake(&mut self, woken: usize, samples: &mut Samples) -> Result<()> {
+        self.settle()?;
+        let base = self.base();
+        self.uffd.fill_silently(base, self.count, self.source)?;
+        let mut result = Ok(());
+        let counted = instructions(|| result = self.uffd.wake(base, woken * PAGE));
+        result?;
+        samples.push(counted as f64 / woken as f64);
+        if woken < self.count {
+            self.uffd.wake(base, self.count * PAGE)?;
+        }
+        self.round += 1;
+        Ok(())
+    }
+}
+
+/// 2: a page is copied that nobody waits for.
+pub fn unrelated(count: usize, report: &Report) -> Result<()> {
+    let mut sleepers = Sleepers::new(count, 1)?;
+    sleepers.settle()?;
+    let other = Memory::new(Backing::Anon, UNRELATED)?;
+    sleepers
+        .uffd
+        .register(&other, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+    let mut samples = Samples::with_capacity(UNRELATED);
+    for page in 0..UNRELATED {
+        let mut result = Ok(());
+        samples.push(instructions(|| {
+            result =
+                sleepers
+                    .uffd
+                    .resolve(Resolution::Copy, other.page(page), PAGE, sleepers.source);
+        }) as f64);
+        result?;
+    }
+    report.row(&samples, "instructions")
+}
+
+/// The numbers below `count` in an order that is always the same.
+fn shuffled(count: usize) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..count).collect();
+    let mut state = 1u64;
+    for last in (1..count).rev() {
+        // Knuth's MMIX generator; the upper half is the better one.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        numbers.swap(last, (state >> 33) as usize % (last + 1));
+    }
+    numbers
+}
+
+/// 3: a page is copied to each thread; and many are woken at once.
+pub fn resolve(count: usize, report: &Report) -> Result<()> {
+    let in_order: Vec<usize> = (0..count).collect();
+    let reverse = in_order.iter().rev().copied().collect();
+    let orders = [
+        ("in order", in_order),
+        ("reverse", reverse),
+        ("random", shuffled(count)),
+    ];
+    let parts = [("wake all", count), ("wake half", count / 2)];
+    let repeats = RESOLVES.div_ceil(count);
+    let wakes = repeats.max(2);
+
+    let rounds = orders.len() * repeats + parts.len() * wakes;
+    let mut sleepers = Sleepers::new(count, rounds)?;
+    for (name, order) in &orders {
+        let mut first = Samples::with_capacity(repeats * count);
+        let mut all = Samples::with_capacity(repeats * count);
+        for _ in 0..repeats {
+            sleepers.resolve(order, &mut first, &mut all)?;
+        }
+        report.part(&[("how", name)], &first, "instructions per thread")?;
+        if count <= RESOLVES_AT_MOST {
+            let name = format!("{name}, to the last");
+            report.part(&[("how", &name)], &all, "instructions per thread")?;
+        }
+    }
+    for (name, woken) in parts {
+        if woken == 0 {
+            continue;
+        }
+        let mut samples = Samples::with_capacity(wakes);
+        for _ in 0..wakes {
+            sleepers.wake(woken, &mut samples)?;
+        }
+        report.part(&[("how", name)], &samples, "instructions per thread")?;
+    }
+    Ok(())
+}
+
+/// How many messages wait to be read in 6, and how often that is repeated.
+const UNREAD: usize = 64;
+const BATCH_ROUNDS: usize = 16;
+
+/// 6: several messages are read at once.
+pub fn batched(size: usize, report: &Report) -> Result<()> {
+    ensure!(UNREAD % size == 0, "{UNREAD} is not a multiple of {size}");
+    let mut sleepers = Sleepers::new(UNREAD, BATCH_ROUNDS)?;
+    let mut samples = Samples::with_capacity(BATCH_ROUNDS);
+    for _ in 0..BATCH_ROUNDS {
+        threads::settle();
+        let mut read = 0;
+        let buffer = &mut sleepers.buffer[..size];
+        let counted = instructions(|| {
+            for _ in 0..UNREAD / size {
+                read += sleepers.uffd.read(buffer).unwrap_or(0);
+            }
+        });
+        ensure!(read == UNREAD, "{read} of {UNREAD} messages were read");
+        samples.push(counted as f64 / UNREAD as f64);
+        let len = UNREAD * PAGE;
+        sleepers
+            .uffd
+            .resolve(Resolution::Zeropage, sleepers.base(), len, 0)?;
+        sleepers.round += 1;
+    }
+    report.row(&samples, "instructions per message")
+}
+
+/// 6: many threads begin to sleep, one after the other or as the CPUs allow, while another one
+/// reads.
+pub fn enqueue(count: usize, report: &Report) -> Result<()> {
+    let memory = Memory::new(Backing::Shmem, count)?;
+    let uffd = Uffd::new(false, 0)?;
+    uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+    let gate = Arc::new(Gate::default());
+    let times: Arc<Vec<AtomicU64>> = Arc::new((0..count).map(|_| AtomicU64::new(0)).collect());
+    let (opened, noted) = (gate.clone(), times.clone());
+    threads::spawn(count, move |thread| {
+        opened.wait(1);
+        noted[thread].store(counter(), Ordering::Relaxed);
+        uffd::write(memory.page(thread));
+    })?;
+    // The page tables are there, and nothing but the faults is left to do.
+    threads::settle();
+
+    let mut buffer = messages(BATCH);
+    let mut read = 0;
+    let begin = Instant::now();
+    gate.open();
+    while read < count {
+        read += uffd.read(&mut buffer)?;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    match report.mode {
+        Mode::Contention => report.exact(&[], count as f64 / seconds, "faults per second"),
+        Mode::PathLength => {
+            // From the access of one thread to that of the next.
+            let mut times: Vec<u64> = times
+                .iter()
+                .map(|time| time.load(Ordering::Relaxed))
+                .collect();
+            times.sort_unstable();
+            let mut samples = Samples::with_capacity(count);
+            for pair in times.windows(2) {
+                samples.push((pair[1] - pair[0]) as f64);
+            }
+            report.row(&samples, "instructions per thread")
+        }
+    }
+}

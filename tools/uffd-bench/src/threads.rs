@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Threads with small stacks, thousands of them, and the order in which they run.
+
+use anyhow::{ensure, Context, Result};
+use std::{
+    ffi::c_void,
+    fs, io, mem, ptr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+/// The stack of a thread, in bytes.
+const STACK: usize = 32 << 10;
+
+/// What a thread starts with.
+struct Start {
+    body: &'static (dyn Fn(usize) + Sync),
+    index: usize,
+}
+
+extern "C" fn enter(start: *mut c_void) -> *mut c_void {
+    // SAFETY: `spawn` passes it, and it is never freed.
+    let start = unsafe { &*start.cast::<Start>() };
+    (start.body)(start.index);
+    ptr::null_mut()
+}
+
+/// Starts `count` threads, each of which calls `body` with its number.
+///
+/// They end with the process, and so does the memory that they use: a case has a process of its
+/// own.
+pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> Result<()> {
+    let body: &'static (dyn Fn(usize) + Sync) = Box::leak(Box::new(body));
+    let starts = Vec::leak((0..count).map(|index| Start { body, index }).collect());
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: This maps fresh memory.
+    let stacks = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            count * STACK,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    ensure!(stacks != libc::MAP_FAILED, "no memory for {count} stacks");
+    for (index, start) in starts.iter_mut().enumerate() {
+        // SAFETY: Each thread has a stack of its own, and what it starts with is never freed.
+        let error = unsafe {
+            let mut attr: libc::pthread_attr_t = mem::zeroed();
+            let mut thread = 0;
+            libc::pthread_attr_init(&mut attr);
+            let stack = stacks.byte_add(index * STACK);
+            match libc::pthread_attr_setstack(&mut attr, stack, STACK) {
+                0 => libc::pthread_create(&mut thread, &attr, enter, ptr::from_mut(start).cast()),
+                error => error,
+            }
+        };
+        if error != 0 {
+            let error = io::Error::from_raw_os_error(error);
+            return Err(error).with_context(|| format!("cannot start thread {index} of {count}"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes this process and the threads that it starts run in the order in which they wake up, until
+/// they sleep: so that what is counted does not depend on when the scheduler has had enough.
+pub fn run_in_order() -> Result<()> {
+    let param = libc::sched_param { sched_priority: 10 };
+    // SAFETY: The structure is valid.
+    let ret = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) };
+    ensure!(
+        ret == 0,
+        "no real-time priority: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// Lets the other threads run until all of them sleep. Exact with one CPU and
+/// [`run_in_order`] only.
+pub fn settle() {
+    std::thread::sleep(Duration::from_millis(2));
+}
+
+/// A word that threads wait for, without anything that would differ between the kernels.
+#[derive(Default)]
+pub struct Gate(AtomicU32);
+
+impl Gate {
+    fn futex(&self, operation: i32, value: u32) {
+        // SAFETY: The word is valid; nothing else is passed.
+        unsafe {
+            let timeout: *const libc::timespec = ptr::null();
+            libc::syscall(libc::SYS_futex, self.0.as_ptr(), operation, value, timeout);
+        }
+    }
+
+    /// Waits until the gate was opened `times` times.
+    pub fn wait(&self, times: u32) {
+        loop {
+            let now = self.0.load(Ordering::Acquire);
+            if now >= times {
+                break;
+            }
+            self.futex(libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, now);
+        }
+    }
+
+    /// Opens the gate once more.
+    pub fn open(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        self.futex(libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX as u32);
+    }
+}
+
+/// How often threads went to sleep or were preempted: all of the process, or this one.
+pub fn switches(who: i32) -> u64 {
+    // SAFETY: The structure is valid, and plain data.
+    let usage = unsafe {
+        let mut usage: libc::rusage = mem::zeroed();
+        libc::getrusage(who, &mut usage);
+        usage
+    };
+    (usage.ru_nvcsw + usage.ru_nivcsw) as u64
+}
+
+/// What 16,384 threads need, huge pages, and priorities that are not throttled.
+pub fn prepare_machine() -> Result<()> {
+    const SETTINGS: &[(&str, u64)] = &[
+        ("/proc/sys/kernel/threads-max", 65_536),
+        ("/proc/sys/kernel/pid_max", 131_072),
+        ("/proc/sys/vm/max_map_count", 262_144),
+        ("/proc/sys/vm/nr_hugepages", 64),
+        ("/proc/sys/fs/nr_open", 1 << 20),
+    ];
+    for (path, value) in SETTINGS {
+        fs::write(path, value.to_string())
+            .with_context(|| format!("cannot write {path}; this runs as root in a guest"))?;
+        let now = fs::read_to_string(path)?;
+        ensure!(
+            now.trim().parse() == Ok(*value),
+            "{path} is {now}, not {value}"
+        );
+    }
+    let path = "/proc/sys/kernel/sched_rt_runtime_us";
+    fs::write(path, "-1").with_context(|| format!("cannot write {path}"))?;
+    for (resource, wanted) in [(libc::RLIMIT_NPROC, 65_536), (libc::RLIMIT_NOFILE, 32_768)] {
+        let limit = libc::rlimit {
+            rlim_cur: wanted,
+            rlim_max: wanted,
+        };
+        // SAFETY: The structure is valid.
+        let ret = unsafe { libc::setrlimit(resource, &limit) };
+        ensure!(
+            ret == 0,
+            "cannot raise a limit: {}",
+            io::Error::last_os_error()
+        );
+    }
+    Ok(())
+}

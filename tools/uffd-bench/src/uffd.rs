@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Descriptors, and memory that is registered with them.
+
+use anyhow::{ensure, Result};
+use clap::ValueEnum;
+use linux_raw_sys::{general as uapi, ioctl};
+use serde::Serialize;
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+pub use uapi::uffd_msg as Message;
+
+/// The size of a small page, in bytes.
+pub const PAGE: usize = 4096;
+
+/// Where the next memory goes. Fixed addresses make runs repeatable.
+static NEXT: AtomicUsize = AtomicUsize::new(0x10_0000_0000);
+
+/// The distance of memory that is mapped at fixed addresses, in bytes.
+const SPACING: usize = 4 << 30;
+
+// The package has them for most, but not all.
+const UFFDIO_MOVE: u32 = request::<uapi::uffdio_move>(uapi::_UFFDIO_MOVE);
+const UFFDIO_POISON: u32 = request::<uapi::uffdio_poison>(uapi::_UFFDIO_POISON);
+
+/// `_IOWR(UFFDIO, number, T)`
+const fn request<T>(number: u32) -> u32 {
+    (3 << 30) | ((size_of::<T>() as u32) << 16) | (uapi::UFFDIO << 8) | number
+}
+
+/// What memory is backed by.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    Anon,
+    Shmem,
+    Hugetlb,
+}
+
+impl Backing {
+    /// The size of a page, in bytes.
+    pub fn page(self) -> usize {
+        match self {
+            Self::Hugetlb => 2 << 20,
+            _ => PAGE,
+        }
+    }
+}
+
+/// A mapping. It goes with the process.
+#[derive(Copy, Clone)]
+pub struct Memory {
+    pub start: usize,
+    /// In pages of `backing`.
+    pub pages: usize,
+    pub backing: Backing,
+    /// Another mapping of the same pages, for memory that is shared.
+    pub alias: Option<usize>,
+}
+
+fn check(ret: i32) -> io::Result<i32> {
+    match ret {
+        -1 => Err(io::Error::last_os_error()),
+        ret => Ok(ret),
+    }
+}
+
+/// Maps memory at the next fixed address.
+fn map(len: usize, flags: i32, fd: i32) -> io::Result<usize> {
+    let hint = NEXT.fetch_add(SPACING.max(len.next_power_of_two()), Ordering::Relaxed);
+    // SAFETY: Nothing that is mapped already is replaced.
+    let start = unsafe {
+        libc::mmap(
+            ptr::without_provenance_mut(hint),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
+            fd,
+            0,
+        )
+    };
+    match start {
+        libc::MAP_FAILED => Err(io::Error::last_os_error()),
+        start => Ok(start as usize),
+    }
+}
+
+impl Memory {
+    /// Maps fresh memory.
+    pub fn new(backing: Backing, pages: usize) -> Result<Self> {
+        let len = pages * backing.page();
+        let hugetlb = match backing {
+            Backing::Anon => {
+                let start = map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+                return Ok(Self {
+                    start,
+                    pages,
+                    backing,
+                    alias: None,
+                });
+            }
+            Backing::Shmem => 0,
+            Backing::Hugetlb => libc::MFD_HUGETLB,
+        };
+        // SAFETY: The name is a string, and the descriptor is ours.
+        let fd = unsafe {
+            let fd = check(libc::memfd_create(
+                c"uffd-bench".as_ptr(),
+                libc::MFD_CLOEXEC | hugetlb,
+            ))?;
+            OwnedFd::from_raw_fd(fd)
+        };
+        // SAFETY: The descriptor is open.
+        check(unsafe { libc::ftruncate(fd.as_raw_fd(), len as i64) })?;
+        Ok(Self {
+            start: map(len, libc::MAP_SHARED, fd.as_raw_fd())?,
+            pages,
+            backing,
+            alias: Some(map(len, libc::MAP_SHARED, fd.as_raw_fd())?),
+        })
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.pages * self.backing.page()
+    }
+
+    /// Returns the address of a page.
+    pub fn page(&self, index: usize) -> usize {
+        debug_assert!(index < self.pages);
+        self.start + index * self.backing.page()
+    }
+
+    /// Writes to all pages at `start`, which is this memory or its alias.
+    pub fn populate(&self, start: usize) {
+        for page in 0..self.pages {
+            write(start + page * self.backing.page());
+        }
+    }
+}
+
+/// Writes to memory at an address.
+pub fn write(address: usize) {
+    // SAFETY: All addresses are those of a `Memory`, which is never unmapped and has no references.
+    unsafe { ptr::without_provenance_mut::<u8>(address).write_volatile(1) };
+}
+
+/// Has the kernel write to memory at an address, and returns whether it could.
+pub fn kernel_can_write(address: usize) -> bool {
+    // SAFETY: As for `write()`.
+    unsafe { libc::syscall(libc::SYS_getcpu, address, 0, 0) == 0 }
+}
+
+/// How a fault is resolved.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    Copy,
+    Zeropage,
+    Continue,
+    Writeprotect,
+    Move,
+    Poison,
+}
+
+impl Resolution {
+    /// The faults that this resolves.
+    pub fn register_mode(self) -> u32 {
+        match self {
+            Self::Continue => uapi::UFFDIO_REGISTER_MODE_MINOR,
+            Self::Writeprotect => uapi::UFFDIO_REGISTER_MODE_WP,
+            _ => uapi::UFFDIO_REGISTER_MODE_MISSING,
+        }
+    }
+}
+
+/// Events that a descriptor is to report.
+pub const EVENTS: u32 = uapi::UFFD_FEATURE_EVENT_FORK
+    | uapi::UFFD_FEATURE_EVENT_REMAP
+    | uapi::UFFD_FEATURE_EVENT_REMOVE
+    | uapi::UFFD_FEATURE_EVENT_UNMAP;
+
+/// A userfaultfd.
+pub struct Uffd(OwnedFd);
+
+impl Uffd {
+    /// Opens one, with `UFFD_FEATURE_*`.
+    pub fn new(nonblocking: bool, features: u32) -> Result<Self> {
+        let flags = libc::O_CLOEXEC | if nonblocking { libc::O_NONBLOCK } else { 0 };
+        // SAFETY: The descriptor is ours.
+        let uffd = unsafe {
+            let fd = check(libc::syscall(libc::SYS_userfaultfd, flags) as i32)?;
+            Self(OwnedFd::from_raw_fd(fd))
+        };
+        let mut api = uapi::uffdio_api {
+            api: uapi::UFFD_API.into(),
+            features: features.into(),
+            ioctls: 0,
+        };
+        uffd.ioctl(ioctl::UFFDIO_API, &mut api)?;
+        Ok(uffd)
+    }
+
+    pub fn raw(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    fn ioctl<T>(&self, request: u32, arg: &mut T) -> io::Result<()> {
+        // SAFETY: Each request is called with its own structure.
+        check(unsafe { libc::ioctl(self.raw(), request.into(), ptr::from_mut(arg)) }).map(drop)
+    }
+
+    /// Registers memory, with `UFFDIO_REGISTER_MODE_*`.
+    pub fn register(&self, memory: &Memory, mode: u32) -> Result<()> {
+        let mut register = uapi::uffdio_register {
+            range: range(memory.start, memory.len()),
+            mode: mode.into(),
+            ioctls: 0,
+        };
+        self.ioctl(ioctl::UFFDIO_REGISTER, &mut register)?;
+        Ok(())
+    }
+
+    /// Resolves faults in a range. `source` is where copied and moved pages come from.
+    pub fn resolve(
+        &self,
+        how: Resolution,
+        start: usize,
+        len: usize,
+        source: usize,
+    ) -> io::Result<()> {
+        let (dst, src, bytes) = (start as u64, source as u64, len as u64);
+        match how {
+            Resolution::Copy => self.ioctl(
+                ioctl::UFFDIO_COPY,
+                &mut uapi::uffdio_copy {
+                    dst,
+                    src,
+                    len: bytes,
+                    mode: 0,
+                    copy: 0,
+                },
+            ),
+            Resolution::Zeropage => self.ioctl(
+                ioctl::UFFDIO_ZEROPAGE,
+                &mut uapi::uffdio_zeropage {
+                    range: range(start, len),
+                    mode: 0,
+                    zeropage: 0,
+                },
+            ),
+            Resolution::Continue => self.ioctl(
+                ioctl::UFFDIO_CONTINUE,
+                &mut uapi::uffdio_continue {
+                    range: range(start, len),
+                    mode: 0,
+                    mapped: 0,
+                },
+            ),
+            Resolution::Writeprotect => self.protect(start, len, false),
+            Resolution::Move => self.ioctl(
+                UFFDIO_MOVE,
+                &mut uapi::uffdio_move {
+                    dst,
+                    src,
+                    len: bytes,
+                    mode: 0,
+                    move_: 0,
+                },
+            ),
+            Resolution::Poison => self.ioctl(
+                UFFDIO_POISON,
+                &mut uapi::uffdio_poison {
+                    range: range(start, len),
+                    mode: 0,
+                    updated: 0,
+                },
+            ),
+        }
+    }
+
+    /// Protects pages against writing, or lifts the protection.
+    pub fn protect(&self, start: usize, len: usize, enable: bool) -> io::Result<()> {
+        let mode = u64::from(enable);
+        let mut request = uapi::uffdio_writeprotect {
+            range: range(start, len),
+            mode,
+        };
+        self.ioctl(ioctl::UFFDIO_WRITEPROTECT, &mut request)
+    }
+
+    /// Copies a page to each page of a range, and wakes nobody.
+    pub fn fill_silently(&self, start: usize, pages: usize, source: usize) -> io::Result<()> {
+        for page in 0..pages {
+            self.ioctl(
+                ioctl::UFFDIO_COPY,
+                &mut uapi::uffdio_copy {
+                    dst: (start + page * PAGE) as u64,
+                    src: source as u64,
+                    len: PAGE as u64,
+                    mode: uapi::UFFDIO_COPY_MODE_DONTWAKE.into(),
+                    copy: 0,
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the threads that sleep in a range.
+    pub fn wake(&self, start: usize, len: usize) -> io::Result<()> {
+        self.ioctl(ioctl::UFFDIO_WAKE, &mut range(start, len))
+    }
+
+    /// Reads messages, and returns how many.
+    pub fn read(&self, messages: &mut [Message]) -> io::Result<usize> {
+        // SAFETY: A message is plain data.
+        let ret = unsafe {
+            libc::read(
+                self.raw(),
+                messages.as_mut_ptr().cast(),
+                size_of_val(messages),
+            )
+        };
+        match ret {
+            -1 => Err(io::Error::last_os_error()),
+            bytes => Ok(bytes as usize / size_of::<Message>()),
+        }
+    }
+
+    /// Reads all messages of a descriptor that does not block, and returns how many there were.
+    pub fn drain(&self, messages: &mut [Message]) -> Result<usize> {
+        let mut all = 0;
+        loop {
+            match self.read(messages) {
+                Ok(some) => all += some,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(all),
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
+}
+
+/// Room for messages.
+pub fn messages(count: usize) -> Vec<Message> {
+    // SAFETY: A message is plain data.
+    vec![unsafe { std::mem::zeroed() }; count]
+}
+
+/// Returns the address of a fault.
+pub fn fault_address(message: &Message) -> Result<usize> {
+    ensure!(
+        u32::from(message.event) == uapi::UFFD_EVENT_PAGEFAULT,
+        "expected a fault, got event {}",
+        message.event
+    );
+    // SAFETY: The message is about a fault.
+    Ok(unsafe { message.arg.pagefault.address } as usize)
+}
+
+fn range(start: usize, len: usize) -> uapi::uffdio_range {
+    uapi::uffdio_range {
+        start: start as u64,
+        len: len as u64,
+    }
+}

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who may have a userfaultfd, by which way, and what it is good for.
+
+use crate::{
+    book::{Book, Case},
+    faults::{catch_signals, load},
+    limits::{FEATURES, MISSING},
+    memory::{Area, Names},
+    sys::{drop_ptrace, errno_name, write_file, Answer, PAGE},
+    uffd::{describe, Uffd, API, IOC_NEW},
+};
+use linux_raw_sys::general::*;
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+};
+
+const SYSCTL: &str = "/proc/sys/vm/unprivileged_userfaultfd";
+const NODE: &str = "/dev/userfaultfd";
+const NOBODY: u32 = 65534;
+const GROUP: u32 = 12345;
+
+/// Somebody who wants a userfaultfd.
+struct Who {
+    name: &'static str,
+    become_them: fn(),
+}
+
+/// Becomes another user, with one more group. All capabilities go.
+fn become_user(groups: &[u32]) {
+    // SAFETY: The list is as long as is said.
+    unsafe {
+        assert_eq!(libc::setgroups(groups.len(), groups.as_ptr()), 0);
+        assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+    }
+    // After that a process is not to be looked at, and its files in /proc are root's.
+    // SAFETY: No pointers are involved.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+}
+
+/// Becomes another user, and keeps one capability.
+fn become_user_with_ptrace() {
+    // SAFETY: No pointers are involved.
+    unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1) };
+    become_user(&[]);
+    const CAP_SYS_PTRACE: u32 = 19;
+    // The capability is still permitted.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let bit = 1u32 << CAP_SYS_PTRACE;
+    let data: [u32; 6] = [bit, bit, 0, 0, 0, 0];
+    // SAFETY: The structures are what version 3 of the call expects.
+    let answer = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    assert_eq!(answer, 0, "capset");
+}
+
+/// Has system calls of userfaultfd(2) fail.
+fn forbid_the_call() {
+    let filter = [
+        // The number of the call: if it is that of userfaultfd(2), the error, otherwise go on.
+        libc::sock_filter {
+            code: 0x20,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        },
+        libc::sock_filter {
+            code: 0x15,
+            jt: 0,
+            jf: 1,
+            k: libc::SYS_userfaultfd as u32,
+        },
+        libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ERRNO | libc::ENETDOWN as u32,
+        },
+        libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ALLOW,
+        },
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: The program is as long as is said.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        assert_eq!(
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program),
+            0
+        );
+    }
+}
+
+fn new_user_namespace() {
+    // SAFETY: No pointers are involved.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, 0, "unshare");
+}
+
+const WHO: &[Who] = &[
+    Who {
+        name: "root",
+        become_them: || {},
+    },
+    Who {
+        name: "root without CAP_SYS_PTRACE",
+        become_them: drop_ptrace,
+    },
+    Who {
+        name: "root of a user namespace",
+        become_them: new_user_namespace,
+    },
+    Who {
+        name: "user",
+        become_them: || become_user(&[]),
+    },
+    Who {
+        name: "user in the group",
+        become_them: || become_user(&[GROUP]),
+    },
+    Who {
+        name: "user with CAP_SYS_PTRACE",
+        become_them: become_user_with_ptrace,
+    },
+    Who {
+        name: "user in a user namespace",
+        become_them: || {
+            become_user(&[]);
+            new_user_namespace();
+        },
+    },
+    Who {
+        name: "root with seccomp",
+        become_them: forbid_the_call,
+    },
+    Who {
+        name: "user with seccomp",
+        become_them: || {
+            become_user(&[]);
+            forbid_the_call();
+        },
+    },
+];
+
+const FLAGS: &[(&str, i32)] = &[
+    ("0", 0),
+    ("user_mode_only", UFFD_USER_MODE_ONLY as i32),
+    ("cloexec", libc::O_CLOEXEC),
+    ("nonblock", libc::O_NONBLOCK),
+    (
+        "all",
+        UFFD_USER_MODE_ONLY as i32 | libc::O_CLOEXEC | libc::O_NONBLOCK,
+    ),
+    ("2", 2),
+    ("append", libc::O_APPEND),
+    ("-1", -1),
+];
+
+/// A descriptor from the device.
+fn from_device(flags: i64, mode: i32) -> Result<Uffd, Answer> {
+    let path = CString::new(NODE).expect("no zero in it");
+    // SAFETY: The path is a string; both calls return a new descriptor, or an error.
+    unsafe {
+        let device = libc::open(path.as_ptr(), mode | libc::O_CLOEXEC);
+        if device < 0 {
+            return Err(Answer::of(device));
+        }
+        let device = OwnedFd::from_raw_fd(device);
+        let fd = libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags);
+        if fd < 0 {
+            return Err(Answer::of(fd));
+        }
+        Ok(Uffd(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// What a descriptor is good for.
+fn use_of(uffd: &Uffd) -> String {
+    // SAFETY: No pointers are involved.
+    let (status, descriptor) = unsafe {
+        (
+            libc::fcntl(uffd.fd(), libc::F_GETFL),
+            libc::fcntl(uffd.fd(), libc::F_GETFD),
+        )
+    };
+    let called = uffd.call(&API, &[u64::from(UFFD_API), 0]);
+    let mut text = format!("status {status:#o} flags {descriptor} api {called}");
+    let area = Area::anon(0, 4);
+    let source = Area::anon(1, 1);
+    let names = Names::new(&[("area", &area)]);
+    text.push_str(&format!(
+        " register {}",
+        uffd.register(area.start, area.len, MISSING)
+    ));
+    let (start, its) = (area.start, names.clone());
+    type Fault = Box<dyn FnOnce() -> String + Send>;
+    let faults: [(&str, Fault); 2] = [
+        ("user", Box::new(move || load(start, &its))),
+        (
+            "kernel",
+            Box::new(move || {
+                let to = (start + PAGE) as *mut libc::c_void;
+                // SAFETY: The kernel checks the buffer, which is memory of the tests.
+                Answer::of(unsafe { libc::getrandom(to, 8, 0) }).to_string()
+            }),
+        ),
+    ];
+    for (name, fault) in faults {
+        let thread = std::thread::spawn(fault);
+        while !thread.is_finished() {
+            if uffd.fdinfo().starts_with("pending: 0") {
+                std::thread::yield_now();
+                continue;
+            }
+            // poll() of a blocking descriptor is an error; there is a message, so read() is not.
+            if let Ok(message) = uffd.read() {
+                text.push_str(&format!(" {}", describe(&message, &names)));
+                // SAFETY: It is a fault.
+                let address = unsafe { message.arg.pagefault.address } as usize;
+                uffd.copy(address & !(PAGE - 1), source.start, PAGE, 0);
+            }
+        }
+        let answer = thread.join().expect("no panic");
+        text.push_str(&format!(" {name} fault: {answer}"));
+    }
+    text
+}
+
+/// Somebody tries every way, with every flag.
+fn attempts(book: &mut Book, who: &Who, state: &str) {
+    catch_signals();
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        (who.become_them)();
+        type Way = fn(i32) -> Result<Uffd, Answer>;
+        let ways: [(&str, Way); 2] = [
+            ("syscall", Uffd::create),
+            ("device", |flags| from_device(flags.into(), libc::O_RDWR)),
+        ];
+        for (way, create) in ways {
+            for (name, flags) in FLAGS {
+                let answer = match create(*flags) {
+                    Ok(uffd) => use_of(&uffd),
+                    Err(answer) => answer.to_string(),
+                };
+                book.ask(format!("{state},{way},{name}"), answer);
+            }
+            for (feature, name) in FEATURES {
+                let answer = match create(UFFD_USER_MODE_ONLY as i32) {
+                    Ok(uffd) => uffd
+                        .call(&API, &[u64::from(UFFD_API), *feature])
+                        .to_string(),
+                    Err(answer) => answer.to_string(),
+                };
+                book.ask(format!("{state},{way},feature {name}"), answer);
+            }
+        }
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0, "{}, {state}", who.name);
+}
+
+/// Sets who may open the device.
+fn set_node(mode: u32, group: u32) {
+    let path = CString::new(NODE).expect("no zero in it");
+    // SAFETY: The path is a string.
+    unsafe {
+        assert_eq!(libc::chmod(path.as_ptr(), mode), 0);
+        assert_eq!(libc::chown(path.as_ptr(), 0, group), 0);
+    }
+}
+
+fn ask_who(book: &mut Book, who: &Who) {
+    for sysctl in ["0", "1"] {
+        write_file(SYSCTL, sysctl);
+        for (mode, group) in [(0o600, 0), (0o660, GROUP), (0o666, 0)] {
+            set_node(mode, group);
+            attempts(book, who, &format!("sysctl={sysctl},node={mode:o}"));
+        }
+    }
+    write_file(SYSCTL, "0");
+    set_node(0o600, 0);
+}
+
+/// The sysctl as a file.
+fn sysctl(book: &mut Book) {
+    let read = || std::fs::read_to_string(SYSCTL).unwrap_or_default();
+    book.ask("default", read().trim());
+    let metadata = std::fs::metadata(SYSCTL).expect("there is the sysctl");
+    book.ask("mode", format!("{:o}", metadata.permissions().mode()));
+    for value in [
+        "1",
+        "0",
+        "2",
+        "-1",
+        "abc",
+        "",
+        " 1",
+        "1 0",
+        "01",
+        "4294967297",
+    ] {
+        let answer = write_file(SYSCTL, value);
+        book.ask(
+            format!("write {value:?}"),
+            format!("{answer}, {}", read().trim()),
+        );
+    }
+    write_file(SYSCTL, "0");
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    if unsafe { libc::fork() } == 0 {
+        become_user(&[]);
+        book.ask("write by a user", write_file(SYSCTL, "1"));
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: No status is asked for.
+    unsafe { libc::wait(std::ptr::null_mut()) };
+}
+
+/// The device as a file.
+fn device(book: &mut Book) {
+    let metadata = std::fs::metadata(NODE).expect("there is the device");
+    book.ask(
+        "node",
+        format!(
+            "{:o} character {} major {} uid {} gid {}",
+            metadata.permissions().mode(),
+            metadata.file_type().is_char_device(),
+            libc::major(metadata.rdev()),
+            metadata.uid(),
+            metadata.gid()
+        ),
+    );
+    let uevent = std::fs::read_to_string("/sys/class/misc/userfaultfd/uevent").unwrap_or_default();
+    for line in uevent.lines().filter(|line| !line.starts_with("MINOR")) {
+        book.ask(
+            format!("uevent {}", line.split('=').next().unwrap_or("")),
+            line,
+        );
+    }
+    for (name, mode) in [
+        ("read", libc::O_RDONLY),
+        ("write", libc::O_WRONLY),
+        ("both", libc::O_RDWR),
+        ("path", libc::O_PATH),
+        ("nonblock", libc::O_RDWR | libc::O_NONBLOCK),
+        ("directory", libc::O_DIRECTORY),
+    ] {
+        for (flag_name, flags) in [
+            ("0", 0i64),
+            ("2^32", 1 << 32),
+            ("2^32+2", (1 << 32) + 2),
+            ("-1", -1),
+        ] {
+            let answer = match from_device(flags, mode) {
+                Ok(uffd) => use_of(&uffd),
+                Err(answer) => answer.to_string(),
+            };
+            book.ask(format!("open {name},flags {flag_name}"), answer);
+        }
+    }
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(NODE)
+        .expect("root may open it");
+    let fd: RawFd = device.as_raw_fd();
+    let mut buffer = [0u8; 64];
+    for request in [
+        0,
+        IOC_NEW + 1,
+        IOC_NEW | 8 << 16,
+        IOC_NEW | 1 << 30,
+        API.request(),
+        libc::FIONBIO as u32,
+        libc::FIONREAD as u32,
+        u32::MAX,
+    ] {
+        // SAFETY: The buffer is longer than all arguments of these.
+        let answer = Answer::of(unsafe { libc::ioctl(fd, request as _, buffer.as_mut_ptr()) });
+        book.ask(format!("ioctl {request:#x}"), answer);
+    }
+    // SAFETY: The buffer is as long as is said.
+    unsafe {
+        let pointer = buffer.as_mut_ptr().cast::<libc::c_void>();
+        book.ask("read", Answer::of(libc::read(fd, pointer, 32)));
+        book.ask("write", Answer::of(libc::write(fd, pointer, 32)));
+        book.ask("lseek", Answer::of(libc::lseek(fd, 0, libc::SEEK_END)));
+        let mapped = libc::mmap(
+            std::ptr::null_mut(),
+            PAGE,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        );
+        book.ask("mmap", Answer::of_address(mapped));
+    }
+    book.ask("poll", format!("{:#x}", crate::uffd::poll_fd(fd, -1, 0)));
+    book.ask("mkdir", {
+        let error = std::fs::create_dir(NODE).expect_err("it is there");
+        errno_name(error.raw_os_error().unwrap_or(0))
+    });
+}
+
+/// Limits on descriptors.
+fn limits(book: &mut Book) {
+    for limit in [0u64, 3, 4, 5] {
+        // SAFETY: The structure is valid. The child has its own copy of everything.
+        let child = unsafe {
+            book.flush();
+            libc::fork()
+        };
+        if child == 0 {
+            // SAFETY: As above.
+            unsafe {
+                libc::close_range(3, 3, 0);
+                let value = libc::rlimit {
+                    rlim_cur: limit,
+                    rlim_max: limit,
+                };
+                libc::setrlimit(libc::RLIMIT_NOFILE, &value);
+                for way in ["syscall", "device"] {
+                    let created = if way == "syscall" {
+                        Uffd::create(0)
+                    } else {
+                        from_device(0, libc::O_RDWR)
+                    };
+                    book.ask(
+                        format!("nofile={limit},{way}"),
+                        created.map_or_else(|answer| answer.to_string(), |_| "created".into()),
+                    );
+                }
+                book.flush();
+                libc::_exit(0);
+            }
+        }
+        // SAFETY: No status is asked for.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::new("access/sysctl", sysctl),
+        Case::new("access/device", device),
+        Case::new("access/limits", limits),
+    ];
+    for who in WHO {
+        cases.push(Case::new(format!("access/{}", who.name), move |book| {
+            ask_who(book, who)
+        }));
+    }
+    cases
+}

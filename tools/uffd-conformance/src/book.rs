@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The transcript: a line for each question, with its answer.
+//!
+//! Questions are asked in cases. Each case runs in a process of its own, so that what it maps,
+//! limits or breaks is gone with it, and has a time limit.
+
+use std::{
+    fmt::Display,
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+/// How long a case may take.
+const CASE_TIME: Duration = Duration::from_secs(60);
+
+/// Where a case writes its questions and answers.
+pub struct Book {
+    prefix: String,
+    out: File,
+    text: String,
+}
+
+impl Book {
+    /// Writes down a question and its answer.
+    pub fn ask(&mut self, question: impl Display, answer: impl Display) {
+        self.text
+            .push_str(&format!("{}/{question} = {answer}\n", self.prefix));
+        // What was asked before a case is killed should be known.
+        if self.text.len() > 64 {
+            self.flush();
+        }
+    }
+
+    /// Hands over what was written so far.
+    pub fn flush(&mut self) {
+        self.out
+            .write_all(self.text.as_bytes())
+            .expect("the transcript is read");
+        self.text.clear();
+    }
+}
+
+/// Some questions that belong together.
+pub struct Case {
+    name: String,
+    run: Box<dyn FnOnce(&mut Book)>,
+}
+
+impl Case {
+    pub fn new(name: impl Into<String>, run: impl FnOnce(&mut Book) + 'static) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs the case. Returns its lines, and what went wrong if it did not end as it should.
+    pub fn run(self) -> (String, Option<String>) {
+        let (mut reader, writer) = pipe();
+        // SAFETY: This program has no other thread here.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "cannot fork");
+        if pid == 0 {
+            drop(reader);
+            // SAFETY: No pointers are involved. A session of its own can be killed as a whole.
+            unsafe {
+                libc::setsid();
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            }
+            let mut book = Book {
+                prefix: self.name,
+                out: writer,
+                text: String::new(),
+            };
+            (self.run)(&mut book);
+            book.flush();
+            // SAFETY: Nothing of this process is needed any more.
+            unsafe { libc::_exit(0) };
+        }
+        drop(writer);
+        let (text, problem) = collect(&mut reader, pid);
+        (
+            text,
+            problem.map(|problem| format!("{}: {problem}", self.name)),
+        )
+    }
+}
+
+/// Reads what a case writes until it ends, and ends all that it started.
+fn collect(reader: &mut File, pid: libc::pid_t) -> (String, Option<String>) {
+    // SAFETY: The system call returns a new descriptor or an error.
+    let pidfd = unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        assert!(fd >= 0, "cannot watch a child");
+        OwnedFd::from_raw_fd(fd as i32)
+    };
+    let start = Instant::now();
+    let mut text = Vec::new();
+    let mut chunk = [0; 65536];
+    let mut ended = false;
+    loop {
+        let left = CASE_TIME.saturating_sub(start.elapsed());
+        let mut fds = [reader.as_raw_fd(), pidfd.as_raw_fd()].map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        let watched = if ended { 1 } else { 2 };
+        // SAFETY: The array is as long as is said.
+        unsafe { libc::poll(fds.as_mut_ptr(), watched, left.as_millis() as i32) };
+        if fds[0].revents != 0 {
+            match reader.read(&mut chunk) {
+                Ok(0) | Err(_) => {
+                    // It is about to end by itself.
+                    // SAFETY: There is one entry.
+                    unsafe { libc::poll(&mut fds[1], 1, 1000) };
+                    break;
+                }
+                Ok(length) => text.extend_from_slice(&chunk[..length]),
+            }
+        } else if ended {
+            break;
+        } else if fds[1].revents != 0 || left.is_zero() {
+            // SAFETY: The session is of that child, which was not reaped yet.
+            unsafe { libc::kill(-pid, libc::SIGKILL) };
+            if left.is_zero() {
+                // SAFETY: As above, for a child that did not get to its session.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+            ended = true;
+        }
+    }
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe {
+        libc::kill(-pid, libc::SIGKILL);
+        libc::waitpid(pid, &mut status, 0);
+    }
+    let problem = if start.elapsed() >= CASE_TIME {
+        Some("did not end in time".to_string())
+    } else if libc::WIFSIGNALED(status) {
+        Some(format!("was killed by signal {}", libc::WTERMSIG(status)))
+    } else if libc::WEXITSTATUS(status) != 0 {
+        Some(format!("ended with status {}", libc::WEXITSTATUS(status)))
+    } else {
+        None
+    };
+    (String::from_utf8_lossy(&text).into_owned(), problem)
+}
+
+/// Makes a pipe: the end to read, and the end to write.
+pub fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: The array has room for two descriptors, which belong to nobody else.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
+    }
+}

@@ -1,0 +1,784 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a monitor is told when a process forks, or its mappings change.
+
+use crate::{
+    book::{Book, Case},
+    faults::{catch_signals, ends_soon, eventfd, load, store},
+    limits::{MISSING, WP},
+    memory::{kind_of, pagemap, vm_flags, Area, Names},
+    messages::{receive, send},
+    sys::{errno_name, Answer, PAGE},
+    uffd::{describe, Uffd, REGISTER, UNREGISTER, ZEROPAGE},
+};
+use linux_raw_sys::general::*;
+use std::{
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    time::Duration,
+};
+
+/// Where things are moved to.
+const ELSEWHERE: usize = 1 << 31;
+
+/// What an action is about.
+#[derive(Clone)]
+struct Place {
+    start: usize,
+    len: usize,
+    page: usize,
+    file: RawFd,
+    names: Names,
+}
+
+impl Place {
+    fn at(&self, page: usize) -> *mut libc::c_void {
+        (self.start + page * self.page) as _
+    }
+
+    fn last(&self) -> usize {
+        self.len / self.page - 1
+    }
+}
+
+/// Something that changes mappings or processes.
+struct Action {
+    name: &'static str,
+    run: fn(&Place) -> String,
+}
+
+const fn action(name: &'static str, run: fn(&Place) -> String) -> Action {
+    Action { name, run }
+}
+
+fn told(value: impl TryInto<i64>) -> String {
+    Answer::of(value).to_string()
+}
+
+/// mremap(), whose result is an address.
+fn remap(place: &Place, from: usize, old: usize, new: usize, flags: i32, to: usize) -> String {
+    let (old, new) = (old * place.page, new * place.page);
+    // SAFETY: All ranges are memory of the tests, or not mapped.
+    let address = unsafe { libc::mremap(place.at(from), old, new, flags, to) };
+    if address == libc::MAP_FAILED {
+        return Answer::of_address(address).to_string();
+    }
+    place.names.name(address as u64)
+}
+
+/// Forks in one of the ways, has the child do something, and waits for it. Not with the function of
+/// the C library, which holds locks meanwhile that whoever reads the event may need.
+pub fn fork_with(flags: i32, child: impl FnOnce() -> i32) -> String {
+    // SAFETY: The child makes system calls and touches memory of the tests only. It has a stack of
+    // its own or a copy, as it does not share memory.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) as i32;
+        if pid == 0 {
+            libc::_exit(child());
+        }
+        if pid < 0 {
+            return told(pid);
+        }
+        let mut status = 0;
+        libc::waitpid(pid, &mut status, 0);
+        if libc::WIFSIGNALED(status) {
+            return format!("child killed by {}", libc::WTERMSIG(status));
+        }
+        format!("child {}", libc::WEXITSTATUS(status))
+    }
+}
+
+/// clone3() that fails late, because the process number is taken.
+fn failing_fork() -> String {
+    let taken = [1u32];
+    let arguments: [u64; 11] = [
+        0,
+        0,
+        0,
+        0,
+        libc::SIGCHLD as u64,
+        0,
+        0,
+        0,
+        taken.as_ptr() as u64,
+        1,
+        0,
+    ];
+    // SAFETY: The structure is what the call expects; a child would end at once.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone3, arguments.as_ptr(), 88);
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        told(pid)
+    }
+}
+
+// SAFETY (of all blocks below): the ranges are memory of the tests only.
+const ACTIONS: &[Action] = &[
+    action("munmap all", |p| {
+        told(unsafe { libc::munmap(p.at(0), p.len) })
+    }),
+    action("munmap first", |p| {
+        told(unsafe { libc::munmap(p.at(0), p.page) })
+    }),
+    action("munmap middle", |p| {
+        told(unsafe { libc::munmap(p.at(1), p.page) })
+    }),
+    action("munmap last", |p| {
+        told(unsafe { libc::munmap(p.at(p.last()), p.page) })
+    }),
+    action("munmap more", |p| {
+        told(unsafe { libc::munmap((p.start - p.page) as _, p.len + 2 * p.page) })
+    }),
+    action("munmap of several", |p| {
+        unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) };
+        told(unsafe { libc::munmap(p.at(0), p.len) })
+    }),
+    action("munmap unaligned", |p| {
+        told(unsafe { libc::munmap((p.start + 1) as _, p.page) })
+    }),
+    action("mmap over", |p| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        Answer::of_address(unsafe { libc::mmap(p.at(1), p.page, libc::PROT_READ, flags, -1, 0) })
+            .to_string()
+    }),
+    action("mremap shrink", |p| {
+        remap(p, 0, p.last() + 1, p.last(), 0, 0)
+    }),
+    action("mremap grow in place", |p| {
+        remap(p, 0, p.last() + 1, p.last() + 2, 0, 0)
+    }),
+    action("mremap grow", |p| {
+        remap(p, 0, p.last() + 1, p.last() + 2, libc::MREMAP_MAYMOVE, 0)
+    }),
+    action("mremap move", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 0, p.last() + 1, p.last() + 1, flags, p.start + ELSEWHERE)
+    }),
+    action("mremap move a part", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 1, 1, 1, flags, p.start + ELSEWHERE)
+    }),
+    action("mremap move and shrink", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 0, p.last() + 1, 1, flags, p.start + ELSEWHERE)
+    }),
+    action("mremap dontunmap", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        remap(p, 0, p.last() + 1, p.last() + 1, flags, p.start + ELSEWHERE)
+    }),
+    action("mremap onto itself", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 0, 2, 2, flags, p.start + p.page)
+    }),
+    action("mremap of nothing", |p| {
+        remap(p, p.last() + 2, 1, 2, libc::MREMAP_MAYMOVE, 0)
+    }),
+    action("mremap too far", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 0, 1, 1, flags, 1 << 62)
+    }),
+    action("mremap too much", |p| {
+        remap(p, 0, 1, 1 << 34, libc::MREMAP_MAYMOVE, 0)
+    }),
+    action("mremap over the end", |p| {
+        remap(p, p.last(), 2, 3, libc::MREMAP_MAYMOVE, 0)
+    }),
+    action("dontneed", |p| advise(p, 0, 2, libc::MADV_DONTNEED)),
+    action("dontneed all", |p| {
+        advise(p, 0, p.last() + 1, libc::MADV_DONTNEED)
+    }),
+    action("dontneed more", |p| {
+        advise(p, 0, p.last() + 2, libc::MADV_DONTNEED)
+    }),
+    action("dontneed locked", |p| {
+        advise(p, 0, 2, libc::MADV_DONTNEED_LOCKED)
+    }),
+    action("free", |p| advise(p, 0, 2, libc::MADV_FREE)),
+    action("remove", |p| advise(p, 0, 2, libc::MADV_REMOVE)),
+    action("cold", |p| advise(p, 0, 2, libc::MADV_COLD)),
+    action("pageout", |p| advise(p, 0, 2, libc::MADV_PAGEOUT)),
+    action("collapse", |p| advise(p, 0, p.last() + 1, 25)),
+    action("guard install", |p| advise(p, 0, 2, 102)),
+    action("guard remove", |p| advise(p, 0, 2, 103)),
+    action("dontfork", |p| advise(p, 0, 2, libc::MADV_DONTFORK)),
+    action("hugepage", |p| {
+        advise(p, 0, p.last() + 1, libc::MADV_HUGEPAGE)
+    }),
+    action("dontneed nothing", |p| advise(p, 0, 0, libc::MADV_DONTNEED)),
+    action("process_madvise", |p| {
+        let vector = libc::iovec {
+            iov_base: p.at(0),
+            iov_len: p.page,
+        };
+        told(unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
+            let answer = libc::syscall(
+                libc::SYS_process_madvise,
+                fd,
+                &vector,
+                1,
+                libc::MADV_DONTNEED,
+                0,
+            );
+            libc::close(fd as i32);
+            answer
+        })
+    }),
+    action("mprotect", |p| {
+        told(unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) })
+    }),
+    action("mlock", |p| {
+        told(unsafe { libc::mlock2(p.at(0), p.page, libc::MLOCK_ONFAULT as _) })
+    }),
+    action("punch hole", |p| {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        told(unsafe { libc::fallocate(p.file, mode, 0, 2 * p.page as i64) })
+    }),
+    action("truncate", |p| {
+        told(unsafe { libc::ftruncate(p.file, p.page as i64) })
+    }),
+    action("fork", |_| fork_with(0, || 0)),
+    action("fork, child reads", |p| {
+        fork_with(0, || i32::from(load(p.at(0) as usize, &p.names) != "done"))
+    }),
+    action("fork, child reads what is missing", |p| {
+        fork_with(0, || {
+            i32::from(load(p.at(p.last()) as usize, &p.names) != "done")
+        })
+    }),
+    action("fork, child writes", |p| {
+        fork_with(0, || i32::from(store(p.at(0) as usize, &p.names) != "done"))
+    }),
+    action("fork, child unmaps", |p| {
+        fork_with(0, || unsafe { libc::munmap(p.at(0), p.len) })
+    }),
+    action("fork, child removes", |p| {
+        fork_with(0, || unsafe {
+            libc::madvise(p.at(0), p.page, libc::MADV_DONTNEED)
+        })
+    }),
+    action("fork, child moves", |p| {
+        fork_with(0, || {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            let to = p.start + ELSEWHERE;
+            i32::from(remap(p, 0, 1, 1, flags, to) == "EFAULT")
+        })
+    }),
+    action("fork, child forks", |_| {
+        fork_with(0, || {
+            // SAFETY: As in fork_with().
+            unsafe {
+                let pid = libc::fork();
+                if pid == 0 {
+                    libc::_exit(0);
+                }
+                let mut status = 0;
+                libc::waitpid(pid, &mut status, 0);
+                status
+            }
+        })
+    }),
+    action("fork twice", |_| {
+        format!("{} {}", fork_with(0, || 0), fork_with(0, || 0))
+    }),
+    action("fork with its own files", |_| {
+        fork_with(libc::CLONE_FILES, || 0)
+    }),
+    action("fork in a new namespace", |_| {
+        fork_with(libc::CLONE_NEWUTS, || 0)
+    }),
+    action("fork refused", |_| {
+        fork_with(libc::CLONE_THREAD | libc::CLONE_NEWPID, || 0)
+    }),
+    action("fork failing", |_| failing_fork()),
+    action("spawn", |_| {
+        match std::process::Command::new("/bin/true").status() {
+            Ok(status) => status.to_string(),
+            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
+        }
+    }),
+    action("fork of dontfork", |p| {
+        advise(p, 0, p.last() + 1, libc::MADV_DONTFORK);
+        fork_with(0, || 0)
+    }),
+    action("fork of wipeonfork", |p| {
+        let advised = advise(p, 0, p.last() + 1, libc::MADV_WIPEONFORK);
+        format!("{advised} {}", fork_with(0, || 0))
+    }),
+];
+
+fn advise(place: &Place, from: usize, pages: usize, advice: i32) -> String {
+    // SAFETY: The range is memory of the tests, or not mapped.
+    told(unsafe { libc::madvise(place.at(from), pages * place.page, advice) })
+}
+
+/// Reads what there is, resolves faults, and takes the descriptors of children.
+fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<String> {
+    let message = uffds[index].read().ok()?;
+    let who = if index == 0 { "" } else { "child: " };
+    let text = format!("{who}{}", describe(&message, &scene.names));
+    // SAFETY: The event says which part of the union counts.
+    unsafe {
+        match u32::from(message.event) {
+            UFFD_EVENT_FORK => {
+                uffds.push(Uffd(OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd)));
+            }
+            UFFD_EVENT_PAGEFAULT => {
+                let page = message.arg.pagefault.address as usize & !(scene.page - 1);
+                let flags = message.arg.pagefault.flags as u32;
+                let called = if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
+                    uffds[index].range(&crate::uffd::WRITEPROTECT, page, scene.page, 0)
+                } else if scene.page == PAGE {
+                    uffds[index].range(&ZEROPAGE, page, scene.page, 0)
+                } else {
+                    uffds[index].copy(page, scene.source.start, scene.page, 0)
+                };
+                return Some(format!("{text} resolved {called}"));
+            }
+            _ => {}
+        }
+    }
+    Some(text)
+}
+
+struct Scene {
+    source: Area,
+    names: Names,
+    page: usize,
+}
+
+/// Runs an action in a thread, and serves the messages until it has ended.
+fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> Option<String> {
+    let area = Area::basic(kind_of(kind), 0);
+    if kind == "anon" && action.name == "collapse" {
+        // Whether there is a huge page to be had is not the question.
+        return None;
+    }
+    let source = Area::anon(1, area.page / PAGE);
+    let mut names = Names::new(&[("area", &area)]);
+    names.add("elsewhere", area.start + ELSEWHERE, area.len);
+    let mut uffds = vec![Uffd::new(features)];
+    let called = uffds[0].register(area.start, area.len, mode);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    if mode & MISSING != 0 {
+        uffds[0].copy(area.start, source.start, area.page, 0);
+        uffds[0].copy(area.at(1), source.start, area.page, 0);
+    } else {
+        area.write();
+    }
+    let scene = Scene {
+        source,
+        names: names.clone(),
+        page: area.page,
+    };
+    let place = Place {
+        start: area.start,
+        len: area.len,
+        page: area.page,
+        file: area.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+        names,
+    };
+    let done = eventfd();
+    let (done_fd, run, its) = (done.as_raw_fd(), action.run, place.clone());
+    let thread = std::thread::spawn(move || {
+        let answer = run(&its);
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: The descriptor is open until this thread is joined.
+        unsafe { libc::write(done_fd, one.as_ptr().cast(), 8) };
+        answer
+    });
+
+    let mut messages = Vec::new();
+    loop {
+        let mut fds: Vec<libc::pollfd> = uffds
+            .iter()
+            .map(Uffd::fd)
+            .chain([done_fd])
+            .map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            })
+            .collect();
+        // SAFETY: The array is as long as is said.
+        let count = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, 10_000) };
+        assert_ne!(count, 0, "{} is stuck after {messages:?}", action.name);
+        let ready = (0..uffds.len()).find(|index| fds[*index].revents != 0);
+        match ready {
+            Some(index) => messages.extend(serve(&mut uffds, index, &scene)),
+            None => break,
+        }
+        assert!(messages.len() < 64, "too many messages: {messages:?}");
+    }
+    let answer = thread.join().expect("no panic");
+    let flags: Vec<String> = [area.start, area.at(1), area.at(area.pages() - 1)]
+        .iter()
+        .chain([&(area.start + ELSEWHERE)])
+        .map(|address| vm_flags(*address, &scene.names))
+        .collect();
+    let pages: Vec<String> = (0..4)
+        .map(|page| area.start + page * area.page)
+        .chain([area.start + ELSEWHERE])
+        .map(pagemap)
+        .collect();
+    // After it, pages can be filled again, unless they are gone.
+    let called = uffds[0].copy(area.at(2), scene.source.start, area.page, 0);
+    Some(format!(
+        "{answer} [{}] flags {} pages {} copy {called}",
+        messages.join(", "),
+        flags.join(", "),
+        pages.join(" ")
+    ))
+}
+
+const FEATURES: &[(&str, u32)] = &[
+    ("none", 0),
+    ("fork", UFFD_FEATURE_EVENT_FORK),
+    ("remap", UFFD_FEATURE_EVENT_REMAP),
+    ("remove", UFFD_FEATURE_EVENT_REMOVE),
+    ("unmap", UFFD_FEATURE_EVENT_UNMAP),
+    (
+        "all",
+        UFFD_FEATURE_EVENT_FORK
+            | UFFD_FEATURE_EVENT_REMAP
+            | UFFD_FEATURE_EVENT_REMOVE
+            | UFFD_FEATURE_EVENT_UNMAP,
+    ),
+    (
+        "all,thread_id",
+        UFFD_FEATURE_EVENT_FORK
+            | UFFD_FEATURE_EVENT_REMAP
+            | UFFD_FEATURE_EVENT_REMOVE
+            | UFFD_FEATURE_EVENT_UNMAP
+            | UFFD_FEATURE_THREAD_ID,
+    ),
+];
+
+/// Two registered areas with one action over both, and two forks before the first is read.
+fn several(book: &mut Book) {
+    catch_signals();
+    let all = u64::from(FEATURES[5].1);
+    for same in [true, false] {
+        let one = Area::anon(0, 8);
+        let names = Names::new(&[("area", &one)]);
+        let (first, second) = (Uffd::new(all), Uffd::new(all));
+        let other = if same { &first } else { &second };
+        first.register(one.start, 2 * PAGE, MISSING);
+        other.register(one.start + 4 * PAGE, 2 * PAGE, MISSING);
+        let (start, len) = (one.start, one.len);
+        // SAFETY: The area is memory of the tests.
+        let thread = std::thread::spawn(move || told(unsafe { libc::munmap(start as _, len) }));
+        let mut seen = Vec::new();
+        while !thread.is_finished() || first.poll(0) != 0 || second.poll(0) != 0 {
+            for (name, uffd) in [("first", &first), ("second", &second)] {
+                if uffd.poll(1) != 0 {
+                    if let Ok(message) = uffd.read() {
+                        seen.push(format!("{name}: {}", describe(&message, &names)));
+                    }
+                }
+            }
+        }
+        let answer = thread.join().expect("no panic");
+        book.ask(
+            format!("munmap over two,same={same}"),
+            format!("{answer} [{}]", seen.join(", ")),
+        );
+    }
+
+    let area = Area::anon(0, 8);
+    let names = Names::new(&[("area", &area)]);
+    let uffd = Uffd::new(all);
+    uffd.register(area.start, area.len, MISSING);
+    let threads: Vec<_> = (0..3)
+        .map(|_| {
+            let thread = std::thread::spawn(|| fork_with(0, || 0));
+            std::thread::sleep(Duration::from_millis(30));
+            thread
+        })
+        .collect();
+    for index in 0..3 {
+        let message = uffd.read();
+        let text = message.map_or_else(|answer| answer.to_string(), |m| describe(&m, &names));
+        book.ask(format!("three forks,message {index}"), text);
+    }
+    for (index, thread) in threads.into_iter().enumerate() {
+        book.ask(
+            format!("three forks,thread {index}"),
+            thread.join().expect("no panic"),
+        );
+    }
+    book.ask("three forks,fdinfo", uffd.fdinfo());
+}
+
+/// The descriptor of a child.
+fn childs_descriptor(book: &mut Book) {
+    catch_signals();
+    for flags in [0, libc::O_CLOEXEC] {
+        let area = Area::anon(0, 8);
+        let source = Area::anon(1, 1);
+        let names = Names::new(&[("area", &area)]);
+        let uffd = Uffd::with(flags | libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK.into());
+        uffd.register(area.start, area.len, MISSING | WP);
+        let forker = std::thread::spawn(|| fork_with(0, || unsafe { libc::pause() }));
+        uffd.poll(10_000);
+        let message = uffd.read().expect("there is an event");
+        // SAFETY: It is a fork event.
+        let child = Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+        let question = |text: &str| format!("flags={flags:#o},{text}");
+        // SAFETY: No pointers are involved.
+        let (descriptor, status) = unsafe {
+            (
+                libc::fcntl(child.fd(), libc::F_GETFD),
+                libc::fcntl(child.fd(), libc::F_GETFL),
+            )
+        };
+        book.ask(question("fcntl"), format!("{descriptor} {status:#o}"));
+        book.ask(question("fdinfo"), child.fdinfo());
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", child.fd()));
+        book.ask(
+            question("link"),
+            link.map(|link| link.display().to_string())
+                .unwrap_or_default(),
+        );
+        book.ask(
+            question("api"),
+            child.call(&crate::uffd::API, &[u64::from(UFFD_API), 0]),
+        );
+        book.ask(
+            question("read"),
+            child.read().err().unwrap_or(Answer(Ok(32))),
+        );
+        book.ask(
+            question("copy"),
+            child.copy(area.start, source.start, PAGE, 0),
+        );
+        book.ask(
+            question("copy again"),
+            child.copy(area.start, source.start, PAGE, 0),
+        );
+        book.ask(
+            question("copy of the parent"),
+            uffd.copy(area.start, source.start, PAGE, 0),
+        );
+        for call in [&REGISTER, &UNREGISTER] {
+            book.ask(
+                question(call.name),
+                child.range(call, area.start, PAGE, MISSING),
+            );
+        }
+        let mut buffer = [0u8; 32];
+        let vector = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: 32,
+        };
+        // SAFETY: The buffer is as long as is said.
+        let answer =
+            Answer::of(unsafe { libc::preadv2(child.fd(), &vector, 1, -1, libc::RWF_NOWAIT) });
+        book.ask(question("preadv2 nowait"), answer);
+        // The child of this process ends.
+        for entry in std::fs::read_dir("/proc/self/task")
+            .expect("there are tasks")
+            .flatten()
+        {
+            let list = std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+            for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                // SAFETY: No pointers are involved.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        book.ask(question("forker"), forker.join().expect("no panic"));
+        book.ask(
+            question("copy after its end"),
+            child.copy(area.at(3), source.start, PAGE, 0),
+        );
+        book.ask(
+            question("poll after its end"),
+            format!("{:#x}", child.poll(0)),
+        );
+        book.ask(question("names"), names.name(area.start as u64));
+    }
+}
+
+/// Something to be killed in.
+type Doing = fn(&Place);
+
+/// What the process that is killed was doing.
+const DOING: &[(&str, Doing)] = &[
+    ("fault", |p| {
+        load(p.start, &p.names);
+    }),
+    ("fork", |_| {
+        fork_with(0, || 0);
+    }),
+    ("dontneed", |p| {
+        advise(p, 0, 1, libc::MADV_DONTNEED);
+    }),
+    ("munmap", |p| {
+        // SAFETY: The range is memory of the tests.
+        unsafe { libc::munmap(p.at(0), p.len) };
+    }),
+    ("mremap", |p| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        remap(p, 0, 1, 1, flags, p.start + ELSEWHERE);
+    }),
+    ("nothing", |_| {
+        // SAFETY: No pointers are involved.
+        unsafe { libc::pause() };
+    }),
+];
+
+/// The monitored process is killed, or ends, or runs another program.
+fn target_ends(book: &mut Book) {
+    let area = Area::anon(0, 8);
+    let source = Area::anon(1, 1);
+    let names = Names::new(&[("area", &area)]);
+    let place = Place {
+        start: area.start,
+        len: area.len,
+        page: PAGE,
+        file: -1,
+        names: names.clone(),
+    };
+    for (doing, run) in DOING {
+        for read in [false, true] {
+            let (here, there) = UnixStream::pair().expect("there are sockets");
+            // SAFETY: The child makes system calls and touches memory of the tests only.
+            let target = unsafe { libc::fork() };
+            if target == 0 {
+                let uffd = Uffd::new(FEATURES[5].1.into());
+                uffd.register(place.start, place.len, MISSING);
+                send(there.as_raw_fd(), uffd.fd());
+                drop(uffd);
+                run(&place);
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe {
+                    libc::pause();
+                    libc::_exit(0)
+                };
+            }
+            let uffd = Uffd(receive(here.as_raw_fd()));
+            let question = |text: &str| format!("{doing},read={read},{text}");
+            if *doing != "nothing" {
+                assert_ne!(uffd.poll(10_000), 0, "{doing}: there is no message");
+                if read {
+                    let message = uffd.read().expect("there is a message");
+                    book.ask(question("message"), describe(&message, &names));
+                    if u32::from(message.event) == UFFD_EVENT_FORK {
+                        // SAFETY: It is a fork event.
+                        let fd = unsafe { message.arg.fork.ufd } as RawFd;
+                        // SAFETY: The descriptor is new.
+                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                    }
+                }
+            }
+            // SAFETY: The process is the child of this one.
+            unsafe {
+                libc::kill(target, libc::SIGKILL);
+                libc::waitpid(target, std::ptr::null_mut(), 0);
+            }
+            book.ask(question("fdinfo"), uffd.fdinfo());
+            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+            let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
+            book.ask(question("read"), answer);
+            book.ask(
+                question("copy"),
+                uffd.copy(area.start, source.start, PAGE, 0),
+            );
+            book.ask(
+                question("register"),
+                uffd.register(area.start, PAGE, MISSING),
+            );
+        }
+    }
+}
+
+/// The monitor is killed: whoever waits for it goes on.
+fn monitor_ends(book: &mut Book) {
+    catch_signals();
+    for (doing, run) in &DOING[..5] {
+        for read in [false, true] {
+            let area = Area::anon(0, 8);
+            let names = Names::new(&[("area", &area)]);
+            let place = Place {
+                start: area.start,
+                len: area.len,
+                page: PAGE,
+                file: -1,
+                names: names.clone(),
+            };
+            let uffd = Uffd::new(FEATURES[5].1.into());
+            let (here, there) = UnixStream::pair().expect("there are sockets");
+            // The monitor has the descriptor because it is a child. Nothing is registered yet, so
+            // there is no event of that fork.
+            // SAFETY: The child makes system calls only.
+            let monitor = unsafe { libc::fork() };
+            if monitor == 0 {
+                drop(here);
+                uffd.poll(10_000);
+                if read {
+                    let _ = uffd.read();
+                }
+                let _ = std::io::Write::write(&mut &there, &[1]);
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe {
+                    libc::pause();
+                    libc::_exit(0)
+                };
+            }
+            drop(there);
+            uffd.register(area.start, area.len, MISSING);
+            drop(uffd);
+            let (run, its) = (*run, place.clone());
+            let thread = std::thread::spawn(move || run(&its));
+            let _ = std::io::Read::read(&mut &here, &mut [0]);
+            let question = |text: &str| format!("{doing},read={read},{text}");
+            book.ask(question("before"), ends_soon(&thread));
+            // SAFETY: The process is the child of this one.
+            unsafe {
+                libc::kill(monitor, libc::SIGKILL);
+                libc::waitpid(monitor, std::ptr::null_mut(), 0);
+            }
+            thread.join().expect("no panic");
+            book.ask(question("flags"), vm_flags(area.start, &names));
+            book.ask(question("page"), pagemap(area.start));
+            // SAFETY: The page was moved by this question only.
+            unsafe { libc::munmap((area.start + ELSEWHERE) as _, PAGE) };
+        }
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in ["anon", "shmem", "hugetlb-memfd"] {
+        for mode in [MISSING, WP] {
+            for (name, features) in FEATURES {
+                // Which events there are depends little on the memory.
+                if (kind, mode) != ("anon", MISSING) && !matches!(*name, "none" | "all") {
+                    continue;
+                }
+                for action in ACTIONS {
+                    cases.push(Case::new(
+                        format!("events/{kind}/mode={mode}/{name}/{}", action.name),
+                        move |book| {
+                            catch_signals();
+                            if let Some(answer) =
+                                ask_action(action, kind, mode, u64::from(*features))
+                            {
+                                book.ask("answer", answer);
+                            }
+                        },
+                    ));
+                }
+            }
+        }
+    }
+    cases.push(Case::new("events/several", several));
+    cases.push(Case::new("events/descriptor of a child", childs_descriptor));
+    cases.push(Case::new("events/target ends", target_ends));
+    cases.push(Case::new("events/monitor ends", monitor_ends));
+    cases
+}

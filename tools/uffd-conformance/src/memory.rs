@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kinds of memory that a range of addresses can be of.
+
+use crate::sys::{errno, write_file, PAGE};
+use std::{
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    time::Duration,
+};
+
+pub const MIB: usize = 1 << 20;
+const HUGE: usize = 2 * MIB;
+const GIGANTIC: usize = 1 << 30;
+
+/// Where the memory of tests is mapped: far from everything else, at the same place in each run.
+const BASE: usize = 0x1000_0000_0000;
+
+/// How far apart areas are.
+const APART: usize = 4 * GIGANTIC;
+
+/// Names of places, by which addresses are written down.
+#[derive(Clone, Default)]
+pub struct Names(Vec<(&'static str, usize, usize)>);
+
+impl Names {
+    pub fn new(names: &[(&'static str, &Area)]) -> Self {
+        Self(
+            names
+                .iter()
+                .map(|(name, area)| (*name, area.start, area.len))
+                .collect(),
+        )
+    }
+
+    pub fn add(&mut self, name: &'static str, start: usize, len: usize) {
+        self.0.push((name, start, len));
+    }
+
+    /// The name of an address: the place and the offset in it. The end of a place is still of it.
+    pub fn name(&self, address: u64) -> String {
+        let address = address as usize;
+        let within = |last: bool| {
+            self.0.iter().find(|(_, start, len)| {
+                (*start..start + len).contains(&address) || last && address == start + len
+            })
+        };
+        match within(false).or_else(|| within(true)) {
+            Some((name, start, _)) => format!("{name}+{:#x}", address - start),
+            None => format!("{address:#x}"),
+        }
+    }
+}
+
+/// A mapping, which is gone when this is dropped: after the descriptor that may report that.
+pub struct Area {
+    pub start: usize,
+    pub len: usize,
+    /// The size of its pages, in bytes.
+    pub page: usize,
+    /// The file that is mapped.
+    pub file: Option<OwnedFd>,
+}
+
+impl Area {
+    /// The address of a page. Areas of few pages are used over and over.
+    pub fn at(&self, page: usize) -> usize {
+        self.start + page % self.pages() * self.page
+    }
+
+    pub fn pages(&self) -> usize {
+        self.len / self.page
+    }
+
+    pub fn pointer(&self) -> *mut libc::c_void {
+        self.start as _
+    }
+
+    /// Writes into each page.
+    pub fn write(&self) {
+        for page in 0..self.pages() {
+            // SAFETY: The area is mapped, and nothing of Rust's is there.
+            unsafe { ptr::write_volatile(self.at(page) as *mut u8, page as u8 + 1) };
+        }
+    }
+
+    /// Reads from each page.
+    pub fn read(&self) {
+        for page in 0..self.pages() {
+            // SAFETY: As above.
+            unsafe { ptr::read_volatile(self.at(page) as *const u8) };
+        }
+    }
+
+    pub fn madvise(&self, advice: i32) -> crate::sys::Answer {
+        // SAFETY: The area is memory of tests only.
+        crate::sys::Answer::of(unsafe { libc::madvise(self.pointer(), self.len, advice) })
+    }
+
+    /// Maps an area of a size at slot `slot`, with a hole around it.
+    pub fn map(
+        slot: usize,
+        len: usize,
+        page: usize,
+        protection: i32,
+        flags: i32,
+        file: Option<OwnedFd>,
+    ) -> Result<Self, i32> {
+        let start = BASE + slot * APART;
+        // SAFETY: Nothing is there, or the call fails.
+        let address = unsafe {
+            libc::mmap(
+                start as _,
+                len,
+                protection,
+                flags | libc::MAP_FIXED_NOREPLACE,
+                file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        Ok(Self {
+            start,
+            len,
+            page,
+            file,
+        })
+    }
+
+    /// Private anonymous memory.
+    pub fn anon(slot: usize, pages: usize) -> Self {
+        Self::map(
+            slot,
+            pages * PAGE,
+            PAGE,
+            RW,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            None,
+        )
+        .expect("there is memory")
+    }
+
+    /// Memory of a kind of [`BASIC`], which is there on every kernel.
+    pub fn basic(kind: &Kind, slot: usize) -> Self {
+        (kind.make)(slot).unwrap_or_else(|errno| {
+            panic!(
+                "no memory of kind {}: {}",
+                kind.name,
+                crate::sys::errno_name(errno)
+            )
+        })
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        if self.start >= BASE && self.start < BASE + 16 * APART {
+            // SAFETY: Only memory of tests is there, and nobody touches it any more.
+            unsafe { libc::munmap(self.pointer(), self.len) };
+        }
+    }
+}
+
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// How many pages an area of a kind has.
+pub const PAGES: usize = 32;
+const HUGE_PAGES: usize = 4;
+
+/// Makes an area at a slot, or fails with an errno.
+type Make = fn(usize) -> Result<Area, i32>;
+
+/// A kind of memory.
+#[derive(Copy, Clone)]
+pub struct Kind {
+    pub name: &'static str,
+    pub make: Make,
+    /// Whether pages can be written by this process.
+    pub writable: bool,
+}
+
+const fn kind(name: &'static str, make: Make) -> Kind {
+    Kind {
+        name,
+        make,
+        writable: true,
+    }
+}
+
+const fn readable(name: &'static str, make: Make) -> Kind {
+    Kind {
+        name,
+        make,
+        writable: false,
+    }
+}
+
+fn anonymous(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
+    Area::map(
+        slot,
+        PAGES * PAGE,
+        PAGE,
+        protection,
+        flags | libc::MAP_ANONYMOUS,
+        None,
+    )
+}
+
+/// A memfd of a size.
+pub fn memfd(flags: u32, len: usize) -> Result<OwnedFd, i32> {
+    // SAFETY: The call returns a new descriptor, or an error.
+    unsafe {
+        let fd = libc::memfd_create(c"uffd-conformance".as_ptr(), flags | libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(errno());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        if libc::ftruncate(fd.as_raw_fd(), len as i64) != 0 {
+            return Err(errno());
+        }
+        Ok(fd)
+    }
+}
+
+fn shmem(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
+    let len = PAGES * PAGE;
+    Area::map(slot, len, PAGE, protection, flags, Some(memfd(0, len)?))
+}
+
+fn sealed(slot: usize, seals: i32, protection: i32) -> Result<Area, i32> {
+    let len = PAGES * PAGE;
+    let file = memfd(libc::MFD_ALLOW_SEALING, len)?;
+    // SAFETY: No pointers are involved.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(errno());
+    }
+    Area::map(slot, len, PAGE, protection, libc::MAP_SHARED, Some(file))
+}
+
+fn hugetlb(slot: usize, page: usize, pages: usize, flags: i32) -> Result<Area, i32> {
+    let size = (page.trailing_zeros() << libc::MAP_HUGE_SHIFT) as i32;
+    Area::map(
+        slot,
+        pages * page,
+        page,
+        RW,
+        flags | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE | size,
+        None,
+    )
+}
+
+fn hugetlb_memfd(slot: usize, flags: i32) -> Result<Area, i32> {
+    let len = HUGE_PAGES * HUGE;
+    let file = memfd(libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, len)?;
+    Area::map(slot, len, HUGE, RW, flags | libc::MAP_NORESERVE, Some(file))
+}
+
+/// A file of a file system: this program, or one that was opened.
+fn file(slot: usize, path: &std::ffi::CStr, protection: i32, flags: i32) -> Result<Area, i32> {
+    // SAFETY: The call returns a new descriptor, or an error.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: The descriptor is new.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Area::map(slot, PAGES * PAGE, PAGE, protection, flags, Some(fd))
+}
+
+/// Memory that was there when the program began.
+fn of_the_kernel(name: &str) -> Result<Area, i32> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|_| libc::EIO)?;
+    let line = maps
+        .lines()
+        .find(|line| line.ends_with(name))
+        .ok_or(libc::ENOENT)?;
+    let mut ends = line
+        .split(['-', ' '])
+        .map(|text| usize::from_str_radix(text, 16));
+    match (ends.next(), ends.next()) {
+        (Some(Ok(start)), Some(Ok(end))) => Ok(Area {
+            start,
+            len: end - start,
+            page: PAGE,
+            file: None,
+        }),
+        _ => Err(libc::EINVAL),
+    }
+}
+
+fn advised(area: Area, advice: i32) -> Result<Area, i32> {
+    match area.madvise(advice).0 {
+        Ok(_) => Ok(area),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Anonymous memory of which every page is on the swap disk.
+fn swapped(slot: usize) -> Result<Area, i32> {
+    let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    area.write();
+    for _ in 0..200 {
+        area.madvise(libc::MADV_PAGEOUT);
+        if (0..area.pages()).all(|page| pagemap(area.at(page)).starts_with('S')) {
+            return Ok(area);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(libc::ETIME)
+}
+
+/// Anonymous memory whose pages are all the same one.
+fn merged(slot: usize) -> Result<Area, i32> {
+    let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    // SAFETY: The area is mapped, and nothing of Rust's is there.
+    unsafe { ptr::write_bytes(area.start as *mut u8, 0x77, area.len) };
+    let area = advised(area, libc::MADV_MERGEABLE)?;
+    for (name, value) in [
+        ("sleep_millisecs", "1"),
+        ("pages_to_scan", "2000"),
+        ("run", "1"),
+    ] {
+        write_file(&format!("/sys/kernel/mm/ksm/{name}"), value);
+    }
+    let mut result = Err(libc::ETIME);
+    for _ in 0..2000 {
+        let merging = std::fs::read_to_string("/proc/self/ksm_merging_pages").unwrap_or_default();
+        if merging.trim().parse() == Ok(PAGES) {
+            result = Ok(());
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    write_file("/sys/kernel/mm/ksm/run", "0");
+    result.map(|()| area)
+}
+
+const MADV_GUARD_INSTALL: i32 = 102;
+
+/// All kinds.
+pub const KINDS: &[Kind] = &[
+    kind("anon", |slot| anonymous(slot, RW, libc::MAP_PRIVATE)),
+    kind("anon-shared", |slot| anonymous(slot, RW, libc::MAP_SHARED)),
+    readable("anon-prot-none", |slot| {
+        anonymous(slot, libc::PROT_NONE, libc::MAP_PRIVATE)
+    }),
+    readable("anon-read-only", |slot| {
+        anonymous(slot, libc::PROT_READ, libc::MAP_PRIVATE)
+    }),
+    kind("anon-exec", |slot| {
+        anonymous(slot, RW | libc::PROT_EXEC, libc::MAP_PRIVATE)
+    }),
+    kind("anon-noreserve", |slot| {
+        anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+    }),
+    kind("anon-growsdown", |slot| {
+        anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN)
+    }),
+    kind("anon-stack", |slot| {
+        anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_STACK)
+    }),
+    kind("anon-locked", |slot| {
+        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+        // SAFETY: The area is mapped.
+        match unsafe { libc::mlock2(area.pointer(), area.len, libc::MLOCK_ONFAULT as _) } {
+            0 => Ok(area),
+            _ => Err(errno()),
+        }
+    }),
+    kind("anon-dontfork", |slot| {
+        advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, libc::MADV_DONTFORK)
+    }),
+    kind("anon-wipeonfork", |slot| {
+        advised(
+            anonymous(slot, RW, libc::MAP_PRIVATE)?,
+            libc::MADV_WIPEONFORK,
+        )
+    }),
+    kind("anon-thp", |slot| {
+        let area = Area::map(
+            slot,
+            2 * HUGE,
+            PAGE,
+            RW,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            None,
+        )?;
+        let area = advised(area, libc::MADV_HUGEPAGE)?;
+        for page in [area.start, area.start + HUGE] {
+            // SAFETY: The area is mapped, and nothing of Rust's is there.
+            unsafe { ptr::write_volatile(page as *mut u8, 1) };
+        }
+        Ok(area)
+    }),
+    kind("anon-ksm", merged),
+    kind("anon-swapped", swapped),
+    kind("anon-droppable", |slot| {
+        const MAP_DROPPABLE: i32 = 0x08;
+        anonymous(slot, RW, MAP_DROPPABLE)
+    }),
+    readable("anon-guard", |slot| {
+        advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, MADV_GUARD_INSTALL)
+    }),
+    kind("anon-soft-dirty", |slot| {
+        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+        area.write();
+        write_file("/proc/self/clear_refs", "4");
+        Ok(area)
+    }),
+    kind("anon-sealed", |slot| {
+        const SYS_MSEAL: i64 = 462;
+        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+        // SAFETY: The area is mapped until the process ends.
+        match unsafe { libc::syscall(SYS_MSEAL, area.start, area.len, 0) } {
+            0 => Ok(area),
+            _ => Err(errno()),
+        }
+    }),
+    kind("shmem", |slot| shmem(slot, RW, libc::MAP_SHARED)),
+    kind("shmem-private", |slot| shmem(slot, RW, libc::MAP_PRIVATE)),
+    readable("shmem-read-only", |slot| {
+        shmem(slot, libc::PROT_READ, libc::MAP_SHARED)
+    }),
+    readable("shmem-prot-none", |slot| {
+        shmem(slot, libc::PROT_NONE, libc::MAP_SHARED)
+    }),
+    readable("shmem-sealed-write", |slot| {
+        sealed(slot, libc::F_SEAL_WRITE, libc::PROT_READ)
+    }),
+    readable("shmem-sealed-future-write", |slot| {
+        sealed(slot, libc::F_SEAL_FUTURE_WRITE, libc::PROT_READ)
+    }),
+    kind("shmem-sealed-shrink", |slot| {
+        sealed(slot, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW, RW)
+    }),
+    kind("shmem-sysv", |slot| {
+        // SAFETY: The segment is attached where nothing is, and goes with the process.
+        unsafe {
+            let id = libc::shmget(libc::IPC_PRIVATE, PAGES * PAGE, libc::IPC_CREAT | 0o600);
+            if id < 0 {
+                return Err(errno());
+            }
+            let start = BASE + slot * APART;
+            let address = libc::shmat(id, start as _, 0);
+            libc::shmctl(id, libc::IPC_RMID, ptr::null_mut());
+            if address as usize != start {
+                return Err(errno());
+            }
+            Ok(Area {
+                start,
+                len: PAGES * PAGE,
+                page: PAGE,
+                file: None,
+            })
+        }
+    }),
+    kind("hugetlb", |slot| {
+        hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_PRIVATE)
+    }),
+    kind("hugetlb-shared", |slot| {
+        hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_SHARED)
+    }),
+    kind("hugetlb-memfd", |slot| {
+        hugetlb_memfd(slot, libc::MAP_SHARED)
+    }),
+    kind("hugetlb-memfd-private", |slot| {
+        hugetlb_memfd(slot, libc::MAP_PRIVATE)
+    }),
+    kind("hugetlb-gigantic", |slot| {
+        hugetlb(slot, GIGANTIC, 1, libc::MAP_PRIVATE)
+    }),
+    readable("file-read", |slot| {
+        file(slot, c"/proc/self/exe", libc::PROT_READ, libc::MAP_SHARED)
+    }),
+    kind("file-private", |slot| {
+        file(slot, c"/proc/self/exe", RW, libc::MAP_PRIVATE)
+    }),
+    kind("zero-private", |slot| {
+        file(slot, c"/dev/zero", RW, libc::MAP_PRIVATE)
+    }),
+    kind("secretmem", |slot| {
+        // SAFETY: The call returns a new descriptor, or an error.
+        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+        if fd < 0 {
+            return Err(errno());
+        }
+        // SAFETY: The descriptor is new.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // SAFETY: No pointers are involved.
+        unsafe { libc::ftruncate(fd.as_raw_fd(), (PAGES * PAGE) as i64) };
+        Area::map(slot, PAGES * PAGE, PAGE, RW, libc::MAP_SHARED, Some(fd))
+    }),
+    readable("vdso", |_| of_the_kernel("[vdso]")),
+    readable("vvar", |_| of_the_kernel("[vvar]")),
+];
+
+/// The kinds that a userfaultfd is made for.
+pub const BASIC: &[&str] = &[
+    "anon",
+    "shmem",
+    "shmem-private",
+    "hugetlb",
+    "hugetlb-shared",
+];
+
+/// The kind of a name.
+pub fn kind_of(name: &str) -> &'static Kind {
+    KINDS
+        .iter()
+        .find(|kind| kind.name == name)
+        .expect("the kind is in the table")
+}
+
+/// What the page table says of a page: Present, Swapped, File, eXclusive, soft-Dirty,
+/// Write-protected by userfaultfd, Guard.
+pub fn pagemap(address: usize) -> String {
+    let mut entry = [0; 8];
+    let file = std::fs::File::open("/proc/self/pagemap").expect("there is a pagemap");
+    let offset = (address / PAGE * 8) as u64;
+    if std::os::unix::fs::FileExt::read_at(&file, &mut entry, offset).unwrap_or(0) != 8 {
+        return "none".into();
+    }
+    let entry = u64::from_ne_bytes(entry);
+    let text: String = [
+        (63, 'P'),
+        (62, 'S'),
+        (61, 'F'),
+        (56, 'X'),
+        (55, 'D'),
+        (57, 'W'),
+        (58, 'G'),
+    ]
+    .iter()
+    .filter(|(bit, _)| entry >> bit & 1 != 0)
+    .map(|(_, letter)| *letter)
+    .collect();
+    if text.is_empty() {
+        "-".into()
+    } else {
+        text
+    }
+}
+
+/// The first byte of a page that is present, without a fault that nobody handles.
+pub fn peek(address: usize) -> String {
+    let mut byte = [0u8];
+    let local = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    let remote = libc::iovec {
+        iov_base: address as _,
+        iov_len: 1,
+    };
+    if !pagemap(address).starts_with('P') {
+        return "?".into();
+    }
+    // SAFETY: The local byte is valid, the kernel checks the remote one.
+    let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    if read == 1 {
+        format!("{:#04x}", byte[0])
+    } else {
+        crate::sys::errno_name(errno())
+    }
+}
+
+/// The flags of the mapping at an address, of those that have to do with userfaultfd, and its
+/// extent.
+pub fn vm_flags(address: usize, names: &Names) -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("there is smaps");
+    let mut extent = None;
+    for line in smaps.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            if let (Ok(start), Ok(end)) = (
+                usize::from_str_radix(start, 16),
+                usize::from_str_radix(end, 16),
+            ) {
+                extent = (start..end).contains(&address).then_some((start, end));
+            }
+        } else if let (Some((start, end)), Some(flags)) = (extent, line.strip_prefix("VmFlags:")) {
+            let flags: Vec<&str> = flags
+                .split_whitespace()
+                .filter(|flag| matches!(*flag, "um" | "uw" | "ui"))
+                .collect();
+            return format!(
+                "{}..{} [{}]",
+                names.name(start as u64),
+                names.name(end as u64),
+                flags.join(" ")
+            );
+        }
+    }
+    "no mapping".into()
+}

@@ -1,0 +1,797 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading and waiting: order, buffers, and every way to wait.
+
+use crate::{
+    book::{pipe, Book, Case},
+    faults::{ends_soon, load},
+    limits::{MISSING, WP},
+    memory::{Area, Names},
+    sys::{errno_name, Answer, PAGE},
+    uffd::{describe, poll_fd, Uffd, API, WAKE},
+};
+use io_uring::{opcode, types, IoUring};
+use linux_raw_sys::general::*;
+use std::{
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    thread::JoinHandle,
+};
+
+const PAGES: usize = 16;
+const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
+
+/// A registered area, and threads that sleep in faults on it.
+struct Scene {
+    uffd: Uffd,
+    area: Area,
+    source: Area,
+    names: Names,
+    sleepers: Vec<JoinHandle<String>>,
+}
+
+impl Scene {
+    fn new(flags: i32, features: u64) -> Self {
+        let area = Area::anon(0, PAGES);
+        let scene = Self {
+            uffd: Uffd::with(libc::O_CLOEXEC | flags, features),
+            names: Names::new(&[("area", &area)]),
+            area,
+            source: Area::anon(1, 1),
+            sleepers: Vec::new(),
+        };
+        let called = scene
+            .uffd
+            .register(scene.area.start, scene.area.len, MISSING | WP);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        scene
+    }
+
+    /// Puts a thread to sleep on a page, after those before it.
+    fn sleep_on(&mut self, page: usize) {
+        let (address, names) = (self.area.at(page) + 8, self.names.clone());
+        self.sleepers
+            .push(std::thread::spawn(move || load(address, &names)));
+        self.uffd.wait_for_sleepers(self.sleepers.len());
+    }
+
+    /// Reads into a buffer of a size, and writes down all that arrived.
+    fn read(&self, size: usize) -> String {
+        let mut buffer = vec![0xeeu8; size.max(1)];
+        // SAFETY: The buffer is as long as is said.
+        let answer =
+            Answer::of(unsafe { libc::read(self.uffd.fd(), buffer.as_mut_ptr().cast(), size) });
+        self.told(answer, &buffer)
+    }
+
+    fn told(&self, answer: Answer, buffer: &[u8]) -> String {
+        let count = answer.0.map_or(0, |read| read as usize / MESSAGE);
+        let messages: Vec<String> = (0..count)
+            .map(|index| {
+                // SAFETY: There are so many messages in the buffer.
+                let message = unsafe {
+                    std::ptr::read_unaligned(buffer.as_ptr().cast::<uffd_msg>().add(index))
+                };
+                describe(&message, &self.names)
+            })
+            .collect();
+        let rest = buffer[count * MESSAGE..].iter().any(|byte| *byte != 0xee);
+        format!(
+            "{answer} [{}]{}",
+            messages.join(", "),
+            if rest { " and more written" } else { "" }
+        )
+    }
+
+    /// Lets all sleepers go.
+    fn end(mut self) {
+        let (start, len) = (self.area.start, self.area.len);
+        for page in 0..PAGES {
+            self.uffd
+                .copy(self.area.at(page), self.source.start, PAGE, 0);
+        }
+        self.uffd.range(&WAKE, start, len, 0);
+        for sleeper in self.sleepers.drain(..) {
+            sleeper.join().expect("no panic");
+        }
+    }
+}
+
+/// Every size of buffer, with each number of messages.
+fn sizes(book: &mut Book) {
+    for count in 0..5 {
+        for size in [
+            0, 1, 8, 16, 31, 32, 33, 40, 63, 64, 65, 95, 96, 97, 127, 128, 129, 159, 160, 4096,
+        ] {
+            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            for page in 0..count {
+                // Not in the order of addresses.
+                scene.sleep_on(page * 5 % PAGES);
+            }
+            let answer = scene.read(size);
+            book.ask(format!("messages={count},size={size}"), answer);
+            book.ask(
+                format!("messages={count},size={size},fdinfo"),
+                scene.uffd.fdinfo(),
+            );
+            let answer = scene.read(4096);
+            book.ask(format!("messages={count},size={size},rest"), answer);
+            scene.end();
+        }
+    }
+}
+
+/// Buffers of which a part is not there.
+fn bad_buffers(book: &mut Book) {
+    for (name, protection) in [("none", libc::PROT_NONE), ("read", libc::PROT_READ)] {
+        for good in [0, 1, 16, 31, 32, 33, 48, 64, 80, 96] {
+            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            for page in 0..3 {
+                scene.sleep_on(page);
+            }
+            let buffer = Area::anon(2, 2);
+            let start = buffer.start + PAGE - good;
+            // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
+            let answer = unsafe {
+                libc::mprotect((buffer.start + PAGE) as _, PAGE, protection);
+                Answer::of(libc::read(scene.uffd.fd(), start as _, 3 * MESSAGE))
+            };
+            book.ask(format!("{name},good={good}"), answer);
+            book.ask(format!("{name},good={good},fdinfo"), scene.uffd.fdinfo());
+            book.ask(
+                format!("{name},good={good},poll"),
+                format!("{:#x}", scene.uffd.poll(0)),
+            );
+            let rest = scene.read(4096);
+            book.ask(format!("{name},good={good},rest"), rest);
+            scene.end();
+        }
+    }
+    for (name, pointer) in [
+        ("null", 0),
+        ("kernel", 0xffff_8880_0000_0000),
+        ("-1", usize::MAX),
+    ] {
+        for sleepers in 0..2 {
+            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            if sleepers == 1 {
+                scene.sleep_on(0);
+            }
+            // SAFETY: The kernel checks the buffer.
+            let answer = Answer::of(unsafe {
+                libc::syscall(libc::SYS_read, scene.uffd.fd(), pointer, MESSAGE)
+            });
+            book.ask(format!("{name},sleepers={sleepers}"), answer);
+            let rest = scene.read(4096);
+            book.ask(format!("{name},sleepers={sleepers},rest"), rest);
+            scene.end();
+        }
+    }
+}
+
+/// Several threads on one page, and on several: what is read, and who is woken.
+fn order(book: &mut Book) {
+    for pattern in [
+        &[0, 0, 0][..],
+        &[3, 2, 1, 0],
+        &[0, 1, 0, 1],
+        &[7, 7, 3, 7, 3],
+        &[1, 2, 3, 4, 5, 6, 7, 8, 9],
+    ] {
+        let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+        for page in pattern {
+            scene.sleep_on(*page);
+        }
+        let name = format!("{pattern:?}");
+        let first = scene.read(MESSAGE);
+        book.ask(format!("{name},first"), first);
+        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
+        let called = scene
+            .uffd
+            .copy(scene.area.at(pattern[1]), scene.source.start, PAGE, 0);
+        book.ask(format!("{name},copy second"), called);
+        // Those on that page go on, read or not.
+        let ended: Vec<bool> = scene
+            .sleepers
+            .iter()
+            .zip(pattern)
+            .map(|(sleeper, page)| *page == pattern[1] && ends_soon(sleeper))
+            .collect();
+        book.ask(format!("{name},woken"), format!("{ended:?}"));
+        book.ask(format!("{name},fdinfo after"), scene.uffd.fdinfo());
+        let rest = scene.read(4096);
+        book.ask(format!("{name},rest"), rest);
+        scene.end();
+    }
+    // Faults before events.
+    for faults in 0..3 {
+        let mut scene = Scene::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_REMOVE.into());
+        let (last, names) = (scene.area.at(PAGES - 1), scene.names.clone());
+        scene.uffd.copy(last, scene.source.start, PAGE, 0);
+        let remover = std::thread::spawn(move || {
+            // SAFETY: The page is memory of the tests.
+            Answer::of(unsafe { libc::madvise(last as _, PAGE, libc::MADV_DONTNEED) })
+        });
+        scene.uffd.poll(10_000);
+        for page in 0..faults {
+            scene.sleep_on(page);
+        }
+        for size in [1, 2, 4] {
+            let answer = scene.read(size * MESSAGE);
+            book.ask(format!("event first,faults={faults},read={size}"), answer);
+        }
+        let answer = remover.join().expect("no panic");
+        book.ask(format!("event first,faults={faults},madvise"), answer);
+        book.ask(
+            format!("event first,faults={faults},load"),
+            names.name(last as u64),
+        );
+        scene.end();
+    }
+}
+
+/// Ways to ask whether there is something to read.
+fn waiting(book: &mut Book) {
+    for (state, flags) in [("nonblock", libc::O_NONBLOCK), ("block", 0)] {
+        for api in [false, true] {
+            for sleepers in 0..3 {
+                if !api && sleepers != 0 {
+                    continue;
+                }
+                let name = format!("{state},api={api},sleepers={sleepers}");
+                if !api {
+                    let uffd = Uffd::create(flags).expect("userfaultfd(2) works");
+                    wait_ways(book, &name, uffd.fd());
+                    if flags != 0 {
+                        let answer = uffd.read().map_or_else(|answer| answer, |_| Answer(Ok(32)));
+                        book.ask(format!("{name},read"), answer);
+                    }
+                    continue;
+                }
+                let mut scene = Scene::new(flags, 0);
+                for page in 0..sleepers {
+                    scene.sleep_on(page);
+                }
+                wait_ways(book, &name, scene.uffd.fd());
+                if sleepers != 0 || flags != 0 {
+                    let answer = scene.read(4096);
+                    book.ask(format!("{name},read"), answer);
+                    wait_ways(book, &format!("{name},after"), scene.uffd.fd());
+                }
+                scene.end();
+            }
+        }
+    }
+}
+
+fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
+    for events in [
+        0,
+        libc::POLLIN,
+        libc::POLLOUT,
+        libc::POLLPRI,
+        libc::POLLIN | libc::POLLOUT,
+        libc::POLLRDNORM,
+        libc::POLLRDHUP,
+        -1,
+    ] {
+        book.ask(
+            format!("{name},poll({events:#x})"),
+            format!("{:#x}", poll_fd(fd, events, 0)),
+        );
+    }
+    // SAFETY: The sets hold one descriptor, which is small.
+    unsafe {
+        let mut sets: [libc::fd_set; 3] = std::mem::zeroed();
+        let mut time: libc::timeval = std::mem::zeroed();
+        for set in &mut sets {
+            libc::FD_SET(fd, set);
+        }
+        let [read, write, except] = &mut sets;
+        let answer = Answer::of(libc::select(fd + 1, read, write, except, &mut time));
+        let set = sets.map(|set| libc::FD_ISSET(fd, &set));
+        book.ask(format!("{name},select"), format!("{answer} {set:?}"));
+    }
+    for (mode, flags) in [
+        ("level", 0),
+        ("edge", libc::EPOLLET),
+        ("oneshot", libc::EPOLLONESHOT),
+        ("exclusive", libc::EPOLLEXCLUSIVE),
+    ] {
+        let epoll = Epoll::new(fd, libc::EPOLLIN | libc::EPOLLOUT | flags);
+        let answers = [epoll.wait(0), epoll.wait(0)];
+        book.ask(
+            format!("{name},epoll {mode}"),
+            format!("{}, then {}", answers[0], answers[1]),
+        );
+    }
+    book.ask(format!("{name},io_uring poll"), ring_poll(fd));
+    book.ask(format!("{name},aio poll"), aio_poll(fd));
+}
+
+/// An epoll instance with one descriptor.
+struct Epoll(OwnedFd);
+
+impl Epoll {
+    fn new(fd: RawFd, events: i32) -> Self {
+        // SAFETY: The call returns a new descriptor, and the event is valid.
+        unsafe {
+            let epoll = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
+            let mut event = libc::epoll_event {
+                events: events as u32,
+                u64: 7,
+            };
+            let added = libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event);
+            assert_eq!(added, 0, "epoll_ctl: {}", errno_name(crate::sys::errno()));
+            Self(epoll)
+        }
+    }
+
+    fn wait(&self, milliseconds: i32) -> String {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: There is room for one event.
+        let answer = Answer::of(unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), &mut event, 1, milliseconds)
+        });
+        let events = event.events;
+        format!("{answer} {events:#x}")
+    }
+}
+
+/// IORING_OP_POLL_ADD, given up if there is nothing at once.
+fn ring_poll(fd: RawFd) -> String {
+    let mut ring = IoUring::new(4).expect("there is io_uring");
+    let poll = opcode::PollAdd::new(types::Fd(fd), (libc::POLLIN | libc::POLLOUT) as u32)
+        .build()
+        .user_data(1);
+    // SAFETY: The request has no buffer.
+    unsafe { ring.submission().push(&poll).expect("there is room") };
+    ring.submit().expect("the request is taken");
+    let result = ring.completion().next().map(|entry| entry.result());
+    result.map_or("pending".into(), |result| result.to_string())
+}
+
+/// IOCB_CMD_POLL of aio, given up if there is nothing at once.
+fn aio_poll(fd: RawFd) -> String {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Iocb {
+        data: u64,
+        key: u32,
+        flags: u32,
+        opcode: u16,
+        priority: i16,
+        fd: u32,
+        buf: u64,
+        nbytes: u64,
+        offset: i64,
+        reserved: u64,
+        iocb_flags: u32,
+        resfd: u32,
+    }
+    const POLL: u16 = 5;
+    let mut context = 0usize;
+    let mut iocb = Iocb {
+        opcode: POLL,
+        fd: fd as u32,
+        buf: libc::POLLIN as u64,
+        ..Iocb::default()
+    };
+    let list = [std::ptr::from_mut(&mut iocb)];
+    let mut event = [0u64; 4];
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: All structures are what the calls expect, and live until the context is gone.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_io_setup, 1, &mut context), 0);
+        let submitted = Answer::of(libc::syscall(
+            libc::SYS_io_submit,
+            context,
+            1,
+            list.as_ptr(),
+        ));
+        let got = libc::syscall(
+            libc::SYS_io_getevents,
+            context,
+            0,
+            1,
+            event.as_mut_ptr(),
+            &mut time,
+        );
+        libc::syscall(libc::SYS_io_destroy, context);
+        format!("{submitted}, {got} event {:#x}", event[2])
+    }
+}
+
+/// Waiting that begins before there is a message.
+fn wakeups(book: &mut Book) {
+    type Wait = fn(RawFd) -> String;
+    let ways: [(&str, Wait); 6] = [
+        ("poll", |fd| {
+            format!("{:#x}", poll_fd(fd, libc::POLLIN, 20_000))
+        }),
+        ("epoll", |fd| Epoll::new(fd, libc::EPOLLIN).wait(20_000)),
+        ("epoll edge", |fd| {
+            Epoll::new(fd, libc::EPOLLIN | libc::EPOLLET).wait(20_000)
+        }),
+        ("epoll exclusive", |fd| {
+            Epoll::new(fd, libc::EPOLLIN | libc::EPOLLEXCLUSIVE).wait(20_000)
+        }),
+        ("read", |fd| {
+            let mut buffer = [0u8; 4 * MESSAGE];
+            // SAFETY: The buffer is as long as is said.
+            Answer::of(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) })
+                .to_string()
+        }),
+        ("io_uring read", |fd| {
+            let mut ring = IoUring::new(4).expect("there is io_uring");
+            let mut buffer = [0u8; MESSAGE];
+            let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
+            // SAFETY: The buffer lives until the request is over.
+            unsafe { ring.submission().push(&read).expect("there is room") };
+            ring.submit_and_wait(1).expect("the request is taken");
+            let result = ring
+                .completion()
+                .next()
+                .map_or(i32::MIN, |entry| entry.result());
+            result.to_string()
+        }),
+    ];
+    for (name, way) in ways {
+        let flags = if name.ends_with("read") {
+            0
+        } else {
+            libc::O_NONBLOCK
+        };
+        let mut scene = Scene::new(flags, 0);
+        let fd = scene.uffd.fd();
+        let waiter = std::thread::spawn(move || way(fd));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let (address, names) = (scene.area.start, scene.names.clone());
+        scene
+            .sleepers
+            .push(std::thread::spawn(move || load(address, &names)));
+        let answer = waiter.join().expect("no panic");
+        book.ask(format!("{name},woken"), answer);
+        scene.end();
+    }
+}
+
+/// The descriptor as a file.
+fn file_operations(book: &mut Book) {
+    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+    scene.sleep_on(0);
+    let fd = scene.uffd.fd();
+    let mut buffer = [0u8; 256];
+    let pointer = buffer.as_mut_ptr().cast::<libc::c_void>();
+    let mut ask = |name: &str, answer: Answer| book.ask(name, answer);
+    // SAFETY: All buffers are as long as is said, and nothing else uses the descriptors.
+    unsafe {
+        ask("write", Answer::of(libc::write(fd, pointer, 32)));
+        ask("pread", Answer::of(libc::pread(fd, pointer, 16, 0)));
+        ask("pread full", Answer::of(libc::pread(fd, pointer, 32, 0)));
+        ask("pwrite", Answer::of(libc::pwrite(fd, pointer, 32, 0)));
+        for whence in [libc::SEEK_SET, libc::SEEK_CUR, libc::SEEK_END] {
+            ask(
+                &format!("lseek({whence})"),
+                Answer::of(libc::lseek(fd, 0, whence)),
+            );
+        }
+        ask("ftruncate", Answer::of(libc::ftruncate(fd, 0)));
+        ask("fallocate", Answer::of(libc::fallocate(fd, 0, 0, 4096)));
+        ask("fsync", Answer::of(libc::fsync(fd)));
+        ask("fdatasync", Answer::of(libc::fdatasync(fd)));
+        ask(
+            "flock",
+            Answer::of(libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB)),
+        );
+        ask("fchmod", Answer::of(libc::fchmod(fd, 0o600)));
+        ask("isatty", Answer::of(libc::isatty(fd)));
+        ask("fchdir", Answer::of(libc::fchdir(fd)));
+        ask(
+            "getdents",
+            Answer::of(libc::syscall(libc::SYS_getdents64, fd, pointer, 256)),
+        );
+        ask("readahead", Answer::of(libc::readahead(fd, 0, 4096)));
+        ask(
+            "fadvise",
+            Answer(Ok(libc::posix_fadvise(fd, 0, 0, 0).into())),
+        );
+        for (name, protection, flags) in [
+            ("mmap shared", libc::PROT_READ, libc::MAP_SHARED),
+            ("mmap private", libc::PROT_READ, libc::MAP_PRIVATE),
+        ] {
+            let mapped = libc::mmap(std::ptr::null_mut(), PAGE, protection, flags, fd, 0);
+            ask(name, Answer::of_address(mapped));
+        }
+        let (reader, writer) = pipe();
+        ask(
+            "splice",
+            Answer::of(libc::splice(
+                fd,
+                std::ptr::null_mut(),
+                writer.as_raw_fd(),
+                std::ptr::null_mut(),
+                4096,
+                libc::SPLICE_F_NONBLOCK,
+            )),
+        );
+        ask(
+            "sendfile",
+            Answer::of(libc::sendfile(
+                writer.as_raw_fd(),
+                fd,
+                std::ptr::null_mut(),
+                4096,
+            )),
+        );
+        ask(
+            "splice into",
+            Answer::of(libc::splice(
+                reader.as_raw_fd(),
+                std::ptr::null_mut(),
+                fd,
+                std::ptr::null_mut(),
+                4096,
+                libc::SPLICE_F_NONBLOCK,
+            )),
+        );
+        let mut stat: libc::stat = std::mem::zeroed();
+        let answer = Answer::of(libc::fstat(fd, &mut stat));
+        book.ask(
+            "fstat",
+            format!(
+                "{answer} mode {:#o} size {} links {} uid {}",
+                stat.st_mode, stat.st_size, stat.st_nlink, stat.st_uid
+            ),
+        );
+        for flags in [
+            0,
+            libc::RWF_NOWAIT,
+            libc::RWF_HIPRI,
+            libc::RWF_DSYNC,
+            libc::RWF_APPEND,
+        ] {
+            let vector = libc::iovec {
+                iov_base: pointer,
+                iov_len: 16,
+            };
+            book.ask(
+                format!("preadv2({flags:#x})"),
+                Answer::of(libc::preadv2(fd, &vector, 1, -1, flags)),
+            );
+        }
+        for flag in [
+            libc::F_GETFD,
+            libc::F_GETFL,
+            libc::F_GETOWN,
+            libc::F_GETPIPE_SZ,
+            libc::F_GET_SEALS,
+            libc::F_GETLEASE,
+        ] {
+            book.ask(format!("fcntl({flag})"), Answer::of(libc::fcntl(fd, flag)));
+        }
+        for (name, flag) in [
+            ("append", libc::O_APPEND),
+            ("async", libc::O_ASYNC),
+            ("direct", libc::O_DIRECT),
+            ("noatime", libc::O_NOATIME),
+            ("none", 0),
+        ] {
+            let answer = Answer::of(libc::fcntl(fd, libc::F_SETFL, flag | libc::O_NONBLOCK));
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            book.ask(format!("setfl {name}"), format!("{answer} {flags:#o}"));
+        }
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+    }
+    let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).expect("there is a link");
+    book.ask("link", link.display());
+    match std::fs::File::open(format!("/proc/self/fd/{fd}")) {
+        Ok(_) => book.ask("open again", "opened"),
+        Err(err) => book.ask("open again", errno_name(err.raw_os_error().unwrap_or(0))),
+    }
+    // Readv: one message over several buffers.
+    for lengths in [
+        &[32][..],
+        &[16, 16],
+        &[1, 31],
+        &[31, 1],
+        &[8, 8, 8],
+        &[40, 40],
+        &[0, 32],
+    ] {
+        let mut buffers = vec![vec![0xeeu8; 40]; lengths.len()];
+        let vectors: Vec<libc::iovec> = buffers
+            .iter_mut()
+            .zip(lengths)
+            .map(|(buffer, len)| libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: *len,
+            })
+            .collect();
+        // SAFETY: The buffers are at least as long as is said.
+        let answer = Answer::of(unsafe { libc::readv(fd, vectors.as_ptr(), vectors.len() as i32) });
+        let joined: Vec<u8> = buffers
+            .iter()
+            .zip(lengths)
+            .flat_map(|(buffer, len)| buffer[..*len].to_vec())
+            .collect();
+        let told = scene.told(answer, &joined);
+        book.ask(format!("readv{lengths:?}"), told);
+        if answer.is_ok() {
+            let page = scene.sleepers.len();
+            scene.sleep_on(page);
+        }
+    }
+    scene.end();
+}
+
+/// O_NONBLOCK that comes and goes, and requests that must not wait.
+fn nonblocking(book: &mut Book) {
+    let scene = Scene::new(0, 0);
+    let fd = scene.uffd.fd();
+    // SAFETY: No pointers are involved; the buffer is as long as is said.
+    unsafe {
+        book.ask("flags", format!("{:#o}", libc::fcntl(fd, libc::F_GETFL)));
+        book.ask("poll of blocking", format!("{:#x}", scene.uffd.poll(0)));
+        let mut buffer = [0u8; MESSAGE];
+        let vector = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: MESSAGE,
+        };
+        book.ask(
+            "preadv2 nowait",
+            Answer::of(libc::preadv2(fd, &vector, 1, -1, libc::RWF_NOWAIT)),
+        );
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+        book.ask("poll of nonblocking", format!("{:#x}", scene.uffd.poll(0)));
+        book.ask("read", scene.read(MESSAGE));
+        let mut off = 0;
+        book.ask(
+            "fionbio",
+            Answer::of(libc::ioctl(fd, libc::FIONBIO, &mut off)),
+        );
+        book.ask(
+            "poll of blocking again",
+            format!("{:#x}", scene.uffd.poll(0)),
+        );
+    }
+    scene.end();
+}
+
+/// The descriptor doubled, sent, and inherited.
+fn handed_over(book: &mut Book) {
+    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+    scene.sleep_on(3);
+    // SAFETY: The call returns a new descriptor.
+    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(scene.uffd.fd())) });
+    let answer = double.read().map_or_else(
+        |answer| answer.to_string(),
+        |message| describe(&message, &scene.names),
+    );
+    book.ask("dup,read", answer);
+    let answer = double.call(&API, &[u64::from(UFFD_API), 0]);
+    book.ask("dup,api", answer);
+
+    // Over a socket to another process, which resolves the fault from there.
+    book.flush();
+    let (here, there) = UnixStream::pair().expect("there are sockets");
+    // SAFETY: The child uses system calls and its own copy of all memory.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let uffd = Uffd(receive(there.as_raw_fd()));
+        let called = uffd.copy(scene.area.at(3), scene.source.start, PAGE, 0);
+        book.ask("sent,copy", called);
+        let called = uffd.range(&crate::uffd::POISON, scene.area.at(4), PAGE, 0);
+        book.ask("sent,poison", called);
+        book.ask("sent,fdinfo", uffd.fdinfo());
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    book.flush();
+    send(here.as_raw_fd(), scene.uffd.fd());
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    book.ask("sent,sleeper", ends_soon(&scene.sleepers[0]));
+    scene.end();
+}
+
+/// The size of a control message with one descriptor.
+const CONTROL: usize = 24;
+
+fn header(data: &mut libc::iovec, control: &mut [u64; 3]) -> libc::msghdr {
+    // SAFETY: All values are valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = data;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL;
+    header
+}
+
+/// Sends a descriptor over a socket.
+pub fn send(socket: RawFd, fd: RawFd) {
+    let mut byte = [0u8];
+    let mut data = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    let mut control = [0u64; 3];
+    let header = header(&mut data, &mut control);
+    // SAFETY: There is room for one control message with one descriptor.
+    unsafe {
+        let message = libc::CMSG_FIRSTHDR(&header);
+        (*message).cmsg_level = libc::SOL_SOCKET;
+        (*message).cmsg_type = libc::SCM_RIGHTS;
+        (*message).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(message).cast::<RawFd>().write(fd);
+        assert_eq!(libc::sendmsg(socket, &header, 0), 1);
+    }
+}
+
+/// Receives a descriptor from a socket.
+pub fn receive(socket: RawFd) -> OwnedFd {
+    let mut byte = [0u8];
+    let mut data = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    let mut control = [0u64; 3];
+    let mut header = header(&mut data, &mut control);
+    // SAFETY: The other side sends one descriptor, which is new here.
+    unsafe {
+        assert_eq!(libc::recvmsg(socket, &mut header, 0), 1);
+        OwnedFd::from_raw_fd(
+            libc::CMSG_DATA(libc::CMSG_FIRSTHDR(&header))
+                .cast::<RawFd>()
+                .read(),
+        )
+    }
+}
+
+/// Many readers, and one message each.
+fn readers(book: &mut Book) {
+    for readers in [1, 2, 4, 8] {
+        let mut scene = Scene::new(0, 0);
+        let fd = scene.uffd.fd();
+        let threads: Vec<JoinHandle<i64>> = (0..readers)
+            .map(|_| {
+                std::thread::spawn(move || {
+                    let mut buffer = [0u8; MESSAGE];
+                    // SAFETY: The buffer is as long as is said.
+                    unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), MESSAGE) as i64 }
+                })
+            })
+            .collect();
+        for page in 0..readers {
+            scene.sleep_on(page);
+        }
+        let read: Vec<i64> = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect();
+        book.ask(format!("readers={readers}"), format!("{read:?}"));
+        book.ask(format!("readers={readers},fdinfo"), scene.uffd.fdinfo());
+        scene.end();
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("messages/sizes", sizes),
+        Case::new("messages/bad buffers", bad_buffers),
+        Case::new("messages/order", order),
+        Case::new("messages/waiting", waiting),
+        Case::new("messages/wakeups", wakeups),
+        Case::new("messages/file", file_operations),
+        Case::new("messages/nonblocking", nonblocking),
+        Case::new("messages/handed over", handed_over),
+        Case::new("messages/readers", readers),
+    ]
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sequences of calls made at random from a seed: what nobody thought of asking.
+
+use crate::{
+    book::{Book, Case},
+    events::fork_with,
+    limits::FEATURES,
+    memory::{kind_of, pagemap, peek, vm_flags, Area, Names},
+    sys::{Answer, PAGE},
+    uffd::{describe, Uffd, RANGE_CALLS, REGISTER, UNREGISTER},
+};
+use fastrand::Rng;
+use linux_raw_sys::general::*;
+use std::{
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+    },
+};
+
+const SEQUENCES: u64 = 120;
+const STEPS: usize = 30;
+
+/// The features that a sequence may have: what is resolved by hand, or changes what calls do.
+const ALLOWED: u64 = (UFFD_FEATURE_EVENT_FORK
+    | UFFD_FEATURE_EVENT_REMAP
+    | UFFD_FEATURE_EVENT_REMOVE
+    | UFFD_FEATURE_EVENT_UNMAP
+    | UFFD_FEATURE_WP_UNPOPULATED
+    | UFFD_FEATURE_WP_ASYNC
+    | UFFD_FEATURE_SIGBUS
+    | UFFD_FEATURE_EXACT_ADDRESS) as u64;
+
+/// Reads events until told to stop, so that those who cause them do not wait.
+struct Drain {
+    seen: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Drain {
+    fn new(fd: RawFd, names: Names) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (its_seen, its_stop) = (seen.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !its_stop.load(Ordering::Relaxed) {
+                if crate::uffd::poll_fd(fd, libc::POLLIN, 2) & libc::POLLIN == 0 {
+                    continue;
+                }
+                // Whoever caused the event goes on once it was read, and then waits for the lock.
+                let mut seen = its_seen.lock().expect("no panic");
+                // SAFETY: The descriptor is open until this thread is joined, and is not closed
+                // here.
+                let uffd = std::mem::ManuallyDrop::new(Uffd(unsafe { OwnedFd::from_raw_fd(fd) }));
+                while let Ok(message) = uffd.read() {
+                    seen.push(describe(&message, &names));
+                    if u32::from(message.event) == UFFD_EVENT_FORK {
+                        // SAFETY: It is a fork event, whose descriptor is new.
+                        drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+                    }
+                }
+            }
+        });
+        Self { seen, stop, thread }
+    }
+
+    fn take(&self) -> String {
+        self.seen
+            .lock()
+            .expect("no panic")
+            .drain(..)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no panic");
+    }
+}
+
+/// A range in or around an area, mostly aligned.
+fn range(rng: &mut Rng, area: &Area) -> (usize, usize) {
+    let pages = area.pages();
+    let from = rng.usize(0..=pages);
+    let count = if rng.u8(0..10) == 0 {
+        rng.usize(0..=pages + 1)
+    } else {
+        rng.usize(1..=4)
+    };
+    let mut start = area.start + from * area.page;
+    let mut len = count * area.page;
+    match rng.u8(0..30) {
+        0 => start += rng.usize(1..PAGE),
+        1 => len += rng.usize(1..PAGE),
+        2 => start = start.wrapping_sub(area.page),
+        _ => {}
+    }
+    (start, len)
+}
+
+/// A mode: mostly one that is known.
+fn mode(rng: &mut Rng) -> u64 {
+    match rng.u8(0..20) {
+        0 => 1 << rng.u8(0..64),
+        1..=9 => 0,
+        _ => rng.u64(0..4),
+    }
+}
+
+fn sequence(book: &mut Book, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let kinds = [
+        "anon",
+        "shmem",
+        "shmem-private",
+        "anon-shared",
+        "anon-thp",
+        "hugetlb-memfd",
+    ];
+    // Huge pages take long to fill, so they come less often.
+    let count = if rng.bool() { 4 } else { kinds.len() };
+    let kind = kinds[rng.usize(0..count)];
+    let area = Area::basic(kind_of(kind), 0);
+    let second = Area::basic(kind_of(kinds[rng.usize(0..4)]), 1);
+    let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
+    source.write();
+    let names = Names::new(&[("area", &area), ("second", &second), ("source", &source)]);
+    let features = FEATURES
+        .iter()
+        .map(|(bit, _)| *bit)
+        .filter(|bit| bit & ALLOWED != 0 && rng.u8(0..4) == 0)
+        .fold(0, |all, bit| all | bit);
+    let uffd = Uffd::new(features);
+    let drain = Drain::new(uffd.fd(), names.clone());
+    let first = rng.u64(1..8);
+    book.ask(
+        "begin",
+        format!(
+            "{kind} features {features:#x} register({first}) {}",
+            uffd.register(area.start, area.len, first)
+        ),
+    );
+    for step in 0..STEPS {
+        let target = if rng.u8(0..4) == 0 { &second } else { &area };
+        let (start, len) = range(&mut rng, target);
+        let place = format!("{},{len:#x}", names.name(start as u64));
+        let (question, answer) = match rng.u8(0..16) {
+            0..=8 => {
+                let call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
+                let mode = if call.name == REGISTER.name {
+                    rng.u64(0..8)
+                } else {
+                    mode(&mut rng)
+                };
+                let called = if call.fields.len() == 5 {
+                    let from = source.start + rng.usize(0..4) * PAGE;
+                    uffd.call(call, &[start as u64, from as u64, len as u64, mode])
+                } else if call.name == UNREGISTER.name && rng.bool() {
+                    // Otherwise most of a sequence would be about memory that is not registered.
+                    uffd.range(call, start, PAGE, mode)
+                } else {
+                    uffd.range(call, start, len, mode)
+                };
+                if called.answer.is_ok() && call.name == "move" {
+                    source.write();
+                }
+                (
+                    format!("{}({place},{mode:#x})", call.name),
+                    called.to_string(),
+                )
+            }
+            9 => {
+                let advice = [
+                    libc::MADV_DONTNEED,
+                    libc::MADV_FREE,
+                    libc::MADV_REMOVE,
+                    libc::MADV_COLD,
+                    102,
+                    103,
+                ][rng.usize(0..6)];
+                // SAFETY: The range is memory of the tests, or not mapped.
+                let answer = Answer::of(unsafe { libc::madvise(start as _, len, advice) });
+                (format!("madvise({place},{advice})"), answer.to_string())
+            }
+            10 => {
+                let protection = [1, 3, 0][rng.usize(0..3)];
+                // SAFETY: As above.
+                let answer = Answer::of(unsafe { libc::mprotect(start as _, len, protection) });
+                (
+                    format!("mprotect({place},{protection})"),
+                    answer.to_string(),
+                )
+            }
+            11 if rng.bool() => {
+                // SAFETY: As above.
+                let answer = Answer::of(unsafe { libc::munmap(start as _, len) });
+                (format!("munmap({place})"), answer.to_string())
+            }
+            12 if rng.bool() => {
+                let to = area.start + (1 << 31) + step * (64 << 20);
+                // SAFETY: As above.
+                let address = unsafe {
+                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                    libc::mremap(start as _, len, len, flags, to)
+                };
+                (
+                    format!("mremap({place})"),
+                    Answer::of_address(address).to_string(),
+                )
+            }
+            13 if rng.bool() => ("fork".into(), fork_with(0, || 0)),
+            _ => {
+                let page = start & !(PAGE - 1);
+                (
+                    format!("look({place})"),
+                    format!("{} {}", vm_flags(page, &names), pagemap(page)),
+                )
+            }
+        };
+        let events = drain.take();
+        book.ask(
+            format!("step {step}: {question}"),
+            format!("{answer} [{events}]"),
+        );
+    }
+    for (name, area) in [("area", &area), ("second", &second)] {
+        let map: Vec<String> = (0..area.pages().min(32))
+            .map(|page| format!("{}{}", pagemap(area.at(page)), peek(area.at(page))))
+            .collect();
+        book.ask(format!("pages of {name}"), map.join(" "));
+    }
+    book.ask("fdinfo", uffd.fdinfo());
+    drain.end();
+}
+
+pub fn cases(seed: u64) -> Vec<Case> {
+    (0..SEQUENCES)
+        .map(|index| {
+            Case::new(format!("random/{seed}-{index}"), move |book| {
+                sequence(book, seed.wrapping_mul(1_000_003).wrapping_add(index))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A userfaultfd, its ioctls as a table, and its messages.
+
+use crate::{
+    memory::Names,
+    sys::{bits, Answer},
+};
+use linux_raw_sys::general::{
+    uffd_msg, UFFD_API, UFFD_EVENT_FORK, UFFD_EVENT_PAGEFAULT, UFFD_EVENT_REMAP, UFFD_EVENT_REMOVE,
+    UFFD_EVENT_UNMAP,
+};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// An ioctl of a userfaultfd: its name, its number within the kind, its direction, its fields,
+/// each of which has 64 bits, and how many of them are read.
+pub struct Call {
+    pub name: &'static str,
+    number: u32,
+    direction: u32,
+    pub fields: &'static [&'static str],
+    pub inputs: usize,
+}
+
+const READ: u32 = 2;
+const READ_WRITE: u32 = 3;
+
+const fn call(
+    name: &'static str,
+    number: u32,
+    direction: u32,
+    fields: &'static [&'static str],
+    inputs: usize,
+) -> Call {
+    Call {
+        name,
+        number,
+        direction,
+        fields,
+        inputs,
+    }
+}
+
+pub const API: Call = call("api", 0x3f, READ_WRITE, &["api", "features", "ioctls"], 2);
+pub const REGISTER: Call = call(
+    "register",
+    0x00,
+    READ_WRITE,
+    &["start", "len", "mode", "ioctls"],
+    3,
+);
+pub const UNREGISTER: Call = call("unregister", 0x01, READ, &["start", "len"], 2);
+pub const WAKE: Call = call("wake", 0x02, READ, &["start", "len"], 2);
+pub const COPY: Call = call(
+    "copy",
+    0x03,
+    READ_WRITE,
+    &["dst", "src", "len", "mode", "copy"],
+    4,
+);
+pub const ZEROPAGE: Call = call(
+    "zeropage",
+    0x04,
+    READ_WRITE,
+    &["start", "len", "mode", "zeropage"],
+    3,
+);
+pub const MOVE: Call = call(
+    "move",
+    0x05,
+    READ_WRITE,
+    &["dst", "src", "len", "mode", "move"],
+    4,
+);
+pub const WRITEPROTECT: Call = call(
+    "writeprotect",
+    0x06,
+    READ_WRITE,
+    &["start", "len", "mode"],
+    3,
+);
+pub const CONTINUE: Call = call(
+    "continue",
+    0x07,
+    READ_WRITE,
+    &["start", "len", "mode", "mapped"],
+    3,
+);
+pub const POISON: Call = call(
+    "poison",
+    0x08,
+    READ_WRITE,
+    &["start", "len", "mode", "updated"],
+    3,
+);
+
+/// Modes that the crate with the kernel's constants lacks: macros with a cast in C.
+pub const WRITEPROTECT_WP: u32 = 1;
+pub const WRITEPROTECT_DONTWAKE: u32 = 1 << 1;
+pub const CONTINUE_WP: u32 = 1 << 1;
+pub const MOVE_ALLOW_SRC_HOLES: u32 = 1 << 1;
+
+/// All that work on a range.
+pub const RANGE_CALLS: [&Call; 9] = [
+    &REGISTER,
+    &UNREGISTER,
+    &WAKE,
+    &COPY,
+    &ZEROPAGE,
+    &MOVE,
+    &WRITEPROTECT,
+    &CONTINUE,
+    &POISON,
+];
+
+/// What an output field holds before a call.
+const UNTOUCHED: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+
+/// The kind of the ioctls, and the number of USERFAULTFD_IOC_NEW.
+pub const IOC_TYPE: u32 = 0xaa;
+pub const IOC_NEW: u32 = IOC_TYPE << 8;
+
+impl Call {
+    /// The number of the ioctl.
+    pub fn request(&self) -> u32 {
+        self.direction << 30 | (self.size() as u32) << 16 | IOC_TYPE << 8 | self.number
+    }
+
+    /// The size of the argument, in bytes.
+    pub fn size(&self) -> usize {
+        8 * self.fields.len()
+    }
+
+    /// An argument: inputs as given, outputs marked.
+    pub fn argument(&self, inputs: &[u64]) -> Vec<u64> {
+        let mut argument = vec![UNTOUCHED; self.fields.len()];
+        argument[..inputs.len()].copy_from_slice(inputs);
+        argument
+    }
+
+    /// What an argument says after the call: each field that changed.
+    pub fn changes(&self, before: &[u64], after: &[u64]) -> String {
+        let mut text = String::new();
+        for ((field, before), after) in self.fields.iter().zip(before).zip(after) {
+            if before != after {
+                text.push_str(&format!(" {field}={}", number(*after)));
+            }
+        }
+        text
+    }
+}
+
+/// A number: small ones and negative errors in decimal.
+fn number(value: u64) -> String {
+    let signed = value as i64;
+    if (-4095..0).contains(&signed) {
+        return format!("-{}", crate::sys::errno_name(-signed as i32));
+    }
+    format!("{value:#x}")
+}
+
+/// A userfaultfd.
+pub struct Uffd(pub OwnedFd);
+
+impl Uffd {
+    /// userfaultfd(2)
+    pub fn create(flags: i32) -> Result<Self, Answer> {
+        // SAFETY: The call returns a new descriptor, or an error.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+        if fd < 0 {
+            return Err(Answer::of(fd));
+        }
+        // SAFETY: The descriptor is new.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+    }
+
+    /// A descriptor that has gone through UFFDIO_API.
+    pub fn with(flags: i32, features: u64) -> Self {
+        let uffd = Self::create(flags).expect("userfaultfd(2) works");
+        let answer = uffd.call(&API, &[u64::from(UFFD_API), features]);
+        assert!(answer.answer.is_ok(), "UFFDIO_API: {}", answer.answer);
+        uffd
+    }
+
+    /// A descriptor for most questions: it does not block.
+    pub fn new(features: u64) -> Self {
+        Self::with(libc::O_CLOEXEC | libc::O_NONBLOCK, features)
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// An ioctl with an argument anywhere.
+    pub fn raw(&self, request: u32, argument: usize) -> Answer {
+        // SAFETY: The kernel checks the argument. What the ioctls write is memory of this test.
+        Answer::of(unsafe { libc::ioctl(self.fd(), request as _, argument) })
+    }
+
+    /// An ioctl with the fields that it reads.
+    pub fn call(&self, call: &Call, inputs: &[u64]) -> Called {
+        let before = call.argument(inputs);
+        let mut after = before.clone();
+        let answer = self.raw(call.request(), after.as_mut_ptr() as usize);
+        Called {
+            answer,
+            changes: call.changes(&before, &after),
+            last: *after.last().expect("there are fields"),
+        }
+    }
+
+    pub fn register(&self, start: usize, len: usize, mode: u64) -> Called {
+        self.call(&REGISTER, &[start as u64, len as u64, mode])
+    }
+
+    pub fn copy(&self, dst: usize, src: usize, len: usize, mode: u64) -> Called {
+        self.call(&COPY, &[dst as u64, src as u64, len as u64, mode])
+    }
+
+    /// An ioctl of a start, a length, and maybe a mode.
+    pub fn range(&self, call: &Call, start: usize, len: usize, mode: u64) -> Called {
+        self.call(call, &[start as u64, len as u64, mode][..call.inputs])
+    }
+
+    /// Reads one message, if there is one.
+    pub fn read(&self) -> Result<uffd_msg, Answer> {
+        // SAFETY: All values are valid.
+        let mut message: uffd_msg = unsafe { std::mem::zeroed() };
+        let size = std::mem::size_of::<uffd_msg>();
+        // SAFETY: The message is as long as is said.
+        let read = Answer::of(unsafe {
+            libc::read(self.fd(), std::ptr::from_mut(&mut message).cast(), size)
+        });
+        match read.0 {
+            Ok(_) => Ok(message),
+            Err(_) => Err(read),
+        }
+    }
+
+    /// Waits until there is a message. Returns what poll() says, 0 after the time limit.
+    pub fn poll(&self, milliseconds: i32) -> i16 {
+        poll_fd(self.fd(), libc::POLLIN, milliseconds)
+    }
+
+    /// The lines of /proc/self/fdinfo that are of userfaultfd.
+    pub fn fdinfo(&self) -> String {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd()))
+            .expect("there is fdinfo");
+        text.lines()
+            .skip_while(|line| !line.starts_with("pending"))
+            .map(|line| line.replace('\t', " "))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    /// Waits until so many threads sleep on this descriptor, read or not.
+    pub fn wait_for_sleepers(&self, count: usize) {
+        let wanted = format!("total: {count};");
+        for _ in 0..20_000 {
+            if self.fdinfo().contains(&wanted) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+        panic!("{count} sleepers did not come: {}", self.fdinfo());
+    }
+}
+
+/// poll() on one descriptor.
+pub fn poll_fd(fd: RawFd, events: i16, milliseconds: i32) -> i16 {
+    let mut poll = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
+    // SAFETY: There is one entry.
+    unsafe { libc::poll(&mut poll, 1, milliseconds) };
+    poll.revents
+}
+
+/// What an ioctl did.
+pub struct Called {
+    pub answer: Answer,
+    changes: String,
+    /// The last field, after the call.
+    pub last: u64,
+}
+
+impl std::fmt::Display for Called {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.answer, self.changes)
+    }
+}
+
+/// Flags of a fault in a message.
+const FAULT_FLAGS: &[(u64, &str)] = &[(1, "write"), (2, "wp"), (4, "minor")];
+
+/// Writes down a message, all its bytes: those that mean nothing have to be zero.
+pub fn describe(message: &uffd_msg, names: &Names) -> String {
+    // SAFETY: A message is 32 bytes without padding that the kernel leaves out.
+    let bytes: [u8; 32] = unsafe { std::mem::transmute_copy(message) };
+    let word = |index: usize| {
+        u64::from_ne_bytes(
+            bytes[index * 8..index * 8 + 8]
+                .try_into()
+                .expect("eight bytes"),
+        )
+    };
+    let (text, rest) = match u32::from(message.event) {
+        UFFD_EVENT_PAGEFAULT => {
+            let thread = word(3) as u32;
+            let thread = if thread == 0 { "" } else { " thread" };
+            (
+                format!(
+                    "fault({}) at {}{thread}",
+                    bits(word(1), FAULT_FLAGS),
+                    names.name(word(2))
+                ),
+                word(3) >> 32,
+            )
+        }
+        // The number of a descriptor is of no interest.
+        UFFD_EVENT_FORK => ("fork".to_string(), word(1) >> 32 | word(2) | word(3)),
+        UFFD_EVENT_REMAP => (
+            format!(
+                "remap from {} to {} len {:#x}",
+                names.name(word(1)),
+                names.name(word(2)),
+                word(3)
+            ),
+            0,
+        ),
+        UFFD_EVENT_REMOVE => (
+            format!("remove {}..{}", names.name(word(1)), names.name(word(2))),
+            word(3),
+        ),
+        UFFD_EVENT_UNMAP => (
+            format!("unmap {}..{}", names.name(word(1)), names.name(word(2))),
+            word(3),
+        ),
+        event => (format!("event {event:#x}"), 0),
+    };
+    if bytes[1..8].iter().any(|byte| *byte != 0) || rest != 0 {
+        return format!("{text} with stray bytes {bytes:02x?}");
+    }
+    text
+}

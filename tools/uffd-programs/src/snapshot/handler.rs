@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The handler, which makes the pages.
+
+use super::{Measures, Reading};
+use crate::support::{self, check, readable, PAGE};
+use anyhow::{bail, ensure, Context, Result};
+use nix::{
+    errno::Errno,
+    sys::socket::{recvmsg, ControlMessageOwned, MsgFlags},
+};
+use std::{
+    fs::File,
+    io::IoSliceMut,
+    os::{
+        fd::{AsRawFd, FromRawFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::mpsc,
+    time::Duration,
+};
+use userfaultfd::{Error, Event, EventBuffer, FaultKind, Uffd};
+
+/// How many pages it makes at a time, and how many if they are huge.
+const TOGETHER: usize = 8;
+const TOGETHER_HUGE: usize = 2;
+
+/// Until what had to wait is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A region of the owner's memory.
+struct Region {
+    /// Where it is there.
+    start: usize,
+    size: usize,
+    /// Where it is in the file.
+    offset: usize,
+    page_size: usize,
+    /// Whether there is a zero page of this size.
+    zero_page: bool,
+    /// Which pages were given back.
+    removed: Vec<bool>,
+}
+
+/// The handler's state.
+struct Handler {
+    uffd: Uffd,
+    regions: Vec<Region>,
+    file: FileMapping,
+    /// How many pages are made at a time.
+    together: usize,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    faults: u64,
+    copied: u64,
+    zeroed: u64,
+    removals: u64,
+    eagain: u64,
+    partial: u64,
+    exists: u64,
+}
+
+/// What came of an attempt to make pages.
+enum Made {
+    /// So many bytes.
+    Bytes(usize),
+    /// The first one is there already.
+    Exists,
+    /// There is a removal to be told of first.
+    Later,
+}
+
+/// Serves an owner until it closes its socket.
+pub fn serve(listener: &UnixListener, file: &Path, reading: Reading) -> Result<Measures> {
+    let (stream, _) = listener.accept()?;
+    let (uffd, text) = receive(&stream)?;
+    let handler = Handler {
+        uffd,
+        regions: parse_regions(&text)?,
+        file: FileMapping::new(file)?,
+        together: if reading == Reading::Many {
+            TOGETHER
+        } else {
+            1
+        },
+        counters: Counters::default(),
+    };
+    let counters = match reading {
+        Reading::Blocking => handler.serve_blocking(&stream)?,
+        Reading::One => handler.serve_polling(&stream, 1)?,
+        Reading::Many => handler.serve_polling(&stream, 64)?,
+    };
+    ensure!(counters.faults > 0, "there were no faults");
+    Ok(vec![
+        ("faults".into(), counters.faults),
+        ("pages from the file".into(), counters.copied),
+        ("zero pages".into(), counters.zeroed),
+        ("remove events".into(), counters.removals),
+        ("EAGAIN".into(), counters.eagain),
+        ("partial copies".into(), counters.partial),
+        ("EEXIST".into(), counters.exists),
+    ])
+}
+
+/// Receives the userfaultfd and the description of the memory.
+fn receive(stream: &UnixStream) -> Result<(Uffd, Vec<u8>)> {
+    let mut text = vec![0; 65536];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut slices = [IoSliceMut::new(&mut text)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let len = message.bytes;
+    let fd = message
+        .cmsgs()?
+        .find_map(|message| match message {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        })
+        .context("there is no descriptor in the message")?;
+    text.truncate(len);
+    // SAFETY: It is a new descriptor, and nobody else's.
+    Ok((unsafe { Uffd::from_raw_fd(fd) }, text))
+}
+
+fn parse_regions(text: &[u8]) -> Result<Vec<Region>> {
+    let regions: Vec<serde_json::Value> = serde_json::from_slice(text)?;
+    regions
+        .iter()
+        .map(|region| {
+            let number = |name: &str| {
+                let number = region[name]
+                    .as_u64()
+                    .with_context(|| format!("no {name}"))?;
+                Ok::<usize, anyhow::Error>(usize::try_from(number)?)
+            };
+            let (size, page_size) = (number("size")?, number("page_size")?);
+            Ok(Region {
+                start: number("base_host_virt_addr")?,
+                size,
+                offset: number("offset")?,
+                page_size,
+                zero_page: region["zero_page"] == true,
+                removed: vec![false; size / page_size],
+            })
+        })
+        .collect()
+}
+
+impl Handler {
+    /// Handles faults in a thread that sleeps in read(), until the owner is gone.
+    fn serve_blocking(mut self, stream: &UnixStream) -> Result<Counters> {
+        // It cannot be told to end, so it goes with the process. What it counted comes here.
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let result = self.serve_reading(&sender);
+            support::abandon(
+                result
+                    .err()
+                    .unwrap_or_else(|| anyhow::anyhow!("no more events")),
+            );
+        });
+        while !readable(&[stream], Duration::from_secs(1))?[0] {}
+        Ok(receiver.try_iter().fold(Counters::default(), |mut all, _| {
+            all.faults += 1;
+            all.copied += 1;
+            all
+        }))
+    }
+
+    fn serve_reading(&mut self, handled: &mpsc::Sender<()>) -> Result<()> {
+        while let Some(event) = self.uffd.read_event()? {
+            let Event::Pagefault { addr, .. } = event else {
+                bail!("unexpected: {event:?}");
+            };
+            ensure!(self.make(addr as usize)?, "EAGAIN, and nothing is removed");
+            if handled.send(()).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles faults and removals until the owner is gone, some messages at a time.
+    fn serve_polling(mut self, stream: &UnixStream, messages: usize) -> Result<Counters> {
+        let mut buffer = EventBuffer::new(messages);
+        let mut waiting: Vec<usize> = Vec::new();
+        loop {
+            let limit = match waiting.is_empty() {
+                true => Duration::from_secs(1),
+                false => RETRY,
+            };
+            let ready = readable(&[&self.uffd, stream], limit)?;
+            if ready[1] {
+                return Ok(self.counters);
+            }
+            if ready[0] {
+                waiting.extend(self.read(&mut buffer, messages > 1)?);
+            }
+            let mut later = Vec::new();
+            for address in waiting {
+                if !self.make(address)? {
+                    self.counters.eagain += 1;
+                    later.push(address);
+                }
+            }
+            waiting = later;
+        }
+    }
+
+    /// Reads messages, until there are no more if that is wanted. Returns the faults.
+    ///
+    /// Removals take effect before any page is made. Who removes goes on as soon as the message is
+    /// read, so a page from the file could come after its removal.
+    fn read(&mut self, buffer: &mut EventBuffer, all: bool) -> Result<Vec<usize>> {
+        let mut faults = Vec::new();
+        loop {
+            let events: Vec<_> = self.uffd.read_events(buffer)?.collect::<Result<_, _>>()?;
+            let end = events.is_empty() || !all;
+            for event in events {
+                match event {
+                    Event::Pagefault {
+                        kind: FaultKind::Missing,
+                        addr,
+                        ..
+                    } => {
+                        faults.push(addr as usize);
+                    }
+                    Event::Remove { start, end } => self.remove(start as usize, end as usize)?,
+                    event => bail!("unexpected: {event:?}"),
+                }
+            }
+            if end {
+                self.counters.faults += faults.len() as u64;
+                return Ok(faults);
+            }
+        }
+    }
+
+    /// Remembers that pages are to be zero from now on.
+    fn remove(&mut self, start: usize, end: usize) -> Result<()> {
+        self.counters.removals += 1;
+        let (region, first) = self.find(start)?;
+        let region = &mut self.regions[region];
+        let count = (end - start) / region.page_size;
+        region
+            .removed
+            .get_mut(first..first + count)
+            .context("a removal beyond a region")?
+            .fill(true);
+        Ok(())
+    }
+
+    /// Finds the region and the page of an address.
+    fn find(&self, address: usize) -> Result<(usize, usize)> {
+        self.regions
+            .iter()
+            .enumerate()
+            .find_map(|(number, region)| {
+                let offset = address.checked_sub(region.start)?;
+                (offset < region.size).then_some((number, offset / region.page_size))
+            })
+            .with_context(|| format!("{address:#x} is in no region"))
+    }
+
+    /// Makes the page of an address, and perhaps the ones behind it. Returns `false` if it has to be
+    /// tried again.
+    fn make(&mut self, address: usize) -> Result<bool> {
+        let (number, wanted) = self.find(address)?;
+        let region = &self.regions[number];
+        let page_size = region.page_size;
+        // Pages of one kind. The crate does not tell how many zero pages there are after an error.
+        let zero = region.removed[wanted];
+        let together = match zero && region.zero_page {
+            true => 1,
+            false if page_size > PAGE => self.together.min(TOGETHER_HUGE),
+            false => self.together,
+        };
+        let last = region.removed.len().min(wanted + together);
+        let end = (wanted + 1..last)
+            .find(|page| region.removed[*page] != zero)
+            .unwrap_or(last);
+        let mut page = wanted;
+        while page < end {
+            match self.attempt(&self.regions[number], page, end, zero)? {
+                Made::Bytes(len) => {
+                    ensure!(len > 0 && len % page_size == 0, "{len} bytes were made");
+                    let pages = len / page_size;
+                    self.counters.partial += u64::from(page + pages < end);
+                    match zero {
+                        true => self.counters.zeroed += pages as u64,
+                        false => self.counters.copied += pages as u64,
+                    }
+                    page += pages;
+                }
+                Made::Exists => {
+                    self.counters.exists += 1;
+                    // Who waits may have come when it was not there.
+                    let start = self.regions[number].start + page * page_size;
+                    self.uffd.wake(start as *mut _, page_size)?;
+                    page += 1;
+                }
+                // Nobody waits for those behind the first.
+                Made::Later => return Ok(page > wanted),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes pages from the first one on.
+    fn attempt(&self, region: &Region, first: usize, end: usize, zero: bool) -> Result<Made> {
+        let start = (region.start + first * region.page_size) as *mut _;
+        let len = (end - first) * region.page_size;
+        if zero && region.zero_page {
+            // SAFETY: It is the owner's memory, and the owner wants it.
+            return match unsafe { self.uffd.zeropage(start, len, true) } {
+                Ok(len) => Ok(Made::Bytes(len)),
+                Err(Error::ZeropageFailed(errno)) => made_none(errno as i32, "UFFDIO_ZEROPAGE"),
+                Err(err) => Err(err).context("UFFDIO_ZEROPAGE"),
+            };
+        }
+        let source = match zero {
+            true => self.file.zeros(len),
+            false => self.file.at(region.offset + first * region.page_size, len),
+        };
+        // SAFETY: The source is long enough; for the destination see above.
+        match unsafe { self.uffd.copy(source.cast(), start, len, true) } {
+            Ok(len) => Ok(Made::Bytes(len)),
+            // The kernel says -EAGAIN there if it did nothing.
+            Err(Error::PartiallyCopied(len)) if (len as isize) <= 0 => Ok(Made::Later),
+            Err(Error::PartiallyCopied(len)) => Ok(Made::Bytes(len)),
+            Err(Error::CopyFailed(errno)) => made_none(errno as i32, "UFFDIO_COPY"),
+            Err(err) => Err(err).context("UFFDIO_COPY"),
+        }
+    }
+}
+
+/// Tells what an error means.
+fn made_none(errno: i32, what: &'static str) -> Result<Made> {
+    match Errno::from_raw(errno) {
+        Errno::EEXIST => Ok(Made::Exists),
+        Errno::EAGAIN => Ok(Made::Later),
+        errno => Err(errno).context(what),
+    }
+}
+
+/// The file, mapped, with zeros behind it.
+struct FileMapping {
+    start: *const u8,
+    len: usize,
+}
+
+/// Room for the most zeros that are copied at a time.
+const ZEROS: usize = TOGETHER_HUGE << 21;
+
+// SAFETY: It is only read.
+unsafe impl Send for FileMapping {}
+
+impl FileMapping {
+    fn new(path: &Path) -> Result<Self> {
+        let file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len())?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: New mappings hurt nobody, and the second one replaces a part of the first.
+        let start = unsafe {
+            let start = libc::mmap(
+                std::ptr::null_mut(),
+                len + ZEROS,
+                libc::PROT_READ,
+                flags,
+                -1,
+                0,
+            );
+            check("mmap", start as i64)?;
+            let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+            libc::mmap(start, len, libc::PROT_READ, flags, file.as_raw_fd(), 0)
+        };
+        check("mmap", start as i64)?;
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
+    /// What is at an offset of the file.
+    fn at(&self, offset: usize, len: usize) -> *const u8 {
+        assert!(offset + len <= self.len);
+        self.start.wrapping_add(offset)
+    }
+
+    /// Zeros.
+    fn zeros(&self, len: usize) -> *const u8 {
+        assert!(len <= ZEROS);
+        self.start.wrapping_add(self.len)
+    }
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What several programs share: processes with a time limit, mappings, patterns to recognize, and
+//! random numbers that are the same in each run.
+
+use crate::tap::Tap;
+use anyhow::{anyhow, bail, ensure, Context, Result};
+use nix::{
+    sys::{
+        signal::{kill, Signal},
+        wait::{waitpid, WaitStatus},
+    },
+    unistd::{fork, getpid, getppid, pipe, ForkResult, Pid},
+};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, AsRawFd, FromRawFd},
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        OnceLock,
+    },
+    time::{Duration, Instant},
+};
+
+/// The size of a page.
+pub const PAGE: usize = 4096;
+
+/// The size of a word of memory, as patterns have it.
+pub const WORD: usize = 8;
+
+/// What a process measured: names and values.
+pub type Measures = Vec<(String, u64)>;
+
+/// Reports what a case measured, and how long it took.
+pub fn report_measures(tap: &Tap, case: &str, began: Instant, result: &Result<Measures>) {
+    for (what, value) in result.iter().flatten() {
+        tap.measure(&format!("{case}: {what}"), value, "");
+    }
+    tap.measure(&format!("{case}: time"), began.elapsed().as_millis(), "ms");
+}
+
+/// Where this process reports its result, if [`Process::start`] made it.
+static RESULT: OnceLock<File> = OnceLock::new();
+
+/// A process that runs a function. It is killed with the handle, and ends with its parent.
+///
+/// What can wait for ever for a page goes into such a process: a thread that sleeps in a page fault
+/// cannot be told to give up.
+pub struct Process {
+    pid: Pid,
+    result: File,
+}
+
+impl Process {
+    /// Runs a function in a process of its own. To be called while there is only one thread.
+    pub fn start(body: impl FnOnce() -> Result<Measures>) -> Result<Self> {
+        let (read, write) = pipe()?;
+        let parent = getpid();
+        // SAFETY: There is one thread, so the child finds no lock held.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Self {
+                pid: child,
+                result: read.into(),
+            }),
+            ForkResult::Child => {
+                drop(read);
+                RESULT.get_or_init(|| write.into());
+                end_with(parent).unwrap_or_else(|err| abandon(err));
+                let result = panic::catch_unwind(AssertUnwindSafe(body));
+                report(result.unwrap_or_else(|_| Err(anyhow!("it panicked"))))
+            }
+        }
+    }
+
+    /// Waits for the result.
+    pub fn wait(mut self, limit: Duration) -> Result<Measures> {
+        let text = self.read_result(limit)?;
+        if text.is_empty() {
+            bail!("the process ended without a result: {:?}", self.end()?);
+        }
+        let (measures, err): (Option<Measures>, String) = serde_json::from_slice(&text)?;
+        measures.ok_or_else(|| anyhow!(err))
+    }
+
+    fn read_result(&mut self, limit: Duration) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + limit;
+        let mut text = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "it did not finish in {limit:?}");
+            let mut chunk = [0; 4096];
+            if readable(&[&self.result], left)?[0] {
+                match self.result.read(&mut chunk)? {
+                    0 => return Ok(text),
+                    read => text.extend_from_slice(&chunk[..read]),
+                }
+            }
+        }
+    }
+
+    /// Ends the process, and returns how it ended.
+    fn end(&self) -> Result<WaitStatus> {
+        // The one that ends by itself may need a moment from its last word to its end.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
+            match waitpid(self.pid, Some(flags))? {
+                WaitStatus::StillAlive if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                WaitStatus::StillAlive => break,
+                status => return Ok(status),
+            }
+        }
+        kill(self.pid, Signal::SIGKILL)?;
+        Ok(waitpid(self.pid, None)?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail if the process was waited for.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+/// Runs a function in a process of its own, with a time limit.
+pub fn isolated(limit: Duration, body: impl FnOnce() -> Result<Measures>) -> Result<Measures> {
+    Process::start(body)?.wait(limit)
+}
+
+/// Ends a process that [`Process::start`] made, with an error. For a thread on which others depend
+/// that sleep in page faults: they would never see that it failed.
+pub fn abandon(err: anyhow::Error) -> ! {
+    report(Err(err))
+}
+
+/// Reports the result of this process, and ends it.
+fn report(result: Result<Measures>) -> ! {
+    let result = match result {
+        Ok(measures) => (Some(measures), String::new()),
+        Err(err) => (None, format!("{err:#}")),
+    };
+    if let (Some(mut pipe), Ok(text)) = (RESULT.get(), serde_json::to_string(&result)) {
+        let _ = pipe.write_all(text.as_bytes());
+    }
+    // SAFETY: It never returns. There is nothing that wants cleaning up, and threads that sleep in
+    // page faults could not be joined.
+    unsafe { libc::_exit(0) }
+}
+
+/// Has this process killed when its parent ends.
+pub fn end_with(parent: Pid) -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        // It ended before.
+        // SAFETY: It never returns.
+        unsafe { libc::_exit(1) };
+    }
+    Ok(())
+}
+
+/// Waits until descriptors can be read or are at their end. Returns which ones.
+pub fn readable(fds: &[&dyn AsFd], limit: Duration) -> Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|fd| libc::pollfd {
+            fd: fd.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let millis = i32::try_from(limit.as_millis())
+        .unwrap_or(i32::MAX)
+        .max(i32::from(!limit.is_zero()));
+    // SAFETY: The array is as long as it says.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, millis) };
+    if ready < 0 {
+        let err = io::Error::last_os_error();
+        if err.kind() == io::ErrorKind::Interrupted {
+            return Ok(vec![false; fds.len()]);
+        }
+        return Err(err).context("poll");
+    }
+    for fd in &polled {
+        ensure!(
+            fd.revents & (libc::POLLERR | libc::POLLNVAL) == 0,
+            "poll reports {:#x} for descriptor {}",
+            fd.revents,
+            fd.fd
+        );
+    }
+    Ok(polled.iter().map(|fd| fd.revents != 0).collect())
+}
+
+/// Turns the result of a system call into one of Rust's.
+pub fn check(what: &'static str, result: impl Into<i64>) -> Result<i64> {
+    match result.into() {
+        -1 => Err(io::Error::last_os_error()).context(what),
+        value => Ok(value),
+    }
+}
+
+/// Makes a file that is only in memory.
+pub fn memory_file(len: usize) -> Result<File> {
+    // SAFETY: The name is a string that ends with a zero.
+    let fd = unsafe { libc::memfd_create(c"uffd-programs".as_ptr(), libc::MFD_CLOEXEC) };
+    check("memfd_create", fd)?;
+    // SAFETY: It is a new descriptor, and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(len as u64)?;
+    Ok(file)
+}
+
+/// Mapped memory. It is read and written in words, which several threads may do at a time.
+pub struct Mapping {
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: Memory belongs to the process; safe access is by atomic words.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps private memory.
+    pub fn anonymous(len: usize) -> Result<Self> {
+        Self::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    }
+
+    /// Maps private memory in huge pages of 2 MiB.
+    pub fn huge(len: usize) -> Result<Self> {
+        let flags =
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+        Self::new(len, flags, -1).context("are there huge pages of 2 MiB?")
+    }
+
+    /// Maps memory that is shared between those that have the file.
+    pub fn shared(file: &File, len: usize) -> Result<Self> {
+        Self::new(len, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    /// Maps memory that is shared with children.
+    pub fn shared_anonymous(len: usize) -> Result<Self> {
+        Self::new(len, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
+    }
+
+    fn new(len: usize, flags: i32, fd: i32) -> Result<Self> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: A new mapping hurts nobody.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).context("mmap");
+        }
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The number of pages of the usual size.
+    pub fn pages(&self) -> usize {
+        self.len / PAGE
+    }
+
+    /// The address of a byte.
+    pub fn at<T>(&self, offset: usize) -> *mut T {
+        assert!(offset <= self.len);
+        self.start.wrapping_add(offset).cast()
+    }
+
+    /// The offset of an address that is in this mapping.
+    pub fn offset<T>(&self, address: *mut T) -> Option<usize> {
+        let offset = (address as usize).checked_sub(self.start as usize)?;
+        (offset < self.len).then_some(offset)
+    }
+
+    /// The word at an offset.
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % WORD == 0 && offset < self.len);
+        // SAFETY: It is aligned, inside of the mapping, and lives as long. All words are accessed
+        // like this, or by the kernel.
+        unsafe { &*self.at::<AtomicU64>(offset) }
+    }
+
+    /// Reads a word.
+    pub fn load(&self, offset: usize) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    /// Writes a word.
+    pub fn store(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Reads a page.
+    pub fn load_page(&self, page: usize) -> [u64; PAGE / WORD] {
+        std::array::from_fn(|word| self.load(page * PAGE + word * WORD))
+    }
+
+    /// madvise().
+    pub fn advise(&self, offset: usize, len: usize, advice: i32) -> Result<()> {
+        assert!(offset + len <= self.len);
+        // SAFETY: The range is ours. Nobody relies on what the words are.
+        check("madvise", unsafe {
+            libc::madvise(self.at(offset), len, advice)
+        })
+        .map(|_| ())
+    }
+
+    /// Whether each page has memory of its own.
+    pub fn resident(&self) -> Result<Vec<bool>> {
+        let mut vec = vec![0u8; self.pages()];
+        // SAFETY: There is a byte for each page.
+        check("mincore", unsafe {
+            libc::mincore(self.at(0), self.len, vec.as_mut_ptr())
+        })?;
+        Ok(vec.iter().map(|byte| byte & 1 != 0).collect())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: Nobody has a reference any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// A word that tells what it is: word `index` of the version `version` of thing `thing`. It is never
+/// zero.
+pub fn pattern(thing: usize, version: u64, index: usize) -> u64 {
+    ((version << 44) | ((thing as u64) << 20) | index as u64) ^ KEY
+}
+
+/// Has bits that no version has.
+const KEY: u64 = 0xfff5_a5a5_9c3c_1234;
+
+/// What [`pattern`] was made of: thing, version, index.
+pub fn parse_pattern(word: u64) -> (usize, u64, usize) {
+    let word = word ^ KEY;
+    let thing = (word >> 20) & 0xff_ffff;
+    (thing as usize, word >> 44, (word & 0xf_ffff) as usize)
+}
+
+/// Says what a word is.
+pub fn describe(word: u64) -> String {
+    match (word, parse_pattern(word)) {
+        (0, _) => "zero".into(),
+        (_, (_, version, _)) if version > 0xf_0000 => format!("{word:#x}"),
+        (_, (thing, version, index)) => format!("{thing} version {version} word {index}"),
+    }
+}
+
+/// Random numbers (splitmix64).
+pub struct Rng(u64);
+
+impl Rng {
+    /// Starts a sequence.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number below a limit.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
+    }
+
+    /// Brings things into a random order.
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            things.swap(last, self.below(last + 1));
+        }
+    }
+}

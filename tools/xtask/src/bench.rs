@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `cargo xtask bench`: what both implementations cost, side by side.
+
+mod plot;
+mod size;
+mod targets;
+
+use crate::{
+    guest::{Accel, Guest},
+    kernel::{Impl, Kernel},
+    suites::ConsoleCheck,
+    ui, Session, Workshop,
+};
+use anyhow::{bail, Context, Result};
+use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use targets::Target;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Fewer parameters, in less than ten minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Only these measures: a number, or a part of a name such as `Waiters`.
+    #[arg(long, value_name = "FILTER")]
+    measure: Vec<String>,
+}
+
+/// Counting instructions, and counting operations per second.
+const PATH_LENGTH: &str = "path-length";
+const CONTENTION: &str = "contention";
+/// Looking at what was built.
+const BUILD: &str = "build";
+
+/// How often contention is measured on each kernel.
+const CONTENTION_RUNS: usize = 3;
+/// How many CPUs there are for it, at most.
+const CONTENTION_CPUS: usize = 16;
+/// How many CPUs there have to be for its targets.
+const ASSERTED_CPUS: usize = 8;
+
+/// How much worse than C a test lets Rust be.
+const TOLERANCE: f64 = 1.02;
+
+/// How long a guest may take.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// What is measured: a line of the benchmark program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub mode: String,
+    pub measure: String,
+    pub params: BTreeMap<String, Value>,
+    pub unit: String,
+}
+
+impl Key {
+    /// Returns a parameter for people.
+    pub fn param(&self, name: &str) -> Option<String> {
+        self.params.get(name).map(|value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
+    }
+
+    /// Returns a parameter that is a number.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.params.get(name)?.as_f64()
+    }
+
+    /// All parameters for people, but for some.
+    pub fn params(&self, without: &str) -> String {
+        let params = self.params.keys().filter(|name| *name != without);
+        params
+            .map(|name| format!("{name} {}", self.param(name).unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    key: Key,
+    value: f64,
+}
+
+/// What was measured, on both kernels.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    #[serde(flatten)]
+    pub key: Key,
+    /// A value for each run.
+    pub rust: Vec<f64>,
+    pub c: Vec<f64>,
+}
+
+impl Row {
+    pub fn values(&self, imp: Impl) -> &[f64] {
+        match imp {
+            Impl::Rust => &self.rust,
+            Impl::C => &self.c,
+        }
+    }
+
+    /// The median of the runs.
+    pub fn median(&self, imp: Impl) -> Option<f64> {
+        let mut sorted = self.values(imp).to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// Rust divided by C.
+    pub fn ratio(&self) -> Option<f64> {
+        let (rust, c) = (self.median(Impl::Rust)?, self.median(Impl::C)?);
+        (c != 0.0).then_some(rust / c)
+    }
+}
+
+/// Where guests and their kernels are.
+struct Bench<'a> {
+    session: &'a Session,
+    workshop: &'a Workshop,
+    programs: PathBuf,
+    rows: Vec<Row>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(session: &'a Session, workshop: &'a Workshop) -> Result<Self> {
+        Ok(Self {
+            session,
+            workshop,
+            programs: session.builder(workshop).programs(&session.repo)?,
+            rows: Vec::new(),
+        })
+    }
+
+    /// Adds a value to its row.
+    fn add(&mut self, imp: Impl, key: Key, value: f64) {
+        let known = self.rows.iter().position(|row| row.key == key);
+        let index = known.unwrap_or_else(|| {
+            let (rust, c) = Default::default();
+            self.rows.push(Row { key, rust, c });
+            self.rows.len() - 1
+        });
+        let row = &mut self.rows[index];
+        match imp {
+            Impl::Rust => row.rust.push(value),
+            Impl::C => row.c.push(value),
+        }
+    }
+
+    /// Runs the benchmark program once, on one kernel.
+    fn run(&mut self, imp: Impl, mode: &str, accel: Accel, cpus: u32, args: &str) -> Result<()> {
+        let kernel = Kernel::plain(imp);
+        let image = self.session.builder(self.workshop).kernel(kernel)?;
+        let share = self
+            .session
+            .share(&format!("bench-{}", kernel.name()), &[&self.programs])?;
+        let guest = Guest {
+            lab: &self.workshop.lab,
+            kernel: &image,
+            share: &share,
+            accel,
+            cpus,
+            memory: "4G",
+            append: "",
+        };
+        let job = format!(
+            "\"$out\"/programs/uffd-bench --mode {mode} --change-settings {args}\n\
+             echo \"@@ exit $?\"\n"
+        );
+        let title = format!("Measuring the {mode} of {}", kernel.title());
+        let outcome = self.session.ui.step(&title, |bar| {
+            guest.run(&job, LIMIT, |line| {
+                if self.session.ui.verbose {
+                    println!("  | {line}");
+                }
+                bar.set_message(line.to_string());
+            })
+        })?;
+        let expected = format!(" {}", imp.name());
+        let mut lines = outcome.output.lines();
+        if !lines.any(|line| line.starts_with("@@ ready") && line.ends_with(&expected)) {
+            bail!("{} has another implementation", kernel.title());
+        }
+        for line in outcome.output.lines().filter(|line| line.starts_with('{')) {
+            let line: Line =
+                serde_json::from_str(line).with_context(|| format!("this is no result: {line}"))?;
+            self.add(imp, line.key, line.value);
+        }
+        let bad = ConsoleCheck::new()?.check(&outcome.console)?;
+        if !bad.is_empty() {
+            bail!("{} complained:\n{}", kernel.title(), bad.join("\n"));
+        }
+        if !outcome.output.lines().any(|line| line == "@@ exit 0") {
+            let errors = outcome
+                .output
+                .lines()
+                .filter(|line| line.contains("error:"));
+            bail!(
+                "uffd-bench failed on {}:\n{}",
+                kernel.title(),
+                errors.collect::<Vec<_>>().join("\n")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Measures, and says which targets were met. Fails where something could not be measured; a
+/// target that was missed is a result like others.
+pub fn bench(session: &Session, options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let workshop = session.workshop()?;
+    let mut bench = Bench::new(session, &workshop)?;
+    let rust = session
+        .builder(&workshop)
+        .kernel(Kernel::plain(Impl::Rust))?;
+    let accel = session.accel(&workshop.lab, &rust)?;
+    let cpus = std::thread::available_parallelism()?.get();
+    let asserted = accel == Accel::Kvm && cpus >= ASSERTED_CPUS;
+
+    let mut args = format!("--extent {}", if options.quick { "quick" } else { "full" });
+    for filter in &options.measure {
+        write!(args, " --measure '{filter}'")?;
+    }
+    let wants = |number: &str, name: &str| {
+        let filters = &options.measure;
+        filters.is_empty()
+            || filters
+                .iter()
+                .any(|f| f == number || name.contains(f.as_str()))
+    };
+    let imps = [Impl::Rust, Impl::C];
+    for imp in imps {
+        bench.run(imp, PATH_LENGTH, Accel::Icount, 1, &args)?;
+    }
+    if wants("5", "Load") || wants("6", "Enqueue") {
+        let cpus = cpus.clamp(2, CONTENTION_CPUS) as u32;
+        for _ in 0..CONTENTION_RUNS {
+            for imp in imps {
+                bench.run(imp, CONTENTION, accel, cpus, &args)?;
+            }
+        }
+    }
+    if wants("9", "Memory") {
+        for imp in imps {
+            for (key, value) in size::measure(session, &workshop, imp)? {
+                bench.add(imp, key, value);
+            }
+        }
+    }
+
+    let targets = targets::judge(&bench.rows, asserted);
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let command = format!("cargo xtask {command}");
+    let out = session.repo.join("target/bench");
+    fs::create_dir_all(&out)?;
+    let plots = plot::all(&bench.rows, &out)?;
+    let about = format!(
+        "Linux 6.18, {cpus} CPUs, contention under {accel:?}, made in {} by `{command}`",
+        ui::duration(start.elapsed())
+    );
+    fs::write(
+        out.join("results.json"),
+        serde_json::to_string_pretty(&serde_json::json!({
+            "about": about,
+            "rows": bench.rows,
+            "targets": targets,
+        }))?,
+    )?;
+    fs::write(
+        out.join("results.md"),
+        markdown(&about, &bench.rows, &plots, &targets)?,
+    )?;
+
+    println!("\n{}", targets_table(&targets));
+    println!("results:    {}", out.join("results.md").display());
+    println!("total time: {}", ui::duration(start.elapsed()));
+    Ok(())
+}
+
+/// Compares the lengths of the most important paths, for a test. Returns what is worse than in C
+/// by more than the tolerance.
+pub fn check(session: &Session, workshop: &Workshop) -> Result<Vec<String>> {
+    let mut bench = Bench::new(session, workshop)?;
+    for imp in [Impl::Rust, Impl::C] {
+        bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--extent check")?;
+    }
+    let mut problems = Vec::new();
+    for row in &bench.rows {
+        let title = format!("{} ({})", row.key.measure, row.key.params(""));
+        match row.ratio() {
+            Some(ratio) if ratio <= TOLERANCE => (),
+            Some(ratio) => problems.push(format!("{title}: {ratio:.3} x C")),
+            None => problems.push(format!("{title}: not measured on both kernels")),
+        }
+    }
+    if bench.rows.is_empty() {
+        problems.push("nothing was measured".into());
+    }
+    Ok(problems)
+}
+
+/// Formats a value with three digits or more.
+fn number(value: f64) -> String {
+    if value.fract().abs() < 1e-9 || value.abs() >= 1000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// Formats the median, and the spread where there are several runs.
+fn value(row: &Row, imp: Impl) -> String {
+    let values = row.values(imp);
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match row.median(imp) {
+        None => "-".into(),
+        Some(median) if values.len() == 1 => number(median),
+        Some(median) => format!("{} ({} to {})", number(median), number(low), number(high)),
+    }
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header(header);
+    table
+}
+
+fn targets_table(targets: &[Target]) -> Table {
+    let mut table = new_table(&["measure", "target", "", "found"]);
+    for target in targets {
+        table.add_row([
+            &target.measure,
+            &target.what,
+            &target.verdict.to_string(),
+            &target.found,
+        ]);
+    }
+    table
+}
+
+fn markdown(about: &str, rows: &[Row], plots: &[String], targets: &[Target]) -> Result<String> {
+    let mut text = format!("# userfaultfd in Rust and in C\n\n{about}\n\n");
+    writeln!(text, "## Targets\n\n{}\n", targets_table(targets))?;
+    for plot in plots {
+        writeln!(text, "![{plot}]({plot}.svg)\n")?;
+    }
+    writeln!(text, "## Results\n")?;
+    let mut table = new_table(&[
+        "mode",
+        "measure",
+        "parameters",
+        "unit",
+        "Rust",
+        "C",
+        "Rust / C",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.key.mode.clone(),
+            row.key.measure.clone(),
+            row.key.params(""),
+            row.key.unit.clone(),
+            value(row, Impl::Rust),
+            value(row, Impl::C),
+            row.ratio()
+                .map_or("-".into(), |ratio| format!("{ratio:.3}")),
+        ]);
+    }
+    writeln!(text, "{table}")?;
+    Ok(text)
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Plots, as SVG files.
+
+use super::{Row, CONTENTION, PATH_LENGTH};
+use crate::kernel::Impl;
+use anyhow::{anyhow, Result};
+use plotters::prelude::*;
+use std::{collections::BTreeMap, path::Path};
+
+/// A plot: a measure whose values grow with one of its parameters.
+struct Plot {
+    name: &'static str,
+    mode: &'static str,
+    measure: &'static str,
+    /// The parameter, and the unit of the values.
+    x: &'static str,
+    unit: &'static str,
+    title: &'static str,
+}
+
+const fn plot(
+    name: &'static str,
+    measure: &'static str,
+    x: &'static str,
+    title: &'static str,
+) -> Plot {
+    Plot {
+        name,
+        mode: PATH_LENGTH,
+        measure,
+        x,
+        unit: "instructions",
+        title,
+    }
+}
+
+const PLOTS: &[Plot] = &[
+    plot(
+        "unrelated-resolve",
+        "unrelated-resolve",
+        "sleepers",
+        "A copy that nobody waits for, with N threads asleep",
+    ),
+    plot(
+        "resolve-sleepers",
+        "resolve-sleepers",
+        "sleepers",
+        "Waking N threads that sleep in faults",
+    ),
+    plot(
+        "waiters",
+        "waiters",
+        "waiters",
+        "One fault, with R threads that wait to hear of it",
+    ),
+    Plot {
+        unit: "context switches",
+        ..plot(
+            "waiters-switches",
+            "waiters",
+            "waiters",
+            "Switches of R threads that wait, for each fault",
+        )
+    },
+    plot(
+        "load",
+        "load",
+        "faulting",
+        "V threads that fault all the time",
+    ),
+    Plot {
+        mode: CONTENTION,
+        unit: "faults",
+        ..plot(
+            "load-contention",
+            "load",
+            "faulting",
+            "V threads that fault all the time (several CPUs)",
+        )
+    },
+    plot(
+        "batched-read",
+        "batched-read",
+        "messages",
+        "Reading several messages at once",
+    ),
+];
+
+const SIZE: (u32, u32) = (900, 540);
+
+/// Shades of orange for Rust and of blue for C.
+const SHADES: &[(RGBColor, RGBColor)] = &[
+    (RGBColor(200, 70, 0), RGBColor(0, 70, 160)),
+    (RGBColor(240, 130, 40), RGBColor(60, 130, 220)),
+    (RGBColor(150, 40, 40), RGBColor(40, 40, 110)),
+    (RGBColor(250, 180, 90), RGBColor(120, 180, 240)),
+    (RGBColor(110, 60, 20), RGBColor(20, 110, 130)),
+];
+
+/// Draws what there are results for. Returns the names of the plots.
+pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for plot in PLOTS {
+        let mut curves: BTreeMap<String, Vec<(f64, &Row)>> = BTreeMap::new();
+        for row in rows {
+            let key = &row.key;
+            if key.mode == plot.mode
+                && key.measure == plot.measure
+                && key.unit.starts_with(plot.unit)
+            {
+                if let Some(x) = key.number(plot.x) {
+                    curves.entry(key.params(plot.x)).or_default().push((x, row));
+                }
+            }
+        }
+        curves.retain(|_, points| points.len() > 1);
+        if !curves.is_empty() {
+            let path = out.join(format!("{}.svg", plot.name));
+            draw(plot, &curves, &path).map_err(|err| anyhow!("{}: {err}", path.display()))?;
+            names.push(plot.name.into());
+        }
+    }
+    Ok(names)
+}
+
+fn draw(
+    plot: &Plot,
+    curves: &BTreeMap<String, Vec<(f64, &Row)>>,
+    path: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut lines = Vec::new();
+    for ((name, points), shades) in curves.iter().zip(SHADES.iter().cycle()) {
+        for (imp, title, color) in [(Impl::Rust, "Rust", shades.0), (Impl::C, "C", shades.1)] {
+            let line: Vec<(f64, f64)> = points
+                .iter()
+                .filter_map(|(x, row)| Some((*x, row.median(imp)?)))
+                .collect();
+            let label = if name.is_empty() {
+                title.into()
+            } else {
+                format!("{title}: {name}")
+            };
+            lines.push((label, line, color));
+        }
+    }
+    let all = || lines.iter().flat_map(|(_, line, _)| line.iter().copied());
+    let fold = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
+            (low.min(v), high.max(v))
+        })
+    };
+    let (left, right) = fold(&mut all().map(|(x, _)| x));
+    let (bottom, top) = fold(&mut all().map(|(_, y)| y));
+
+    // Powers of ten are too far apart where little happens.
+    let base = if top / bottom < 100.0 { 2.0 } else { 10.0 };
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(plot.title, ("sans-serif", 24))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(80)
+        .build_cartesian_2d(
+            (left..right * 1.05).log_scale().base(2.0),
+            (bottom * 0.8..top * 2.0).log_scale().base(base),
+        )?;
+    let small = ("sans-serif", 16);
+    let round = |value: &f64| format!("{:.0}", value);
+    let precise = |value: &f64| super::number(*value);
+    chart
+        .configure_mesh()
+        .x_desc(plot.x)
+        .y_desc(format!("{} ({})", plot.unit, plot.mode))
+        .x_label_formatter(&round)
+        .y_label_formatter(&precise)
+        .label_style(small)
+        .axis_desc_style(small)
+        .light_line_style(WHITE)
+        .draw()?;
+    for (label, line, color) in lines {
+        chart
+            .draw_series(
+                LineSeries::new(line.iter().copied(), color.stroke_width(2)).point_size(3),
+            )?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .label_font(small)
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the benchmark must show.
+
+use super::{size::FRAMES, Row, BUILD, CONTENTION, PATH_LENGTH};
+use crate::kernel::Impl;
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt};
+
+/// How much a value may be off that should be the same as another.
+const REPEATABLE: f64 = 1.01;
+/// How much a value that is flat may change.
+const FLAT: f64 = 1.1;
+/// How many times as many instructions C takes at least with so many sleeping threads.
+const AHEAD: &[(f64, f64)] = &[(1024.0, 5.0), (16384.0, 50.0)];
+/// From how many faulting threads on Rust is ahead.
+const AHEAD_FROM: f64 = 8.0;
+/// How much of its peak the throughput keeps.
+const OF_PEAK: f64 = 0.9;
+/// How many bytes of stack a sleeping thread may take.
+const STACK: u32 = 128;
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Met,
+    Missed,
+    /// It could not be shown on this machine.
+    NotAsserted,
+    /// It was not asked for, or the kernel has no such result.
+    NotMeasured,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::NotAsserted => "not asserted",
+            Self::NotMeasured => "not measured",
+        })
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Target {
+    pub measure: String,
+    pub what: String,
+    pub verdict: Verdict,
+    pub found: String,
+}
+
+/// A value that is compared, and what it belongs to.
+struct Found {
+    name: String,
+    value: f64,
+}
+
+/// Judges values that must not exceed a bound. The worst is reported.
+fn at_most(measure: &str, what: String, bound: f64, found: Vec<Found>) -> Target {
+    judge_by(measure, what, found, |value| value <= bound, f64::total_cmp)
+}
+
+/// The same for values that must not fall below.
+fn at_least(measure: &str, what: String, bound: f64, found: Vec<Found>) -> Target {
+    judge_by(
+        measure,
+        what,
+        found,
+        |value| value >= bound,
+        |a, b| b.total_cmp(a),
+    )
+}
+
+fn judge_by(
+    measure: &str,
+    what: String,
+    found: Vec<Found>,
+    good: impl Fn(f64) -> bool,
+    worse: impl Fn(&f64, &f64) -> std::cmp::Ordering,
+) -> Target {
+    let bad = found.iter().filter(|found| !good(found.value)).count();
+    let worst = found.iter().max_by(|a, b| worse(&a.value, &b.value));
+    Target {
+        measure: measure.into(),
+        what,
+        verdict: match (worst, bad) {
+            (None, _) => Verdict::NotMeasured,
+            (Some(_), 0) => Verdict::Met,
+            (Some(_), _) => Verdict::Missed,
+        },
+        found: match worst {
+            Some(worst) if bad == 0 => format!("worst: {:.3} {}", worst.value, worst.name),
+            Some(worst) => format!(
+                "{bad} of {} miss it, worst: {:.3} {}",
+                found.len(),
+                worst.value,
+                worst.name
+            ),
+            None => String::new(),
+        },
+    }
+}
+
+/// Rows of a measure, by the parameters other than the one that grows.
+type Curves<'a> = BTreeMap<String, Vec<(f64, &'a Row)>>;
+
+fn curves<'a>(rows: &[&'a Row], param: &str) -> Curves<'a> {
+    let mut curves = Curves::new();
+    for row in rows {
+        if let Some(x) = row.key.number(param) {
+            curves
+                .entry(row.key.params(param))
+                .or_default()
+                .push((x, row));
+        }
+    }
+    curves
+}
+
+/// The largest cost of each curve for Rust, divided by that at its beginning.
+fn growth(curves: &Curves<'_>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (name, points) in curves {
+        let costs: Vec<f64> = points
+            .iter()
+            .filter_map(|(_, row)| row.median(Impl::Rust))
+            .collect();
+        if let ([first, .., _], Some(most)) = (&costs[..], costs.iter().copied().reduce(f64::max)) {
+            found.push(Found {
+                name: name.clone(),
+                value: most / first,
+            });
+        }
+    }
+    found
+}
+
+/// What each row has for Rust in terms of C.
+fn ratios(rows: &[&Row]) -> Vec<Found> {
+    let found = |row: &&Row| {
+        let name = format!("{} {}", row.key.measure, row.key.params(""));
+        Some(Found {
+            name,
+            value: row.ratio()?,
+        })
+    };
+    rows.iter().filter_map(found).collect()
+}
+
+/// Whether the way in which threads are woken is called so.
+fn has(row: &Row, how: &str) -> bool {
+    row.key.param("how").is_some_and(|name| name.contains(how))
+}
+
+/// Judges how much less Rust takes than C, with many sleeping threads.
+fn ahead(number: &str, measure: &str, rows: &[&Row]) -> Vec<Target> {
+    let target = |&(sleepers, times): &(f64, f64)| {
+        let found = rows
+            .iter()
+            .filter(|row| row.key.number("sleepers") == Some(sleepers))
+            .filter_map(|row| {
+                Some(Found {
+                    name: row.key.params("sleepers"),
+                    value: 1.0 / row.ratio()?,
+                })
+            });
+        at_least(
+            number,
+            format!("{measure}: {times} x fewer instructions than C at {sleepers}"),
+            times,
+            found.collect(),
+        )
+    };
+    AHEAD.iter().map(target).collect()
+}
+
+/// Judges all targets. `asserted` tells whether this machine can show contention.
+pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
+    let of = |mode: &str, measures: &[&str], unit: &str| -> Vec<&Row> {
+        let fits = |row: &&Row| {
+            row.key.mode == mode
+                && measures.contains(&row.key.measure.as_str())
+                && row.key.unit.starts_with(unit)
+        };
+        rows.iter().filter(fits).collect()
+    };
+    let path = |measures: &[&str]| of(PATH_LENGTH, measures, "instructions");
+    let mut targets = Vec::new();
+
+    for (number, measure) in [("1", "single-fault"), ("7", "event"), ("8", "builtin")] {
+        targets.push(at_most(
+            number,
+            format!("{measure}: at most {REPEATABLE} x the instructions of C"),
+            REPEATABLE,
+            ratios(&path(&[measure])),
+        ));
+    }
+
+    for (number, measure) in [("2", "unrelated-resolve"), ("3", "resolve-sleepers")] {
+        let rows = path(&[measure]);
+        targets.push(at_most(
+            number,
+            format!("{measure}: flat in N, at most {FLAT} x the cost of the fewest"),
+            FLAT,
+            growth(&curves(&rows, "sleepers")),
+        ));
+        let one_by_one = rows
+            .iter()
+            .filter(|row| !has(row, "wake") && !has(row, "to the last"));
+        targets.extend(ahead(
+            number,
+            measure,
+            &one_by_one.copied().collect::<Vec<_>>(),
+        ));
+    }
+    // Half of the threads sleep on average, so less is to be gained.
+    let last = path(&["resolve-sleepers"]);
+    let last: Vec<&Row> = last
+        .into_iter()
+        .filter(|row| has(row, "to the last"))
+        .collect();
+    targets.extend(ahead("3", "resolve-sleepers, to the last of them", &last));
+    let wakes = path(&["resolve-sleepers"])
+        .into_iter()
+        .filter(|row| has(row, "wake"))
+        .collect::<Vec<_>>();
+    targets.push(at_most(
+        "3",
+        format!("waking many at once: at most {REPEATABLE} x the instructions of C"),
+        REPEATABLE,
+        ratios(&wakes),
+    ));
+
+    let switches: Vec<Found> = of(PATH_LENGTH, &["waiters"], "context switches")
+        .into_iter()
+        .filter(|row| {
+            matches!(
+                row.key.param("waiting").as_deref(),
+                Some("read" | "epoll-exclusive")
+            )
+        })
+        .filter_map(|row| {
+            Some(Found {
+                name: row.key.params(""),
+                value: row.median(Impl::Rust)?,
+            })
+        })
+        .collect();
+    targets.push(at_most(
+        "4",
+        "waiters: one context switch per fault, in read and with EPOLLEXCLUSIVE".into(),
+        REPEATABLE,
+        switches,
+    ));
+
+    let load = path(&["load"]);
+    targets.push(at_most(
+        "5",
+        format!("load: instructions flat in V, at most {FLAT} x those at V = 1"),
+        FLAT,
+        growth(&curves(&load, "faulting")),
+    ));
+    let many: Vec<&Row> = load
+        .into_iter()
+        .filter(|row| row.key.number("faulting").is_some_and(|v| v >= AHEAD_FROM))
+        .collect();
+    targets.push(at_most(
+        "5",
+        format!("load: fewer instructions than C from V = {AHEAD_FROM} on"),
+        1.0,
+        ratios(&many),
+    ));
+    targets.extend(contention(&of(CONTENTION, &["load"], "faults"), asserted));
+
+    let of_what = |what: &str| -> Vec<Found> {
+        let fits = |row: &&Row| row.key.param("what").is_some_and(|name| name == what);
+        let found = |row: &Row| {
+            Some(Found {
+                name: row.key.params(""),
+                value: row.median(Impl::Rust)?,
+            })
+        };
+        rows.iter().filter(fits).filter_map(found).collect()
+    };
+    // The compiler knows how large a waiter is, and user space does not.
+    let frames = rows
+        .iter()
+        .find(|row| row.key.mode == BUILD && row.key.params("").contains(FRAMES));
+    targets.push(Target {
+        measure: "9".into(),
+        what: format!("memory: at most {STACK} bytes on the stack of a sleeping thread"),
+        verdict: match frames {
+            Some(_) => Verdict::NotAsserted,
+            None => Verdict::NotMeasured,
+        },
+        found: frames.map_or(String::new(), |row| {
+            let bytes = |imp| row.median(imp).unwrap_or(f64::NAN);
+            format!(
+                "whole stack frames: {} in Rust, {} in C",
+                bytes(Impl::Rust),
+                bytes(Impl::C)
+            )
+        }),
+    });
+    targets.push(at_most(
+        "9",
+        "memory: no heap for a sleeping thread (objects of the slab, bytes)".into(),
+        // Other things happen meanwhile.
+        8.0,
+        of_what("heap of a sleeping thread"),
+    ));
+    targets
+}
+
+/// What is asked of the throughput.
+fn contention(rows: &[&Row], asserted: bool) -> Vec<Target> {
+    let mut kept = Vec::new();
+    for (name, points) in curves(rows, "faulting") {
+        let rates: Vec<f64> = points
+            .iter()
+            .filter_map(|(_, row)| row.median(Impl::Rust))
+            .collect();
+        let mut peak = 0.0_f64;
+        let mut worst = f64::INFINITY;
+        for rate in rates {
+            peak = peak.max(rate);
+            worst = worst.min(rate / peak);
+        }
+        kept.push(Found { name, value: worst });
+    }
+    let many: Vec<&Row> = rows
+        .iter()
+        .copied()
+        .filter(|row| row.key.number("faulting").is_some_and(|v| v >= AHEAD_FROM))
+        .collect();
+    let mut targets = vec![
+        at_least(
+            "5",
+            format!("load: throughput keeps {OF_PEAK} of its own peak as V grows"),
+            OF_PEAK,
+            kept,
+        ),
+        at_least(
+            "5",
+            format!("load: throughput ahead of C from V = {AHEAD_FROM} on"),
+            1.0,
+            ratios(&many),
+        ),
+    ];
+    for target in &mut targets {
+        if !asserted && target.verdict != Verdict::NotMeasured {
+            target.verdict = Verdict::NotAsserted;
+        }
+    }
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Key;
+
+    fn row(measure: &str, sleepers: u64, rust: f64, c: f64) -> Row {
+        Row {
+            key: Key {
+                mode: PATH_LENGTH.into(),
+                measure: measure.into(),
+                params: [("sleepers".into(), sleepers.into())].into(),
+                unit: "instructions".into(),
+            },
+            rust: vec![rust],
+            c: vec![c],
+        }
+    }
+
+    fn verdicts(rows: &[Row], measure: &str) -> Vec<Verdict> {
+        let targets = judge(rows, false);
+        let of = targets
+            .iter()
+            .filter(|target| target.what.contains(measure));
+        of.map(|target| target.verdict).collect()
+    }
+
+    #[test]
+    fn targets_of_sleepers() {
+        use Verdict::{Met, Missed, NotMeasured};
+        let rows = |last| {
+            let name = "unrelated-resolve";
+            [
+                row(name, 1, 100.0, 100.0),
+                row(name, 1024, 100.0, 600.0),
+                row(name, 16384, last, 6000.0),
+            ]
+        };
+        assert_eq!(verdicts(&rows(109.0), "unrelated-resolve"), [Met, Met, Met]);
+        assert_eq!(
+            verdicts(&rows(121.0), "unrelated-resolve"),
+            [Missed, Met, Missed]
+        );
+        assert_eq!(verdicts(&[], "unrelated-resolve"), [NotMeasured; 3]);
+    }
+
+    #[test]
+    fn targets_of_ratios() {
+        use Verdict::{Met, Missed};
+        assert_eq!(verdicts(&[row("event", 1, 101.0, 100.0)], "event"), [Met]);
+        assert_eq!(
+            verdicts(&[row("event", 1, 102.0, 100.0)], "event"),
+            [Missed]
+        );
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compares what two kernels answered to the same questions.
+
+use anyhow::{bail, Context, Result};
+use regex::Regex;
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
+
+/// The document that lists what is deliberately different.
+const DOCUMENT: &str = "Documentation/mm/userfaultfd-rust.rst";
+
+/// The heading of the list in it.
+const HEADING: &str = "Questions with another answer";
+
+/// A question, or several, whose answer is deliberately different.
+struct Difference {
+    /// With `*` for any text.
+    pattern: String,
+    regex: Regex,
+}
+
+/// What came of a comparison.
+#[derive(Default)]
+pub struct Comparison {
+    pub asked: usize,
+    pub identical: usize,
+    /// Answers that differ as the document says.
+    pub documented: usize,
+    /// Everything that should not be.
+    pub problems: Vec<String>,
+}
+
+/// Reads the list: in its section, each line that begins with two backquotes names questions.
+fn differences(repo: &Path) -> Result<Vec<Difference>> {
+    let text = fs::read_to_string(repo.join(DOCUMENT))
+        .with_context(|| format!("cannot read {DOCUMENT}"))?;
+    let section = text
+        .split_once(&format!("{HEADING}\n="))
+        .with_context(|| format!("{DOCUMENT} has no section \"{HEADING}\""))?
+        .1;
+    let mut list = Vec::new();
+    for line in section.lines().skip(1) {
+        // The underline of the next heading ends the section.
+        if line.starts_with("===") {
+            break;
+        }
+        if let Some((pattern, "")) = line
+            .strip_prefix("``")
+            .and_then(|line| line.split_once("``"))
+        {
+            let regex = regex::escape(pattern).replace(r"\*", ".*");
+            list.push(Difference {
+                pattern: pattern.to_string(),
+                regex: Regex::new(&format!("^{regex}$"))?,
+            });
+        }
+    }
+    Ok(list)
+}
+
+/// A transcript: questions with their answers, in order.
+fn transcript(path: &Path) -> Result<Vec<(String, String)>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines: Vec<(String, String)> = text
+        .lines()
+        .map(|line| {
+            let (question, answer) = line.split_once(" = ").unwrap_or((line, ""));
+            (question.to_string(), answer.to_string())
+        })
+        .collect();
+    if lines.is_empty() {
+        bail!("{} is empty", path.display());
+    }
+    Ok(lines)
+}
+
+/// Compares two transcripts, of which the second is of the implementation in C.
+pub fn compare(repo: &Path, ours: &Path, theirs: &Path) -> Result<Comparison> {
+    compare_lists(
+        &differences(repo)?,
+        &transcript(ours)?,
+        &transcript(theirs)?,
+    )
+}
+
+/// Compares two transcripts of one kernel, between which nothing may differ.
+pub fn compare_same(first: &Path, second: &Path) -> Result<Comparison> {
+    compare_lists(&[], &transcript(first)?, &transcript(second)?)
+}
+
+fn compare_lists(
+    differences: &[Difference],
+    ours: &[(String, String)],
+    theirs: &[(String, String)],
+) -> Result<Comparison> {
+    let mut result = Comparison {
+        asked: theirs.len(),
+        ..Comparison::default()
+    };
+    let answers: HashMap<&str, &str> = ours.iter().map(|(q, a)| (&q[..], &a[..])).collect();
+    let mut used = vec![false; differences.len()];
+    for (question, expected) in theirs {
+        let answer = answers.get(&question[..]).copied();
+        if answer == Some(expected) {
+            result.identical += 1;
+            continue;
+        }
+        let known = differences
+            .iter()
+            .position(|difference| difference.regex.is_match(question));
+        match known {
+            Some(index) => {
+                used[index] = true;
+                result.documented += 1;
+            }
+            None => result.problems.push(format!(
+                "{question}\n      C:    {expected}\n      Rust: {}",
+                answer.unwrap_or("(not asked)")
+            )),
+        }
+    }
+    let expected: HashSet<&str> = theirs.iter().map(|(q, _)| &q[..]).collect();
+    for (question, answer) in ours {
+        if !expected.contains(&question[..])
+            && !differences.iter().any(|d| d.regex.is_match(question))
+        {
+            result
+                .problems
+                .push(format!("{question}\n      asked in Rust only: {answer}"));
+        }
+    }
+    for (difference, used) in differences.iter().zip(used) {
+        if !used {
+            result.problems.push(format!(
+                "{DOCUMENT} lists {} as different, and it is not",
+                difference.pattern
+            ));
+        }
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(lines: &[(&str, &str)]) -> Vec<(String, String)> {
+        lines
+            .iter()
+            .map(|(q, a)| (q.to_string(), a.to_string()))
+            .collect()
+    }
+
+    fn difference(pattern: &str) -> Difference {
+        Difference {
+            pattern: pattern.into(),
+            regex: Regex::new(&format!("^{pattern}$")).expect("a pattern"),
+        }
+    }
+
+    #[test]
+    fn a_difference_is_a_problem_unless_it_is_listed() -> Result<()> {
+        let c = list(&[("a", "0"), ("b", "EINVAL")]);
+        let rust = list(&[("a", "0"), ("b", "EBUSY")]);
+        let found = compare_lists(&[], &rust, &c)?;
+        assert_eq!((found.identical, found.problems.len()), (1, 1));
+        let found = compare_lists(&[difference("b")], &rust, &c)?;
+        assert_eq!((found.documented, found.problems.len()), (1, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_listed_difference_must_occur() -> Result<()> {
+        let same = list(&[("a", "0")]);
+        assert_eq!(
+            compare_lists(&[difference("a")], &same, &same)?
+                .problems
+                .len(),
+            1
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn questions_must_be_the_same() -> Result<()> {
+        let (one, two) = (list(&[("a", "0")]), list(&[("a", "0"), ("b", "0")]));
+        assert_eq!(compare_lists(&[], &one, &two)?.problems.len(), 1);
+        assert_eq!(compare_lists(&[], &two, &one)?.problems.len(), 1);
+        Ok(())
+    }
+}
