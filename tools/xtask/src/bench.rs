@@ -33,6 +33,9 @@ pub struct Options {
     /// Only these measures: a number, or a part of a name such as `Waiters`.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
+    /// Measure the most important paths only, and fail where Rust is worse than C by more than 2 %.
+    #[arg(long, conflicts_with_all = ["quick", "measure"])]
+    check: bool,
 }
 
 /// Counting instructions, and counting operations per second.
@@ -222,6 +225,13 @@ impl<'a> Bench<'a> {
 pub fn bench(session: &Session, options: &Options) -> Result<()> {
     let start = Instant::now();
     let workshop = session.workshop()?;
+    if options.check {
+        let problems = check(session, &workshop)?;
+        if !problems.is_empty() {
+            bail!("Rust is worse than C:\n  {}", problems.join("\n  "));
+        }
+        return Ok(());
+    }
     let mut bench = Bench::new(session, &workshop)?;
     let rust = session
         .builder(&workshop)
@@ -292,7 +302,7 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
 
 /// Compares the lengths of the most important paths, for a test. Returns what is worse than in C
 /// by more than the tolerance.
-pub fn check(session: &Session, workshop: &Workshop) -> Result<Vec<String>> {
+fn check(session: &Session, workshop: &Workshop) -> Result<Vec<String>> {
     let mut bench = Bench::new(session, workshop)?;
     for imp in [Impl::Rust, Impl::C] {
         bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--extent check")?;
