@@ -402,20 +402,7 @@ impl Scene {
             let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
             libc::mprotect(area.pointer(), area.len, all);
         }
-        let alias = (mode & MINOR != 0).then(|| {
-            let file = area.file.as_ref().expect("there is a file to alias");
-            let file = file.try_clone().expect("a descriptor can be doubled");
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            Area::map(
-                2,
-                area.len,
-                area.page,
-                protection,
-                libc::MAP_SHARED,
-                Some(file),
-            )
-            .expect("the file can be mapped")
-        });
+        let alias = (mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE);
         let names = Names::new(&[("area", &area)]);
         let scene = Self {

@@ -146,6 +146,14 @@ impl Area {
         .expect("there is memory")
     }
 
+    /// Maps the same file at another slot.
+    pub fn alias(&self, slot: usize) -> Self {
+        let file = self.file.as_ref().expect("there is a file to alias");
+        let file = file.try_clone().expect("a descriptor can be doubled");
+        Self::map(slot, self.len, self.page, RW, libc::MAP_SHARED, Some(file))
+            .expect("the file can be mapped")
+    }
+
     /// Memory of a kind of [`BASIC`], which is there on every kernel.
     pub fn basic(kind: &Kind, slot: usize) -> Self {
         (kind.make)(slot).unwrap_or_else(|errno| {

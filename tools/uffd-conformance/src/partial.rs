@@ -32,23 +32,7 @@ struct Scene {
 impl Scene {
     fn new(kind: &str, mode: u64, features: u64) -> Self {
         let area = Area::basic(kind_of(kind), 0);
-        let alias = area
-            .file
-            .as_ref()
-            .filter(|_| mode & MINOR != 0)
-            .map(|file| {
-                let file = file.try_clone().expect("a descriptor can be doubled");
-                let protection = libc::PROT_READ | libc::PROT_WRITE;
-                Area::map(
-                    2,
-                    area.len,
-                    area.page,
-                    protection,
-                    libc::MAP_SHARED,
-                    Some(file),
-                )
-                .expect("the file can be mapped")
-            });
+        let alias = (area.file.is_some() && mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE * area.pages());
         let scene = Self {
             uffd: Uffd::new(features),
