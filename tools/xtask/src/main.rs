@@ -424,7 +424,9 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
         workshop.lab.sh(
             &mounts,
             &format!(
-                "exec vng --run {}/bzImage {disable} --force-9p --cpus 2 --memory 4G",
+                // virtme-ng ends the guest with a command that the lab may not have.
+                "command -v poweroff >/dev/null || ln -s busybox /usr/bin/poweroff\n\
+                 exec vng --run {}/bzImage {disable} --force-9p --cpus 2 --memory 4G",
                 paths.build
             ),
         )
