@@ -7,7 +7,7 @@ use crate::{
     events::fork_with,
     limits::FEATURES,
     memory::{kind_of, pagemap, peek, vm_flags, Area, Names},
-    sys::{Answer, PAGE},
+    sys::{errno_name, Answer, PAGE},
     uffd::{describe, Uffd, RANGE_CALLS, REGISTER, UNREGISTER},
 };
 use fastrand::Rng;
@@ -124,7 +124,11 @@ fn sequence(book: &mut Book, seed: u64) {
     // Huge pages take long to fill, so they come less often.
     let count = if rng.bool() { 4 } else { kinds.len() };
     let kind = kinds[rng.usize(0..count)];
-    let area = Area::basic(kind_of(kind), 0);
+    let area = match (kind_of(kind).make)(0) {
+        Ok(area) => area,
+        // Not every kernel has every kind.
+        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+    };
     let second = Area::basic(kind_of(kinds[rng.usize(0..4)]), 1);
     let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
     source.write();
