@@ -119,15 +119,21 @@ fn host_tests(session: &Session, kernel: &Path) -> Result<()> {
         "host-tests",
         "Running the unit tests on this machine",
         Command::new(env!("CARGO"))
-            .args(["test", "--package", "host-tests", "--lib"])
+            .args(["test", "--package", "host-tests", "--package", "xtask"])
+            .args(["--lib", "--bins"])
             .current_dir(&session.repo)
             .env("UFFD_KERNEL", kernel),
     )?;
     let log = fs::read_to_string(session.ui.log_path("host-tests"))?;
-    match log.lines().find(|line| line.starts_with("test result:")) {
-        Some(line) if !line.contains(" 0 passed") => session.ui.note(line),
-        _ => bail!("no unit test ran"),
+    let results = log.lines().filter(|line| line.starts_with("test result:"));
+    let ran: Vec<&str> = results.filter(|line| !line.contains(" 0 passed")).collect();
+    if ran.len() != 2 {
+        bail!(
+            "the unit tests of two packages should have run, and not {}",
+            ran.len()
+        );
     }
+    ran.iter().for_each(|line| session.ui.note(line));
     Ok(())
 }
 
