@@ -159,6 +159,9 @@ fn in_child(run: impl FnOnce(libc::pid_t) -> i32) -> String {
         }
         let mut status = 0;
         libc::waitpid(child, &mut status, 0);
+        if libc::WIFSIGNALED(status) {
+            return format!("killed by {}", libc::WTERMSIG(status));
+        }
         let code = libc::WEXITSTATUS(status);
         if code == 0 {
             "0".into()
@@ -428,6 +431,8 @@ impl Scene {
             self.area.madvise(libc::MADV_REMOVE);
         }
         if let Some(alias) = &self.alias {
+            // What was written before is of no interest.
+            alias.madvise(libc::MADV_REMOVE);
             fill(alias.start, len);
             alias.madvise(libc::MADV_DONTNEED);
         } else if populated {

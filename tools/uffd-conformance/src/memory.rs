@@ -320,7 +320,7 @@ fn swapped(slot: usize) -> Result<Area, i32> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Err(libc::ETIME)
+    panic!("pages are not swapped out in time")
 }
 
 /// Anonymous memory whose pages are all the same one.
@@ -336,17 +336,18 @@ fn merged(slot: usize) -> Result<Area, i32> {
     ] {
         write_file(&format!("/sys/kernel/mm/ksm/{name}"), value);
     }
-    let mut result = Err(libc::ETIME);
+    let mut result = None;
     for _ in 0..2000 {
         let merging = std::fs::read_to_string("/proc/self/ksm_merging_pages").unwrap_or_default();
         if merging.trim().parse() == Ok(PAGES) {
-            result = Ok(());
+            result = Some(());
             break;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     write_file("/sys/kernel/mm/ksm/run", "0");
-    result.map(|()| area)
+    result.expect("pages are merged in time");
+    Ok(area)
 }
 
 const MADV_GUARD_INSTALL: i32 = 102;

@@ -430,15 +430,21 @@ fn wakeups(book: &mut Book) {
         ("io_uring read", |fd| {
             let mut ring = IoUring::new(4).expect("there is io_uring");
             let mut buffer = [0u8; MESSAGE];
-            let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
-            // SAFETY: The buffer lives until the request is over.
-            unsafe { ring.submission().push(&read).expect("there is room") };
-            ring.submit_and_wait(1).expect("the request is taken");
-            let result = ring
-                .completion()
-                .next()
-                .map_or(i32::MIN, |entry| entry.result());
-            result.to_string()
+            // A worker of io_uring may be interrupted before it sleeps.
+            const ERESTARTSYS: i32 = 512;
+            loop {
+                let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
+                // SAFETY: The buffer lives until the request is over.
+                unsafe { ring.submission().push(&read).expect("there is room") };
+                ring.submit_and_wait(1).expect("the request is taken");
+                let result = ring
+                    .completion()
+                    .next()
+                    .map_or(i32::MIN, |entry| entry.result());
+                if result != -ERESTARTSYS && result != -libc::EINTR {
+                    return result.to_string();
+                }
+            }
         }),
     ];
     for (name, way) in ways {

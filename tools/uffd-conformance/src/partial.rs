@@ -97,6 +97,9 @@ fn positions(book: &mut Book, kind: &'static str, call: &'static Call) {
             }
             let at = scene.area.at(position);
             match obstacle {
+                "page" if call.name == CONTINUE.name => {
+                    scene.call(&CONTINUE, position, 1, 0).to_string()
+                }
                 "page" => scene.call(&COPY, position, 1, 0).to_string(),
                 "zero page" => scene.call(&ZEROPAGE, position, 1, 0).to_string(),
                 "poison" => scene.call(&POISON, position, 1, 0).to_string(),

@@ -20,6 +20,8 @@ enum State {
     Empty,
     Read,
     Written,
+    /// In the file, and not in the page table.
+    Cached,
 }
 
 /// An operation on one page, with a mode.
@@ -99,6 +101,10 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
         State::Empty => {}
         State::Read => area.read(),
         State::Written => area.write(),
+        State::Cached => {
+            area.write();
+            area.madvise(libc::MADV_DONTNEED);
+        }
     }
     let other = Area::anon(1, area.page.max(8 * PAGE) / PAGE);
     if area.page <= 2 << 20 {
@@ -117,13 +123,18 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
     );
     book.ask("flags", vm_flags(scene.area.start, &scene.names));
 
+    // What is in the file that is mapped there, this program, is of no interest.
+    let content = |address| match kind.name {
+        "file-private" | "file-read" => String::new(),
+        _ => peek(address),
+    };
     let mut page = 0;
     for operation in OPERATIONS {
         let called = scene.call(operation, page);
         let address = scene.area.at(page);
         book.ask(
             operation.name,
-            format!("{called}; {} {}", pagemap(address), peek(address)),
+            format!("{called}; {} {}", pagemap(address), content(address)),
         );
         let called = scene.call(operation, page);
         book.ask(
@@ -307,10 +318,13 @@ pub fn cases() -> Vec<Case> {
                 ("empty", State::Empty),
                 ("read", State::Read),
                 ("written", State::Written),
+                ("cached", State::Cached),
             ] {
                 let gigantic = kind.name == "hugetlb-gigantic";
                 let special = !kind.writable && kind.name != "anon-read-only";
-                if state == State::Written && !kind.writable
+                let shared = ["anon-shared", "shmem", "hugetlb-memfd", "hugetlb-shared"];
+                if state == State::Cached && !shared.contains(&kind.name)
+                    || state == State::Written && !kind.writable
                     || state == State::Read && special
                     || gigantic && state != State::Empty
                 {

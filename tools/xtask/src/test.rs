@@ -217,7 +217,11 @@ fn run(
     let console = ConsoleCheck::new()?;
     if long && kernel.imp == Impl::C {
         problems.extend(console.check(&first.console)?);
-        programs(" once more")?;
+        let second = programs(" once more")?;
+        for (name, report) in suites::reports(&second.output)? {
+            let found = report.problems();
+            problems.extend(found.iter().map(|problem| format!("{name}: {problem}")));
+        }
         let found = conformance::compare_same(&written, &transcript)?;
         problems.extend(found.problems);
     }
