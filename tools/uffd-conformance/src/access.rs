@@ -454,8 +454,10 @@ fn limits(book: &mut Book) {
                 libc::_exit(0);
             }
         }
-        // SAFETY: No status is asked for.
-        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        let mut status = 0;
+        // SAFETY: The pointer is valid.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0, "with {limit} descriptors");
     }
 }
 

@@ -522,7 +522,6 @@ fn childs_descriptor(book: &mut Book) {
     for flags in [0, libc::O_CLOEXEC] {
         let area = Area::anon(0, 8);
         let source = Area::anon(1, 1);
-        let names = Names::new(&[("area", &area)]);
         let uffd = Uffd::with(flags | libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK.into());
         uffd.register(area.start, area.len, MISSING | WP);
         let forker = std::thread::spawn(|| fork_with(0, || unsafe { libc::pause() }));
@@ -601,7 +600,6 @@ fn childs_descriptor(book: &mut Book) {
             question("poll after its end"),
             format!("{:#x}", child.poll(0)),
         );
-        book.ask(question("names"), names.name(area.start as u64));
     }
 }
 

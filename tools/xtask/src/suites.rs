@@ -94,6 +94,14 @@ pub const LSM: Suite = suite("LSM veto", "lsm.py", 60);
 /// The job that runs [`LSM`].
 pub const LSM_JOB: &str = ". \"$out\"/suites.sh\nlsm_veto\n";
 
+/// How long suites may take, in seconds, with the boot.
+pub fn limit<'a>(suites: impl IntoIterator<Item = &'a Suite>) -> u64 {
+    300 + suites
+        .into_iter()
+        .map(|suite| u64::from(suite.seconds))
+        .sum::<u64>()
+}
+
 /// The job that runs suites of the kernel. `slowness` multiplies their time limits.
 pub fn job(suites: &[Suite], slowness: u32) -> String {
     let mut job = String::from(

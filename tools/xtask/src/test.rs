@@ -10,7 +10,7 @@ use crate::{
     suites::{self, ConsoleCheck, Report},
     ui, Session, Workshop,
 };
-use anyhow::{bail, Result};
+use anyhow::{bail, Context, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
 use std::{
     fs,
@@ -190,7 +190,7 @@ fn run(
         &[&selftests],
         "",
         &suites::job(suites::ALL, slowness),
-        1200,
+        suites::limit(suites::ALL),
     )?;
     let programs_name = format!("{}-programs", kernel.name());
     let programs = |again: &str| {
@@ -200,7 +200,8 @@ fn run(
             &[&programs],
             "",
             &suites::programs_job(long, slowness),
-            if long { 3600 } else { 900 },
+            suites::limit(suites::PROGRAMS.iter().chain([&suites::CONFORMANCE]))
+                * if long { 5 } else { 1 },
         )
     };
     let first = programs("")?;
@@ -212,7 +213,7 @@ fn run(
         .join("guest")
         .join(&programs_name)
         .join(suites::TRANSCRIPT);
-    fs::copy(&written, &transcript)?;
+    fs::copy(&written, &transcript).context("there are no answers")?;
     let mut problems = Vec::new();
     let console = ConsoleCheck::new()?;
     if long && kernel.imp == Impl::C {
@@ -232,7 +233,7 @@ fn run(
         &[],
         "lsm=selinux",
         suites::LSM_JOB,
-        300,
+        suites::limit([&suites::LSM]),
     )?;
 
     if !says(&selftests, kernel.imp) {
