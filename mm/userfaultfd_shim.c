@@ -14,7 +14,6 @@
 #include <linux/mm_inline.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
-#include <linux/security.h>
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
 #include <linux/sysfs.h>
@@ -44,22 +43,6 @@ void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma)
 	hugetlb_vma_unlock_read(vma);
 }
 
-/*
- * Does a page table entry in this state still leave the fault to be handled?
- *
- * Nothing there yet, or only a marker: yes, whatever the reason. Otherwise
- * only a present entry has a meaningful write bit. For one that is not
- * present (swapped out, migrating) the fault is taken again and finds out.
- */
-static bool fault_pending(bool none, bool present, bool writable,
-			  unsigned long reason)
-{
-	if (none)
-		return true;
-
-	return present && !writable && (reason & VM_UFFD_WP);
-}
-
 #ifdef CONFIG_HUGETLB_PAGE
 static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 {
@@ -71,9 +54,11 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 		return true;
 
 	pte = huge_ptep_get(vma->vm_mm, vmf->address, ptep);
+	if (huge_pte_none_mostly(pte))
+		return true;
 
-	return fault_pending(huge_pte_none_mostly(pte), pte_present(pte),
-			     pte_present(pte) && huge_pte_write(pte), reason);
+	return (reason & VM_UFFD_WP) && pte_present(pte) &&
+		!huge_pte_write(pte);
 }
 #else
 static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
@@ -84,6 +69,10 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 
 /*
  * The page table walk of the fault handler: is the fault still to be handled?
+ *
+ * Nothing there yet, or only a marker: yes, whatever the reason. Otherwise
+ * only a present entry has a meaningful write bit. For one that is not
+ * present (swapped out, migrating) the fault is taken again and finds out.
  *
  * The thread is about to sleep: its task state is set, so this must not
  * block. Nothing but the fault lock is held (for hugetlb also the VMA's own
@@ -117,12 +106,12 @@ bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
 
 	do {
 		pmdval = pmdp_get_lockless(pmd);
-		if (pmd_none(pmdval) || !pmd_present(pmdval) ||
-		    pmd_trans_huge(pmdval))
-			return fault_pending(pmd_none(pmdval),
-					     pmd_present(pmdval),
-					     pmd_present(pmdval) &&
-					     pmd_write(pmdval), reason);
+		if (pmd_none(pmdval))
+			return true;
+		if (!pmd_present(pmdval))
+			return false;
+		if (pmd_trans_huge(pmdval))
+			return (reason & VM_UFFD_WP) && !pmd_write(pmdval);
 
 		/* Fails where the table has gone since: look again. */
 		ptep = pte_offset_map(pmd, addr);
@@ -130,15 +119,10 @@ bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
 
 	pte = ptep_get(ptep);
 	pte_unmap(ptep);
+	if (pte_none_mostly(pte))
+		return true;
 
-	return fault_pending(pte_none_mostly(pte), pte_present(pte),
-			     pte_present(pte) && pte_write(pte), reason);
-}
-
-/* is_vm_hugetlb_page(), inline. */
-bool uffd_shim_vma_is_hugetlb(struct vm_area_struct *vma)
-{
-	return is_vm_hugetlb_page(vma);
+	return (reason & VM_UFFD_WP) && pte_present(pte) && !pte_write(pte);
 }
 
 /* vma_kernel_pagesize(), inline without hugetlb. In bytes. */
@@ -258,18 +242,6 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
 			   unsigned long len, bool enable)
 {
 	return mwriteprotect_range(ctx, start, len, enable);
-}
-
-/* mm->task_size, which bindgen sees in an anonymous struct only. */
-unsigned long uffd_shim_task_size(const struct mm_struct *mm)
-{
-	return mm->task_size;
-}
-
-/* mmap_min_addr, a macro without CONFIG_MMU. */
-unsigned long uffd_shim_min_address(void)
-{
-	return mmap_min_addr;
 }
 
 /*

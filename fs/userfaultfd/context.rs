@@ -9,11 +9,13 @@ use kernel::{
     mm::Mm,
     prelude::*,
     static_lock_class,
-    sync::{
-        aref::ARef,
-        atomic::{Acquire, Atomic, Release},
+    sync::{aref::ARef, Marked},
+    userfaultfd::{
+        header,
+        limits::FEATURE_INITIALIZED,
+        waitset::{FaultWaiter, WaitSet},
+        Header,
     },
-    userfaultfd::{header, limits::FEATURE_INITIALIZED, waitset::WaitSet, Header},
 };
 
 /// A context: the address space that a descriptor manages, what was agreed upon about it, and the
@@ -30,11 +32,14 @@ pub(crate) struct Context {
     /// What the descriptor was created with: [`file::SHARED_FLAGS`](crate::file::SHARED_FLAGS) and
     /// [`access::USER_MODE_ONLY`](crate::access::USER_MODE_ONLY).
     flags: u32,
-    /// Not zero once the descriptor is closed: no thread may start to sleep.
-    released: Atomic<u32>,
+    /// Whether the descriptor is closed: no thread may start to sleep.
+    released: Marked<bool>,
     #[pin]
     waiters: WaitSet<PageFault, Event>,
 }
+
+// What a thread that sleeps in a fault has on its stack.
+static_assert!(size_of::<FaultWaiter<'_, PageFault, Event>>() <= 128);
 
 /// Where contexts come from.
 pub(crate) static CACHE: StaticKmemCache<Context> =
@@ -57,7 +62,7 @@ impl Context {
                 static_lock_class!(),
             ),
             flags,
-            released: Atomic::new(0),
+            released: Marked::new(false),
             waiters <- WaitSet::new(),
         }))
     }
@@ -89,12 +94,12 @@ impl Context {
 
     /// Whether the descriptor is closed.
     pub(crate) fn is_released(&self) -> bool {
-        self.released.load(Acquire) != 0
+        self.released.read_once()
     }
 
     /// Notes that the descriptor is closed.
     pub(crate) fn set_released(&self) {
-        self.released.store(1, Release);
+        self.released.write_once(true);
     }
 
     /// Returns the threads that wait.

@@ -68,6 +68,7 @@ impl Operations for Context {
     type Fork = Fork;
     type Unmap = Unmap;
 
+    #[inline]
     fn handle_fault(fault: Fault<'_, Self>) -> FaultOutcome {
         fault::handle(fault)
     }

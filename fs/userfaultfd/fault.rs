@@ -16,6 +16,7 @@ use kernel::{
 /// The thread sleeps until the fault is resolved, a signal that matters arrives, or the descriptor
 /// is closed, and takes the fault again then. A fault that cannot be handled this way ends in
 /// SIGBUS.
+#[inline]
 pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
     let task = current!();
 
@@ -31,7 +32,8 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
         warn_on!(!fault.reason().is_valid());
     }
 
-    if context.has(uapi::UFFD_FEATURE_SIGBUS) {
+    let features = context.header().features();
+    if features & uapi::UFFD_FEATURE_SIGBUS != 0 {
         return fault.sigbus();
     }
     if !fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0 {
@@ -54,12 +56,12 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
 
     // The area holds no reference, and the lock that protects it is going to be dropped.
     let context = ARef::from(context);
-    let message = message(&context, &fault);
+    let message = message(features, &fault);
     let state = fault.blocking_state();
 
     context
         .waiters()
-        .with_waiter(message.address, message, |waiter| {
+        .with_waiter(task, message.address, message, |waiter| {
             let must_wait = fault.must_wait_after(|| {
                 waiter.enqueue();
                 // The barrier in here orders the enqueueing before the look at the page tables.
@@ -69,9 +71,16 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
 
             if must_wait && !context.is_released() {
                 waiter.announce();
-                while !waiter.is_woken() && !task.signal_pending_state(state) {
+                loop {
+                    // Whoever woke this thread since it set its state has made it runnable.
                     task.schedule();
+                    if waiter.is_woken() || task.signal_pending_state(state) {
+                        break;
+                    }
                     task.set_state(state);
+                    if waiter.is_woken() {
+                        break;
+                    }
                 }
             }
             task.set_running();
@@ -79,8 +88,9 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
         })
 }
 
-/// Returns what user space reads about a fault.
-fn message(context: &Context, fault: &Fault<'_, Context>) -> PageFault {
+/// Returns what user space reads about a fault, which depends on the features of the context.
+#[inline(always)]
+fn message(features: u32, fault: &Fault<'_, Context>) -> PageFault {
     let mut flags = 0;
     if fault.is_write() {
         flags |= uapi::UFFD_PAGEFAULT_FLAG_WRITE;
@@ -91,12 +101,12 @@ fn message(context: &Context, fault: &Fault<'_, Context>) -> PageFault {
     if fault.reason().is_minor() {
         flags |= uapi::UFFD_PAGEFAULT_FLAG_MINOR;
     }
-    let address = if context.has(uapi::UFFD_FEATURE_EXACT_ADDRESS) {
+    let address = if features & uapi::UFFD_FEATURE_EXACT_ADDRESS != 0 {
         fault.real_address()
     } else {
         fault.address()
     };
-    let ptid = if context.has(uapi::UFFD_FEATURE_THREAD_ID) {
+    let ptid = if features & uapi::UFFD_FEATURE_THREAD_ID != 0 {
         // CAST: Thread ids are not negative.
         current!().pid_vnr() as u32
     } else {

@@ -90,9 +90,9 @@ enum Step {
     /// It was copied, and the descriptor that it names is to be installed.
     DoneFork,
     /// It is about a fork, for which there has to be a descriptor first.
-    Prepare(EventId, ARef<Context>),
-    /// The buffer was not present for this message.
-    FaultIn([u8; message::SIZE]),
+    Prepare,
+    /// The buffer was not present.
+    FaultIn,
 }
 
 /// Reads one message.
@@ -105,7 +105,38 @@ fn read_message(
     file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
+    let delivered = context.waiters().receive(nonblocking, |front| {
+        let message = match front {
+            Front::Fault(fault) => Message::PageFault(*fault),
+            Front::Event(_, Event::Plain(message)) => *message,
+            Front::Event(_, Event::Fork(_)) => return Receipt::Left(false),
+        };
+        if iov.copy_to_iter_full_nofault(&message.encode()) {
+            Receipt::Delivered(true)
+        } else {
+            Receipt::Left(false)
+        }
+    })?;
+    if delivered {
+        return Ok(());
+    }
+    // What follows may sleep, and the wake-up for the message that stays may have been ours.
+    context.waiters().pass_on();
+    read_message_slow(context, nonblocking, file, iov)
+}
+
+/// Like [`read_message`], for one that something has to be done for first.
+#[cold]
+fn read_message_slow(
+    context: &Context,
+    nonblocking: bool,
+    file: &LocalFile,
+    iov: &mut IovIterDest<'_>,
+) -> Result {
     let mut prepared: Option<(EventId, NewDescriptor)> = None;
+    // What the next message is about, where something has to be done for it first.
+    let mut wanted: Option<(EventId, ARef<Context>)> = None;
+    let mut undelivered = [0; message::SIZE];
 
     loop {
         // The thread must not sleep with a descriptor that may never be needed.
@@ -119,14 +150,18 @@ fn read_message(
                         Some((for_id, new)) if *for_id == id => {
                             (Message::Fork { ufd: new.number() }, Step::DoneFork)
                         }
-                        _ => return Receipt::Left(Step::Prepare(id, child.clone())),
+                        _ => {
+                            wanted = Some((id, child.clone()));
+                            return Receipt::Left(Step::Prepare);
+                        }
                     },
                 };
                 let message = message.encode();
                 if iov.copy_to_iter_full_nofault(&message) {
                     Receipt::Delivered(done)
                 } else {
-                    Receipt::Left(Step::FaultIn(message))
+                    undelivered = message;
+                    Receipt::Left(Step::FaultIn)
                 }
             });
         let step = match received {
@@ -137,8 +172,7 @@ fn read_message(
             received => received?,
         };
 
-        // What follows may sleep, or fail, and the wake-up for the message that stays may have been
-        // ours.
+        // As above.
         if !matches!(step, Step::Done | Step::DoneFork) {
             context.waiters().pass_on();
         }
@@ -150,16 +184,18 @@ fn read_message(
                 }
                 return Ok(());
             }
-            Step::Prepare(id, child) => {
+            Step::Prepare => {
                 // One that is for another event goes first: there may be no room for two.
                 drop(prepared.take());
-                let new = NewDescriptor::reserve(child, Some(file))
-                    .inspect_err(|_| context.waiters().defer(id))?;
-                prepared = Some((id, new));
+                if let Some((id, child)) = wanted.take() {
+                    let new = NewDescriptor::reserve(child, Some(file))
+                        .inspect_err(|_| context.waiters().defer(id))?;
+                    prepared = Some((id, new));
+                }
             }
-            Step::FaultIn(message) => {
+            Step::FaultIn => {
                 cond_resched();
-                iov.fault_in_with(&message)?;
+                iov.fault_in_with(&undelivered)?;
             }
         }
     }
@@ -176,6 +212,7 @@ impl AnonInodeFile for Context {
         context.waiters().wake_all();
     }
 
+    #[inline]
     fn read_iter(kiocb: Kiocb<'_, ARef<Context>>, iov: &mut IovIterDest<'_>) -> Result<usize> {
         let context = kiocb.file();
         if !context.is_initialized() {
@@ -216,6 +253,7 @@ impl AnonInodeFile for Context {
         }
     }
 
+    #[inline]
     fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
         ioctl::dispatch(self, cmd, UserPtr::from_addr(arg)).map(|()| 0)
     }

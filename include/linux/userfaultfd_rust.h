@@ -22,7 +22,6 @@ void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma);
 bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason);
 
 /* Areas */
-bool uffd_shim_vma_is_hugetlb(struct vm_area_struct *vma);
 unsigned long uffd_shim_vma_pagesize(struct vm_area_struct *vma);
 bool uffd_shim_vma_can_userfault(struct vm_area_struct *vma,
 				 vm_flags_t vm_flags, bool wp_async);
@@ -60,8 +59,6 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
 			   unsigned long len, bool enable);
 
 /* The rest */
-unsigned long uffd_shim_task_size(const struct mm_struct *mm);
-unsigned long uffd_shim_min_address(void);
 int uffd_shim_sysfs_init(void);
 
 /* Implemented in Rust: userfaultfd(2). */

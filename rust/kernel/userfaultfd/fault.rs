@@ -17,11 +17,13 @@ pub struct Reason(vm_flags_t);
 
 impl Reason {
     /// Whether a write met a write-protected page.
+    #[inline]
     pub fn is_write_protect(self) -> bool {
         self.0 & super::limits::VM_UFFD_WP != 0
     }
 
     /// Whether the page exists but is not mapped.
+    #[inline]
     pub fn is_minor(self) -> bool {
         self.0 & super::limits::VM_UFFD_MINOR != 0
     }
@@ -56,6 +58,7 @@ pub struct UnlockedFault(NotThreadSafe);
 pub struct FaultOutcome(bindings::vm_fault_t);
 
 impl FaultOutcome {
+    #[inline]
     pub(super) fn into_raw(self) -> bindings::vm_fault_t {
         self.0
     }
@@ -63,6 +66,7 @@ impl FaultOutcome {
 
 impl UnlockedFault {
     /// The fault is to be taken again.
+    #[inline]
     pub fn retry(self) -> FaultOutcome {
         FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
     }
@@ -75,9 +79,12 @@ impl<'a, T: Context> Fault<'a, T> {
     ///
     /// `vmf` must be a fault that is being handled, with the fault lock held as this function is
     /// called. Contexts of its area must be those of `T`.
+    #[inline]
     pub(super) unsafe fn from_raw(vmf: &'a mut bindings::vm_fault, reason: vm_flags_t) -> Self {
-        // SAFETY: The fault is valid. This checks with lockdep that the lock is held.
-        unsafe { bindings::uffd_shim_assert_fault_locked(vmf) };
+        if cfg!(any(CONFIG_DEBUG_VM, CONFIG_LOCKDEP)) {
+            // SAFETY: The fault is valid. This checks that the lock is held.
+            unsafe { bindings::uffd_shim_assert_fault_locked(vmf) };
+        }
         // INVARIANT: By the safety requirements.
         Self {
             vmf,
@@ -88,6 +95,7 @@ impl<'a, T: Context> Fault<'a, T> {
     }
 
     /// Returns the area that the fault is in.
+    #[inline]
     pub fn vma(&self) -> Vma<'_, T> {
         // SAFETY: By the type invariants the fault lock is held, which keeps the area valid; and
         // it is not dropped while the result borrows from us.
@@ -95,45 +103,54 @@ impl<'a, T: Context> Fault<'a, T> {
     }
 
     /// Returns the address of the page, in bytes. For hugetlb that of the huge page.
+    #[inline]
     pub fn address(&self) -> usize {
         self.vmf.__bindgen_anon_1.address
     }
 
     /// Returns the address that was accessed, in bytes.
+    #[inline]
     pub fn real_address(&self) -> usize {
         self.vmf.__bindgen_anon_1.real_address
     }
 
     /// Returns why the fault is reported.
+    #[inline]
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
+    #[inline]
     fn has(&self, flag: bindings::fault_flag) -> bool {
         self.vmf.flags & flag != 0
     }
 
     /// Whether it is a write.
+    #[inline]
     pub fn is_write(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_WRITE)
     }
 
     /// Whether it was taken in user mode, and not by the kernel on behalf of the process.
+    #[inline]
     pub fn is_user(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_USER)
     }
 
     /// Whether it may be answered by a retry.
+    #[inline]
     pub fn allows_retry(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY)
     }
 
     /// Whether it must not block.
+    #[inline]
     pub fn is_nowait(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT)
     }
 
     /// Returns the task state to sleep in.
+    #[inline]
     pub fn blocking_state(&self) -> SleepState {
         if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) {
             SleepState::INTERRUPTIBLE
@@ -145,17 +162,20 @@ impl<'a, T: Context> Fault<'a, T> {
     }
 
     /// Refuses the fault: the access fails. The lock stays held.
+    #[inline]
     pub fn sigbus(self) -> FaultOutcome {
         FaultOutcome(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
     }
 
     /// Asks for the fault to be taken again, with the lock still held, as a fault that
     /// [must not block](Self::is_nowait) expects it.
+    #[inline]
     pub fn retry_locked(self) -> FaultOutcome {
         FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
     }
 
     /// Drops the fault lock.
+    #[inline]
     pub fn unlock(self) -> UnlockedFault {
         // SAFETY: By the type invariants the lock is held, and this value is gone afterwards.
         unsafe { bindings::uffd_shim_release_fault_lock(self.vmf) };
@@ -168,6 +188,7 @@ impl<'a, T: Context> Fault<'a, T> {
     /// `prepare` makes the thread known to wakers and sets the state that it will sleep in. What
     /// it must not sleep in any more is taken before: the lock of a hugetlb area, without which
     /// its page tables cannot be looked at.
+    #[inline]
     pub fn must_wait_after(&mut self, prepare: impl FnOnce()) -> bool {
         let vma = self.vma().as_ptr();
         let hugetlb = self.vma().is_hugetlb();

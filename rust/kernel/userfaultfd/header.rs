@@ -84,27 +84,26 @@ impl Header {
     }
 
     /// Returns the pointer that mm uses for the context.
+    #[inline]
     pub(super) fn as_raw(&self) -> *mut bindings::userfaultfd_ctx {
         self.raw.get()
     }
 
     /// Returns the address space that the context manages. It may have lost its users.
+    #[inline]
     pub fn mm(&self) -> &Mm {
         // SAFETY: By the type invariants we own a reference to the mm, and it never changes.
         unsafe { Mm::from_raw((*self.as_raw()).mm) }
     }
 
-    fn features_atomic(&self) -> &Atomic<u32> {
-        // SAFETY: By the type invariants the field is initialised. It is written here only, and
-        // atomically; C code reads it with plain loads of one word.
-        unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).features) }
-    }
-
     /// Returns the features that were agreed upon: bits `UFFD_FEATURE_*` and
     /// [`limits::FEATURE_INITIALIZED`](super::limits::FEATURE_INITIALIZED), or zero before the
     /// handshake. Takes no lock.
+    #[inline]
     pub fn features(&self) -> u32 {
-        self.features_atomic().load(Relaxed)
+        // SAFETY: By the type invariants the field is initialised. This `read_volatile` corresponds
+        // to a `READ_ONCE()`: the field is written once, by `set_features`.
+        unsafe { (&raw const (*self.as_raw()).features).read_volatile() }
     }
 
     /// Sets the features, once.
@@ -113,7 +112,9 @@ impl Header {
     ///
     /// `EINVAL` where they are set already.
     pub fn set_features(&self, features: u32) -> Result {
-        match self.features_atomic().cmpxchg(0, features, Full) {
+        // SAFETY: By the type invariants the field is initialised. It is written here only.
+        let field = unsafe { Atomic::from_ptr(&raw mut (*self.as_raw()).features) };
+        match field.cmpxchg(0, features, Full) {
             Ok(_) => Ok(()),
             Err(_) => Err(EINVAL),
         }
@@ -126,8 +127,11 @@ impl Header {
     }
 
     /// Whether the layout of the address space is changing, and an event about it not yet read.
+    #[inline]
     pub fn mmap_changing(&self) -> bool {
-        self.mmap_changing_atomic().load(Relaxed) != 0
+        // SAFETY: By the type invariants the field is initialised. This `read_volatile` corresponds
+        // to the `READ_ONCE()` of an `atomic_read()`.
+        unsafe { (&raw const (*self.as_raw()).mmap_changing.counter).read_volatile() != 0 }
     }
 }
 
@@ -158,6 +162,7 @@ pub fn new_context<T: Context>(init: impl PinInit<T>) -> Result<ARef<T>> {
 
 /// Implements [`AlwaysRefCounted::inc_ref`] for a context.
 #[doc(hidden)]
+#[inline]
 pub fn inc_ref<T: Context>(context: &T) {
     context.header().refcount.inc();
 }
@@ -168,6 +173,7 @@ pub fn inc_ref<T: Context>(context: &T) {
 ///
 /// As for [`AlwaysRefCounted::dec_ref`].
 #[doc(hidden)]
+#[inline]
 pub unsafe fn dec_ref<T: Context>(context: NonNull<T>) {
     // SAFETY: The caller gives up an increment, which kept the context alive until now.
     if unsafe { context.as_ref() }.header().refcount.dec_and_test() {

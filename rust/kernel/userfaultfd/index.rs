@@ -27,23 +27,29 @@ const REGION_SHIFT: u32 = 21;
 ///
 /// Multiplication spreads regions that are a power of two apart, as the memory of several threads
 /// often is.
+#[inline]
 fn shard_of_region(region: u64) -> usize {
     const GOLDEN_RATIO_64: u64 = 0x61C8_8646_80B5_83EB;
     (region.wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - SHARDS.ilog2())) as usize
 }
 
 /// Returns the number of the shard for an address.
+#[inline]
 pub(super) fn shard_of(address: u64) -> usize {
     shard_of_region(address >> REGION_SHIFT)
 }
 
 /// Returns which shards may have addresses of `range`, a bit for each.
+#[inline]
 pub(super) fn shards_of(range: &Range<u64>) -> u32 {
     if range.is_empty() {
         return 0;
     }
     let first = range.start >> REGION_SHIFT;
     let last = (range.end - 1) >> REGION_SHIFT;
+    if first == last {
+        return 1 << shard_of_region(first);
+    }
     if last - first >= SHARDS as u64 {
         return (1 << SHARDS) - 1;
     }
@@ -60,7 +66,7 @@ pub(super) trait Linked: Sized {
     unsafe fn links(this: *mut Self) -> *mut Links<Self>;
 }
 
-/// The links of a member of a [`Queue`].
+/// The links of a member of a [`Queue`]. They mean nothing while it is in none.
 pub(super) struct Links<N> {
     prev: *mut N,
     next: *mut N,
@@ -83,7 +89,6 @@ impl<N> Links<N> {
 pub(super) struct Queue<N> {
     first: *mut N,
     last: *mut N,
-    len: usize,
 }
 
 // SAFETY: The queue holds pointers to members, which may be accessed from whichever thread has the
@@ -96,13 +101,24 @@ impl<N: Linked> Queue<N> {
         Self {
             first: ptr::null_mut(),
             last: ptr::null_mut(),
-            len: 0,
         }
     }
 
-    /// Returns the number of members.
-    pub(super) fn len(&self) -> usize {
-        self.len
+    /// Counts the members.
+    pub(super) fn count(&self) -> usize {
+        let mut count = 0;
+        let mut next = self.front();
+        while let Some(member) = next {
+            count += 1;
+            // SAFETY: `member` is in this queue.
+            next = unsafe { self.after(member) };
+        }
+        count
+    }
+
+    /// Whether there are no members.
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_null()
     }
 
     /// Returns the member that is there for the longest time.
@@ -141,7 +157,6 @@ impl<N: Linked> Queue<N> {
         }
         // INVARIANT: The new member follows the one that was last.
         self.last = member;
-        self.len += 1;
     }
 
     /// Takes a member out.
@@ -150,8 +165,9 @@ impl<N: Linked> Queue<N> {
     ///
     /// `member` must be in this queue.
     pub(super) unsafe fn remove(&mut self, member: *mut N) {
+        // INVARIANT: The neighbours of the member are linked to each other below.
         // SAFETY: Members are valid by the type invariants.
-        let Links { prev, next } = unsafe { N::links(member).replace(Links::new()) };
+        let Links { prev, next } = unsafe { N::links(member).read() };
         if prev.is_null() {
             self.first = next;
         } else {
@@ -164,8 +180,6 @@ impl<N: Linked> Queue<N> {
             // SAFETY: The neighbour is a member, hence valid by the type invariants.
             unsafe { (*N::links(next)).prev = prev };
         }
-        // INVARIANT: The neighbours of the member are linked to each other.
-        self.len -= 1;
     }
 }
 
@@ -173,7 +187,7 @@ impl<N: Linked> Queue<N> {
 ///
 /// # Safety
 ///
-/// The type must be `repr(C)` with a `struct rb_node` as its first field.
+/// The type must be `repr(C)` with room for a `struct rb_node` as its first field.
 pub(super) unsafe trait Addressed {
     /// Returns the address by which the member is found, in bytes. It does not change while the
     /// member is in a tree.
@@ -399,14 +413,14 @@ mod tests {
             queue.push_back(first);
         }
         assert_eq!(ids(&queue), [3, 1, 0, 0]);
-        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.count(), 2);
         // SAFETY: These are in the queue.
         unsafe {
             queue.remove(first.add(2));
             queue.remove(first);
         }
         assert!(queue.front().is_none());
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.count(), 0);
     }
 
     #[test]

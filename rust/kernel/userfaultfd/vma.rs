@@ -7,7 +7,7 @@ use crate::{
     bindings,
     error::{code::EINVAL, from_err_ptr, to_result, Result},
     mm::{
-        virt::{vm_flags_t, VmaRef},
+        virt::{flags, vm_flags_t, VmaRef},
         MmapWriteGuard,
     },
     page::PAGE_MASK,
@@ -47,6 +47,7 @@ impl<'a, T: Context> Vma<'a, T> {
     /// # Safety
     ///
     /// The contexts of the area must be those of `T`.
+    #[inline]
     pub(super) unsafe fn from_ref(vma: &'a VmaRef) -> Self {
         // INVARIANT: By the safety requirements.
         Self {
@@ -58,6 +59,7 @@ impl<'a, T: Context> Vma<'a, T> {
     /// Returns the context that the area is registered with.
     ///
     /// The area holds no reference: the result is borrowed from the lock.
+    #[inline]
     pub fn context(&self) -> Option<&'a T> {
         // SAFETY: The area is valid, and the lock that keeps it so keeps the pointer from
         // changing.
@@ -67,9 +69,9 @@ impl<'a, T: Context> Vma<'a, T> {
     }
 
     /// Whether the area is of huge pages (hugetlb).
+    #[inline]
     pub fn is_hugetlb(&self) -> bool {
-        // SAFETY: The area is valid.
-        unsafe { bindings::uffd_shim_vma_is_hugetlb(self.as_ptr()) }
+        self.flags() & flags::HUGETLB != 0
     }
 
     /// Returns the size of its pages, in bytes.

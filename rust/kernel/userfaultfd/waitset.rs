@@ -24,7 +24,6 @@
 //!   hugetlb VMA lock
 //!     Shard::tree
 //!       WaitSet::inbox
-//!         WaitSet::readers (the lock within)
 //! aio's own lock, irqs off
 //!   WaitSet::pollers (the lock within, irqs off)
 //! ```
@@ -49,38 +48,46 @@
 //! This is the store buffering pattern (SB+fencembonceonces in `tools/memory-model/`): with a full
 //! barrier on both sides at least one of them sees what the other wrote.
 //!
-//! *Waking against going to sleep.* A waker stores `WOKEN` in the waiter, then wakes the task. The
-//! thread sets its task state, then reads the waiter, then calls the scheduler. `set_state()` has a
+//! *Waking against going to sleep.* A waker sets `woken` in the waiter, then wakes the task. The
+//! thread sets its task state, then reads `woken`, then calls the scheduler. `set_state()` has a
 //! full barrier and so has the wake-up, which is again store buffering: either the thread sees
-//! `WOKEN`, or the waker sees the task state and makes the task runnable.
+//! that it is woken, or the waker sees the task state and makes the task runnable.
 //!
-//! *Readers.* A reader looks for a message and goes to sleep without dropping the inbox lock in
-//! between, and a message is added under that lock: either the reader sees it, or whoever added it
-//! sees that somebody sleeps. One reader is woken for a message. It may find another message than
-//! the one that it was woken for: each message gets a wake-up sooner or later, so as many readers
-//! are woken as there are messages. Who takes a wake-up without a message, or is the reason that a
-//! message was taken without a wake-up, calls [`WaitSet::pass_on`]: a reader that leaves a message
-//! behind, and a thread that turns out not to sleep after its message was visible.
+//! *Leaving.* The waker still needs the waiter and the task after that store. It says that it is
+//! done with both by setting `released`, as the last thing and with release. A thread that reads
+//! that with acquire is free to go; one that does not takes the lock of the shard, under which the
+//! waker works. A reader is done with a waiter when it clears `unread`, with release as well. The
+//! waker reads `unread` before it sets `released`, and release is cumulative: a thread that sees
+//! the latter is ordered after the reader, too.
+//!
+//! *Readers.* A reader looks for a message and queues up to sleep without dropping the inbox lock
+//! in between, and a message is added under that lock: either the reader sees it, or whoever added
+//! it sees that somebody sleeps. One reader is woken for a message, and leaves the queue with that.
+//! It may find another message than the one that it was woken for: each message gets a wake-up
+//! sooner or later, so as many readers are woken as there are messages. Who takes a wake-up without
+//! a message, or is the reason that a message was taken without a wake-up, calls
+//! [`WaitSet::pass_on`]: a reader that leaves a message behind, and a thread that turns out not to
+//! sleep after its message was visible.
 
 use crate::{
     bindings,
     error::code::{EAGAIN, ERESTARTSYS},
     prelude::*,
     sync::{
-        aref::ARef,
         atomic::{Acquire, Atomic, Relaxed, Release},
         barrier::smp_mb,
-        new_condvar, new_spinlock,
+        new_spinlock,
         poll::{events, PollQueue},
-        CondVar, SpinLock,
+        Marked, SpinLock, SpinLockGuard,
     },
-    task::{cond_resched, wake_q::WakeQ, SleepState, Task},
+    task::{cond_resched, CurrentTask, SleepState, Task},
     types::NotThreadSafe,
     userfaultfd::index::{shard_of, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS},
 };
 use core::{
     cell::{Cell, UnsafeCell},
     marker::PhantomPinned,
+    mem::MaybeUninit,
     ops::Range,
     ptr::NonNull,
 };
@@ -88,26 +95,21 @@ use pin_init::pin_init_array_from_fn;
 
 /// How many threads are woken with the lock of a shard held, before it is dropped to let others
 /// in.
-const WAKE_BATCH: usize = 64;
-
-/// The waiter was never added to the set.
-const IDLE: u32 = 0;
-/// The waiter is in its shard.
-const QUEUED: u32 = 1;
-/// A waker took the waiter out and does not touch it any more.
-const WOKEN: u32 = 2;
+const WAKE_BATCH: u32 = 32;
 
 /// What wakers and readers see of a [`FaultWaiter`].
 #[repr(C)]
 struct FaultNode<F> {
-    /// Place in the tree; guarded by the lock of the shard.
-    rb: bindings::rb_node,
+    /// Place in the tree; guarded by the lock of the shard. Initialised once it is there.
+    rb: MaybeUninit<bindings::rb_node>,
     /// Place in the queue of unread faults; guarded by the inbox lock.
     links: Links<FaultNode<F>>,
-    /// Whether the node is in that queue; guarded by the inbox lock.
-    unread: bool,
-    /// `IDLE`, `QUEUED` or `WOKEN`; written with the lock of the shard held.
-    state: Atomic<u32>,
+    /// Whether the node is in that queue, or not yet there. Cleared with the inbox lock held.
+    unread: Atomic<u32>,
+    /// Whether a waker took the node out of its shard; written with the lock of the shard held.
+    woken: Marked<bool>,
+    /// Not zero once that waker does not touch the node, nor the task, any more.
+    released: Atomic<u32>,
     /// The address that the message reports, in bytes.
     address: u64,
     /// The number of the fault, in the order of the faults.
@@ -139,7 +141,7 @@ impl<F> Linked for FaultNode<F> {
 #[pin_data]
 struct Shard<F> {
     /// The number of nodes in the tree. Changed under the lock, read without.
-    len: Atomic<u32>,
+    len: Marked<u32>,
     #[pin]
     tree: SpinLock<Tree<FaultNode<F>>>,
 }
@@ -147,16 +149,37 @@ struct Shard<F> {
 impl<F> Shard<F> {
     fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            len: Atomic::new(0),
+            len: Marked::new(0),
             tree <- new_spinlock!(Tree::new(), "userfaultfd::shard"),
         })
     }
 }
 
-/// The messages that were not read yet.
+/// A thread that sleeps until there is a message. It lives on the stack of that thread; its fields
+/// are guarded by the inbox lock.
+struct ReaderNode {
+    links: Links<ReaderNode>,
+    queued: bool,
+    /// It cannot go away before the node does.
+    task: NonNull<Task>,
+}
+
+// SAFETY: All fields may be accessed from another thread that holds the inbox lock; the task is
+// only woken.
+unsafe impl Send for ReaderNode {}
+
+impl Linked for ReaderNode {
+    unsafe fn links(this: *mut Self) -> *mut Links<Self> {
+        // SAFETY: `this` is valid by the safety requirements.
+        unsafe { &raw mut (*this).links }
+    }
+}
+
+/// The messages that were not read yet, and who waits for one.
 struct Inbox<F, V> {
     faults: Queue<FaultNode<F>>,
     events: Queue<EventNode<V>>,
+    readers: Queue<ReaderNode>,
     /// The number of the next fault.
     next_fault: u64,
     /// The number of the next event.
@@ -172,12 +195,10 @@ pub struct WaitSet<F, V> {
     shards: [Shard<F>; SHARDS],
     #[pin]
     inbox: SpinLock<Inbox<F, V>>,
-    /// The number of messages in the inbox. Changed under its lock, read without.
-    readable: Atomic<u32>,
-    /// The number of threads that sleep in [`WaitSet::receive`]. Changed under the inbox lock.
-    sleeping_readers: Atomic<u32>,
-    #[pin]
-    readers: CondVar,
+    /// Whether there are messages in the inbox. Changed under its lock, read without.
+    readable: Marked<bool>,
+    /// Whether readers sleep. Changed under the inbox lock, read without.
+    sleeping: Marked<bool>,
     #[pin]
     pollers: PollQueue,
 }
@@ -210,27 +231,27 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 Inbox {
                     faults: Queue::new(),
                     events: Queue::new(),
+                    readers: Queue::new(),
                     next_fault: 0,
                     next_event: 0,
                 },
                 "userfaultfd::inbox"
             ),
-            readable: Atomic::new(0),
-            sleeping_readers: Atomic::new(0),
-            readers <- new_condvar!("userfaultfd::readers"),
+            readable: Marked::new(false),
+            sleeping: Marked::new(false),
             pollers <- crate::new_poll_queue!("userfaultfd::pollers"),
         })
     }
 
-    /// Makes the number of messages known to those that do not take the lock.
+    /// Makes known to those that do not take the lock whether there are messages.
     fn publish(&self, inbox: &Inbox<F, V>) {
         self.readable
-            .store((inbox.faults.len() + inbox.events.len()) as u32, Relaxed);
+            .write_once(!inbox.faults.is_empty() || !inbox.events.is_empty());
     }
 
     /// Whether there is a message. Takes no lock: it may be gone, or come, at any time.
     pub fn is_readable(&self) -> bool {
-        self.readable.load(Relaxed) != 0
+        self.readable.read_once()
     }
 
     /// Returns the queue that pollers sleep on.
@@ -238,12 +259,35 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         &self.pollers
     }
 
-    /// Wakes a reader, and the pollers, for a message that was added.
-    fn notify(&self) {
-        // The message was added under the inbox lock, and a reader counts itself under it too.
-        if self.sleeping_readers.load(Relaxed) != 0 {
-            self.readers.notify_one();
+    /// Wakes the reader that sleeps for the longest time.
+    #[inline]
+    fn wake_reader(&self) {
+        // The message was added under the inbox lock, and a reader says that it sleeps under it
+        // too.
+        if self.sleeping.read_once() {
+            self.wake_sleeping_reader();
         }
+    }
+
+    fn wake_sleeping_reader(&self) {
+        let mut inbox = self.inbox.lock();
+        if let Some(node) = inbox.readers.front() {
+            let node = node.as_ptr();
+            // SAFETY: The members of a queue are valid, and the lock is held. The reader takes it
+            // before it goes on, so the node and the task stay until we drop it.
+            unsafe {
+                inbox.readers.remove(node);
+                (*node).queued = false;
+                (*node).task.as_ref().wake_up();
+            }
+            self.sleeping.write_once(!inbox.readers.is_empty());
+        }
+    }
+
+    /// Wakes a reader, and the pollers, for a message that was added.
+    #[inline]
+    fn notify(&self) {
+        self.wake_reader();
         self.pollers.wake(events::IN);
     }
 
@@ -253,19 +297,48 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// been this reader's.
     pub fn pass_on(&self) {
         if self.is_readable() {
-            self.readers.notify_one();
+            self.wake_reader();
         }
+    }
+
+    /// Sleeps until this thread is woken for a message, or a signal arrives.
+    fn sleep<'a>(
+        &'a self,
+        task: &CurrentTask,
+        mut inbox: SpinLockGuard<'a, Inbox<F, V>>,
+    ) -> SpinLockGuard<'a, Inbox<F, V>> {
+        let node = UnsafeCell::new(ReaderNode {
+            links: Links::new(),
+            queued: true,
+            task: NonNull::from(&**task),
+        });
+        let ptr = node.get();
+
+        // SAFETY: The node is in no queue. It stays where it is, and leaves the queue below at the
+        // latest.
+        unsafe { inbox.readers.push_back(ptr) };
+        self.sleeping.write_once(true);
+        task.set_state(SleepState::INTERRUPTIBLE);
+        drop(inbox);
+        task.schedule();
+        task.set_running();
+
+        let mut inbox = self.inbox.lock();
+        // SAFETY: The lock that guards the fields is held. While it is queued the node is a member.
+        unsafe {
+            if (*ptr).queued {
+                inbox.readers.remove(ptr);
+                self.sleeping.write_once(!inbox.readers.is_empty());
+            }
+        }
+        inbox
     }
 
     /// Returns the number of faults that were not read, and that of all threads that sleep in
     /// faults.
     pub fn count(&self) -> (usize, usize) {
-        let unread = self.inbox.lock().faults.len();
-        let all: u32 = self
-            .shards
-            .iter()
-            .map(|shard| shard.len.load(Relaxed))
-            .sum();
+        let unread = self.inbox.lock().faults.count();
+        let all: u32 = self.shards.iter().map(|shard| shard.len.read_once()).sum();
         (unread, unread.max(all as usize))
     }
 
@@ -290,10 +363,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 let receipt = deliver(Front::Fault(unsafe { &(*node.as_ptr()).message }));
                 return Ok(match receipt {
                     Receipt::Delivered(ret) => {
-                        // SAFETY: The node is in the queue, whose lock is held.
+                        // SAFETY: The node is in the queue, whose lock is held. It may be gone
+                        // right after the store.
                         unsafe {
                             inbox.faults.remove(node.as_ptr());
-                            (*node.as_ptr()).unread = false;
+                            (*node.as_ptr()).unread.store(0, Release);
                         }
                         self.publish(&inbox);
                         ret
@@ -328,18 +402,15 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 });
             }
 
-            if current!().signal_pending() {
+            let task = current!();
+            if task.signal_pending() {
                 return Err(ERESTARTSYS);
             }
             if nonblocking {
                 return Err(EAGAIN);
             }
-            let sleeping = self.sleeping_readers.load(Relaxed);
-            self.sleeping_readers.store(sleeping + 1, Relaxed);
             // Whether it is a signal that ended the sleep is looked at after the inbox.
-            let _ = self.readers.wait_interruptible(&mut inbox);
-            let sleeping = self.sleeping_readers.load(Relaxed);
-            self.sleeping_readers.store(sleeping - 1, Relaxed);
+            inbox = self.sleep(task, inbox);
         }
     }
 
@@ -368,14 +439,14 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
         smp_mb();
 
-        let mut limit = None;
         let mut shards = shards_of(&range);
         while shards != 0 {
             let index = shards.trailing_zeros() as usize;
             shards &= shards - 1;
             let shard = &self.shards[index];
             let mut range = range.clone();
-            while shard.len.load(Relaxed) != 0 {
+            let mut limit = None;
+            while shard.len.read_once() != 0 {
                 match self.wake_batch(shard, &range, &mut limit) {
                     Some(next) => range.start = next,
                     None => break,
@@ -407,67 +478,91 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// Wakes up to [`WAKE_BATCH`] threads of `range`, and returns the address from where to go on
     /// if there are more.
     ///
-    /// `limit` is set to the number of the next fault, if it was not yet; faults from that on are
-    /// left alone.
+    /// `limit` is set to the number of the next fault then, and faults from that on are left alone
+    /// the next time.
     fn wake_batch(
         &self,
         shard: &Shard<F>,
         range: &Range<u64>,
         limit: &mut Option<u64>,
     ) -> Option<u64> {
-        // The tasks are woken when this is dropped, which is after the locks are.
-        pin_init::stack_pin_init!(let wake_q = WakeQ::new());
-
         let mut tree = shard.tree.lock();
+        let len = shard.len.read_once();
         let mut next = tree.first_of(range);
-        next?;
-        let mut inbox = self.inbox.lock();
-        let limit = *limit.get_or_insert(inbox.next_fault);
         let mut woken = 0;
         let mut go_on = None;
         while let Some(node) = next {
             let node = node.as_ptr();
-            // SAFETY: The node is in the tree, hence valid and not woken yet, and both locks that
-            // guard its fields are held. Its task cannot go away before the node does, and that
-            // is not before the store.
+            // SAFETY: The node is in the tree, hence valid and not woken yet, and the lock of the
+            // shard is held. The node and its task cannot go away before the last store.
             unsafe {
-                next = tree.next_of(node, range);
-                if (*node).number >= limit {
+                // Nothing follows the only one.
+                next = if len - woken == 1 {
+                    None
+                } else {
+                    tree.next_of(node, range)
+                };
+                if limit.is_some_and(|limit| (*node).number >= limit) {
                     continue;
                 }
                 if woken == WAKE_BATCH {
+                    limit.get_or_insert(self.next_fault());
                     go_on = Some((*node).address);
                     break;
                 }
                 tree.remove(node);
-                if (*node).unread {
-                    inbox.faults.remove(node);
-                    (*node).unread = false;
+                if (*node).unread.load(Relaxed) != 0 {
+                    self.forget(node);
                 }
-                let task = ARef::from((*node).task.as_ref());
-                // The node may be gone right after this. The release orders all accesses to it
-                // before that; it pairs with the acquire in `FaultWaiter::is_woken`.
-                (*node).state.store(WOKEN, Release);
-                wake_q.as_mut().add(task);
+                (*node).woken.write_once(true);
+                (*node).task.as_ref().wake_up();
+                // This orders all accesses to the node before it; it pairs with the acquire in
+                // `FaultWaiter::is_alone`.
+                (*node).released.store(1, Release);
             }
-            shard.len.store(shard.len.load(Relaxed) - 1, Relaxed);
             woken += 1;
         }
-        self.publish(&inbox);
+        shard.len.write_once(len - woken);
         go_on
+    }
+
+    /// Returns the number that the next fault is going to have.
+    #[inline(never)]
+    fn next_fault(&self) -> u64 {
+        self.inbox.lock().next_fault
+    }
+
+    /// Takes a fault out of the inbox, unless it was read.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in its shard, whose lock is held.
+    #[inline(never)]
+    unsafe fn forget(&self, node: *mut FaultNode<F>) {
+        let mut inbox = self.inbox.lock();
+        // SAFETY: The node is valid by the safety requirements, and the lock is held. While it is
+        // unread the node is in the queue.
+        unsafe {
+            if (*node).unread.load(Relaxed) != 0 {
+                inbox.faults.remove(node);
+            }
+        }
+        self.publish(&inbox);
     }
 
     /// Calls `wait` with a waiter for the current thread that the set does not know yet. The
     /// waiter is on the stack, and has left the set when this returns.
     ///
     /// `address` is the address that `message` reports, in bytes. Sleeps only if `wait` does.
+    #[inline(always)]
     pub fn with_waiter<R>(
         &self,
+        task: &CurrentTask,
         address: u64,
         message: F,
         wait: impl FnOnce(Pin<&FaultWaiter<'_, F, V>>) -> R,
     ) -> R {
-        pin_init::stack_pin_init!(let waiter = FaultWaiter::new(self, address, message));
+        let waiter = core::pin::pin!(FaultWaiter::new(self, task, address, message));
         wait(waiter.as_ref())
     }
 }
@@ -479,16 +574,15 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
 ///
 /// # Invariants
 ///
-/// While `node.state` is `QUEUED`, the node is in the shard of its address. When it is `IDLE` or
-/// `WOKEN`, the node is known to this thread only.
-#[pin_data(PinnedDrop)]
+/// While `queued` is set and `node.woken` is not, the node is in the shard of its address. While
+/// `queued` is not set, and once `node.released` is, the node is known to this thread only.
 pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
     set: &'a WaitSet<F, V>,
-    #[pin]
     node: UnsafeCell<FaultNode<F>>,
+    /// Whether the waiter was added to the set.
+    queued: Cell<bool>,
     /// Whether readers were told about the message.
     announced: Cell<bool>,
-    #[pin]
     _pin: PhantomPinned,
     // It stands for the current thread.
     _nts: NotThreadSafe,
@@ -497,27 +591,27 @@ pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
 impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
     /// Makes a waiter for the current thread. It must be dropped before the thread goes away, so
     /// it is on the stack.
-    fn new(set: &'a WaitSet<F, V>, address: u64, message: F) -> impl PinInit<Self> + 'a
-    where
-        F: 'a,
-    {
-        pin_init!(Self {
+    #[inline(always)]
+    fn new(set: &'a WaitSet<F, V>, task: &CurrentTask, address: u64, message: F) -> Self {
+        Self {
             set,
-            // INVARIANT: The state is `IDLE`.
             node: UnsafeCell::new(FaultNode {
-                rb: Default::default(),
+                rb: MaybeUninit::uninit(),
                 links: Links::new(),
-                unread: false,
-                state: Atomic::new(IDLE),
+                unread: Atomic::new(1),
+                woken: Marked::new(false),
+                released: Atomic::new(0),
                 address,
                 number: 0,
-                task: NonNull::from(&**current!()),
+                task: NonNull::from(&**task),
                 message,
             }),
+            // INVARIANT: Nobody else knows the node.
+            queued: Cell::new(false),
             announced: Cell::new(false),
             _pin: PhantomPinned,
             _nts: NotThreadSafe,
-        })
+        }
     }
 
     fn shard(&self) -> &'a Shard<F> {
@@ -526,83 +620,82 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
         &self.set.shards[shard_of(address)]
     }
 
-    fn state(&self) -> &Atomic<u32> {
-        // SAFETY: The field is only accessed atomically.
-        unsafe { &(*self.node.get()).state }
-    }
-
     /// Adds the waiter to its shard and to the inbox. From now on wakers and readers see it.
     ///
     /// The caller then sets the task state, which is a full barrier, looks whether there is still
     /// a reason to sleep, and calls [`FaultWaiter::announce`] before it sleeps.
+    #[inline(always)]
     pub fn enqueue(self: Pin<&Self>) {
-        if self.state().load(Relaxed) != IDLE {
+        if self.queued.replace(true) {
             return;
         }
         let shard = self.shard();
         let mut tree = shard.tree.lock();
         let mut inbox = self.set.inbox.lock();
-        // INVARIANT: The node is added to its shard, and the state says so.
-        // SAFETY: The node is idle, hence in no tree and no queue. It is pinned, and leaves both
-        // when it is dropped at the latest.
+        // INVARIANT: The node is added to its shard.
+        // SAFETY: The node was not queued, hence is in no tree and no queue. It is pinned, and
+        // leaves both when it is dropped at the latest.
         unsafe {
             let node = self.node.get();
-            (*node).state.store(QUEUED, Relaxed);
-            (*node).unread = true;
             (*node).number = inbox.next_fault;
             tree.insert(node);
             inbox.faults.push_back(node);
         }
-        inbox.next_fault += 1;
-        self.set.publish(&inbox);
-        shard.len.store(shard.len.load(Relaxed) + 1, Relaxed);
+        inbox.next_fault = inbox.next_fault.wrapping_add(1);
+        self.set.readable.write_once(true);
+        shard.len.write_once(shard.len.read_once() + 1);
     }
 
     /// Tells readers and pollers about the message.
+    #[inline]
     pub fn announce(&self) {
         self.announced.set(true);
         self.set.notify();
     }
 
     /// Whether a waker took the waiter out of the set.
+    #[inline]
     pub fn is_woken(&self) -> bool {
+        // SAFETY: All accesses to the field are marked.
+        unsafe { (*self.node.get()).woken.read_once() }
+    }
+
+    /// Whether the node is known to this thread only.
+    #[inline]
+    fn is_alone(&self) -> bool {
         // Pairs with the release in `WaitSet::wake_batch`.
-        self.state().load(Acquire) == WOKEN
+        // SAFETY: All accesses to the field are atomic.
+        !self.queued.get() || unsafe { (*self.node.get()).released.load(Acquire) } != 0
     }
 
     /// Takes the waiter out of the set, unless a waker did.
+    #[cold]
     fn leave(&self) {
-        if self.state().load(Acquire) != QUEUED {
-            return;
-        }
         let shard = self.shard();
         let mut tree = shard.tree.lock();
-        // A waker changes the state with the lock held.
-        if self.state().load(Relaxed) != QUEUED {
+        // A waker does all that it does with the lock held.
+        if self.is_woken() {
             return;
         }
         let node = self.node.get();
-        let mut inbox = self.set.inbox.lock();
-        // SAFETY: By the type invariants the node is in the tree. The locks that guard its fields
-        // are held.
+        // SAFETY: By the type invariants the node is in the tree, whose lock is held.
         unsafe {
             tree.remove(node);
-            if (*node).unread {
-                inbox.faults.remove(node);
-            }
+            self.set.forget(node);
         }
-        self.set.publish(&inbox);
-        shard.len.store(shard.len.load(Relaxed) - 1, Relaxed);
+        shard.len.write_once(shard.len.read_once() - 1);
     }
 }
 
-#[pinned_drop]
-impl<F: Copy + Send, V: Send> PinnedDrop for FaultWaiter<'_, F, V> {
-    fn drop(self: Pin<&mut Self>) {
-        self.leave();
+impl<F: Copy + Send, V: Send> Drop for FaultWaiter<'_, F, V> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_alone() {
+            self.leave();
+        }
         // A reader may have found this message when it was woken for another one, which nobody was
         // woken for then.
-        if !self.announced.get() && self.state().load(Relaxed) != IDLE {
+        if self.queued.get() && !self.announced.get() {
             self.set.pass_on();
         }
     }
