@@ -7,7 +7,7 @@ use crate::{
     limits::{MINOR, MISSING, WP},
     memory::{kind_of, pagemap, Area, Names},
     sys::{drop_ptrace, errno, errno_name, Answer, PAGE},
-    uffd::{describe, Uffd, CONTINUE, WRITEPROTECT},
+    uffd::{describe, touch_by_this_thread, Uffd, CONTINUE, WRITEPROTECT},
 };
 use io_uring::{opcode, types, IoUring};
 use linux_raw_sys::general::*;
@@ -473,6 +473,7 @@ impl Scene {
         let done = eventfd();
         let (done_fd, run, names) = (done.as_raw_fd(), access.run, self.names.clone());
         let thread = std::thread::spawn(move || {
+            touch_by_this_thread();
             let answer = run(address, &names);
             let one = 1u64.to_ne_bytes();
             // SAFETY: The descriptor is open until this thread is joined.

@@ -7,6 +7,7 @@
 mod access;
 mod book;
 mod events;
+mod failures;
 mod faults;
 mod limits;
 mod memory;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         partial::cases(),
         messages::cases(),
         events::cases(),
+        failures::cases(),
         access::cases(),
         random::cases(cli.seed),
     ]

@@ -351,6 +351,11 @@ fn ring_poll(fd: RawFd) -> String {
 
 /// IOCB_CMD_POLL of aio, given up if there is nothing at once.
 fn aio_poll(fd: RawFd) -> String {
+    aio_poll_for(fd, 0)
+}
+
+/// IOCB_CMD_POLL of aio, given up after some seconds.
+fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
     #[repr(C)]
     #[derive(Default)]
     struct Iocb {
@@ -378,7 +383,7 @@ fn aio_poll(fd: RawFd) -> String {
     let list = [std::ptr::from_mut(&mut iocb)];
     let mut event = [0u64; 4];
     let mut time = libc::timespec {
-        tv_sec: 0,
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     // SAFETY: All structures are what the calls expect, and live until the context is gone.
@@ -393,7 +398,7 @@ fn aio_poll(fd: RawFd) -> String {
         let got = libc::syscall(
             libc::SYS_io_getevents,
             context,
-            0,
+            i64::from(seconds != 0),
             1,
             event.as_mut_ptr(),
             &mut time,
@@ -403,13 +408,121 @@ fn aio_poll(fd: RawFd) -> String {
     }
 }
 
+/// Starts a thread, and returns when it sleeps.
+fn sleeping_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: No pointers are involved.
+        let _ = sender.send(unsafe { libc::gettid() });
+        run()
+    });
+    let stat = format!(
+        "/proc/self/task/{}/stat",
+        receiver.recv().expect("a thread")
+    );
+    // It may be seen to sleep in something else before; not several times.
+    let mut seen = 0;
+    while seen < 3 {
+        let text = std::fs::read_to_string(&stat).unwrap_or_default();
+        seen = if text.contains(") S ") { seen + 1 } else { 0 };
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        if thread.is_finished() {
+            break;
+        }
+    }
+    thread
+}
+
+/// O_NONBLOCK comes and goes while a thread sleeps in read().
+fn toggled(book: &mut Book) {
+    for (name, first, then) in [("set", 0, libc::O_NONBLOCK), ("set and cleared", 0, 0)] {
+        let mut scene = Scene::new(first, 0);
+        let fd = scene.uffd.fd();
+        let reader = sleeping_thread(move || {
+            let mut buffer = [0u8; MESSAGE];
+            // SAFETY: The buffer is as long as is said.
+            Answer::of(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), MESSAGE) }).to_string()
+        });
+        // SAFETY: No pointers are involved.
+        unsafe {
+            libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+            libc::fcntl(fd, libc::F_SETFL, then);
+        }
+        let (address, names) = (scene.area.start, scene.names.clone());
+        scene
+            .sleepers
+            .push(std::thread::spawn(move || load(address, &names)));
+        let answer = reader.join().expect("no panic");
+        book.ask(format!("{name},sleeping read"), answer);
+        book.ask(
+            format!("{name},poll"),
+            format!("{:#x}", poll_fd(fd, libc::POLLIN, 0)),
+        );
+        if then != 0 {
+            let answer = scene.read(MESSAGE);
+            book.ask(format!("{name},read"), answer);
+        }
+        scene.end();
+    }
+}
+
+/// Edges: what epoll says the second time, without a read in between.
+fn edges(book: &mut Book) {
+    for (name, flags) in [
+        ("level", 0),
+        ("edge", libc::EPOLLET),
+        ("edge exclusive", libc::EPOLLET | libc::EPOLLEXCLUSIVE),
+        ("oneshot", libc::EPOLLONESHOT),
+    ] {
+        let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+        let epoll = Epoll::new(scene.uffd.fd(), libc::EPOLLIN | flags);
+        book.ask(format!("{name},before"), epoll.wait(0));
+        for fault in 0..3 {
+            scene.sleep_on(fault);
+            // Whoever waits is told a moment after the thread can be seen to sleep.
+            book.ask(format!("{name},fault {fault}"), epoll.wait(1000));
+            book.ask(format!("{name},fault {fault},again"), epoll.wait(0));
+        }
+        let answer = scene.read(MESSAGE);
+        book.ask(format!("{name},read"), answer);
+        book.ask(format!("{name},after a read"), epoll.wait(0));
+        scene.end();
+    }
+}
+
 /// Waiting that begins before there is a message.
 fn wakeups(book: &mut Book) {
     type Wait = fn(RawFd) -> String;
-    let ways: [(&str, Wait); 6] = [
+    let ways: [(&str, Wait); 9] = [
         ("poll", |fd| {
             format!("{:#x}", poll_fd(fd, libc::POLLIN, 20_000))
         }),
+        ("select", |fd| {
+            // SAFETY: The set holds one descriptor, which is small.
+            unsafe {
+                let mut set: libc::fd_set = std::mem::zeroed();
+                libc::FD_SET(fd, &mut set);
+                let (none, mut time) = (
+                    std::ptr::null_mut(),
+                    libc::timeval {
+                        tv_sec: 20,
+                        tv_usec: 0,
+                    },
+                );
+                let answer = Answer::of(libc::select(fd + 1, &mut set, none, none, &mut time));
+                format!("{answer} {}", libc::FD_ISSET(fd, &set))
+            }
+        }),
+        ("io_uring poll", |fd| {
+            let mut ring = IoUring::new(4).expect("there is io_uring");
+            let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build();
+            // SAFETY: The request has no buffer.
+            unsafe { ring.submission().push(&poll).expect("there is room") };
+            ring.submit_and_wait(1).expect("the request is taken");
+            let result = ring.completion().next().map(|entry| entry.result());
+            format!("{result:?}")
+        }),
+        ("aio poll", |fd| aio_poll_for(fd, 20)),
         ("epoll", |fd| Epoll::new(fd, libc::EPOLLIN).wait(20_000)),
         ("epoll edge", |fd| {
             Epoll::new(fd, libc::EPOLLIN | libc::EPOLLET).wait(20_000)
@@ -451,8 +564,7 @@ fn wakeups(book: &mut Book) {
         };
         let mut scene = Scene::new(flags, 0);
         let fd = scene.uffd.fd();
-        let waiter = std::thread::spawn(move || way(fd));
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        let waiter = sleeping_thread(move || way(fd));
         let (address, names) = (scene.area.start, scene.names.clone());
         scene
             .sleepers
@@ -792,6 +904,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("messages/order", order),
         Case::new("messages/waiting", waiting),
         Case::new("messages/wakeups", wakeups),
+        Case::new("messages/toggled", toggled),
+        Case::new("messages/edges", edges),
         Case::new("messages/file", file_operations),
         Case::new("messages/nonblocking", nonblocking),
         Case::new("messages/handed over", handed_over),

@@ -10,7 +10,10 @@ use linux_raw_sys::general::{
     uffd_msg, UFFD_API, UFFD_EVENT_FORK, UFFD_EVENT_PAGEFAULT, UFFD_EVENT_REMAP, UFFD_EVENT_REMOVE,
     UFFD_EVENT_UNMAP,
 };
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// An ioctl of a userfaultfd: its name, its number within the kind, its direction, its fields,
 /// each of which has 64 bits, and how many of them are read.
@@ -292,6 +295,15 @@ impl std::fmt::Display for Called {
     }
 }
 
+/// The thread that touches memory, which messages about faults may name.
+pub static TOUCHING: AtomicU32 = AtomicU32::new(0);
+
+/// Notes that this is the thread that touches memory.
+pub fn touch_by_this_thread() {
+    // SAFETY: No pointers are involved.
+    TOUCHING.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
+}
+
 /// Flags of a fault in a message.
 const FAULT_FLAGS: &[(u64, &str)] = &[(1, "write"), (2, "wp"), (4, "minor")];
 
@@ -309,7 +321,11 @@ pub fn describe(message: &uffd_msg, names: &Names) -> String {
     let (text, rest) = match u32::from(message.event) {
         UFFD_EVENT_PAGEFAULT => {
             let thread = word(3) as u32;
-            let thread = if thread == 0 { "" } else { " thread" };
+            let thread = match thread {
+                0 => "",
+                id if id == TOUCHING.load(Ordering::Relaxed) => " thread",
+                _ => " another thread",
+            };
             (
                 format!(
                     "fault({}) at {}{thread}",

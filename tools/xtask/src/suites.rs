@@ -297,12 +297,14 @@ fn report(lines: &[&str], end: &str) -> Result<Report> {
 /// What a line of the console must not match, with the exceptions that are known.
 pub struct ConsoleCheck {
     bad: Regex,
-    exceptions: Vec<Exception>,
+    exceptions: Vec<(Regex, Option<Regex>)>,
 }
 
 #[derive(Deserialize)]
 struct Exception {
     pattern: String,
+    /// What one of the lines just before has to match.
+    after: Option<String>,
     #[allow(dead_code)] // It is there to be read by people.
     reason: String,
 }
@@ -313,34 +315,51 @@ struct Exceptions {
     exception: Vec<Exception>,
 }
 
+/// How many lines before a line are looked at for what explains it.
+const LINES_BEFORE: usize = 6;
+
 impl ConsoleCheck {
     pub fn new() -> Result<Self> {
-        let exceptions: Exceptions = toml::from_str(include_str!("../console-exceptions.toml"))?;
+        Self::from_list(include_str!("../console-exceptions.toml"))
+    }
+
+    fn from_list(exceptions: &str) -> Result<Self> {
+        let exceptions: Exceptions = toml::from_str(exceptions)?;
+        let exceptions = exceptions.exception.into_iter().map(|exception| {
+            let after = exception
+                .after
+                .map(|after| Regex::new(&after))
+                .transpose()?;
+            Ok((Regex::new(&exception.pattern)?, after))
+        });
         Ok(Self {
             bad: Regex::new(
                 r"WARNING:|BUG:|Oops|Call Trace|KASAN:|UBSAN:|INFO: task|rcu:.*stall|suspicious RCU|refcount_t:|rust_kernel: panicked|not ok",
             )?,
-            exceptions: exceptions.exception,
+            exceptions: exceptions.collect::<Result<_>>()?,
         })
     }
 
     /// Returns the lines that should not be there.
     pub fn check(&self, console: &Path) -> Result<Vec<String>> {
-        let text = String::from_utf8_lossy(&fs::read(console)?).into_owned();
-        let mut lines = Vec::new();
-        for line in text.lines() {
-            if !self.bad.is_match(line) {
-                continue;
-            }
-            let mut known = false;
-            for exception in &self.exceptions {
-                known |= Regex::new(&exception.pattern)?.is_match(line);
-            }
-            if !known {
-                lines.push(line.to_string());
-            }
-        }
-        Ok(lines)
+        Ok(self.check_text(&String::from_utf8_lossy(&fs::read(console)?)))
+    }
+
+    fn check_text(&self, text: &str) -> Vec<String> {
+        let lines: Vec<&str> = text.lines().collect();
+        let known = |index: usize| {
+            let before = &lines[index.saturating_sub(LINES_BEFORE)..index];
+            self.exceptions.iter().any(|(pattern, after)| {
+                pattern.is_match(lines[index])
+                    && after
+                        .as_ref()
+                        .is_none_or(|after| before.iter().any(|line| after.is_match(line)))
+            })
+        };
+        (0..lines.len())
+            .filter(|index| self.bad.is_match(lines[*index]) && !known(*index))
+            .map(|index| lines[index].to_string())
+            .collect()
     }
 }
 
@@ -361,4 +380,23 @@ pub fn kunit(console: &Path) -> Result<(u32, u32, u32)> {
         }
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_may_depend_on_the_lines_before() -> Result<()> {
+        let check = ConsoleCheck::from_list(
+            "[[exception]]\npattern = 'Call Trace'\nafter = 'oom-killer'\nreason = 'asked for'\n",
+        )?;
+        let trace = "a invoked oom-killer\nCPU: 0\nHardware name: x\nCall Trace:\n";
+        assert!(check.check_text(trace).is_empty());
+        assert_eq!(check.check_text("Call Trace:\n"), ["Call Trace:"]);
+        let far = format!("oom-killer\n{}Call Trace:\n", "line\n".repeat(LINES_BEFORE));
+        assert_eq!(check.check_text(&far).len(), 1);
+        assert_eq!(check.check_text("oom-killer\nWARNING: x\n").len(), 1);
+        Ok(())
+    }
 }

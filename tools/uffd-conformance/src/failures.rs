@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What fails in the middle: forks without memory, memory cgroups that are full, and processes that
+//! end or run another program while something of theirs was not read.
+
+use crate::{
+    book::{Book, Case},
+    faults::{catch_signals, load},
+    limits::MISSING,
+    memory::{kind_of, pagemap, peek, Area, Names},
+    messages::{receive, send},
+    sys::{write_file, Answer, PAGE},
+    uffd::{describe, Uffd},
+};
+use linux_raw_sys::general::*;
+use std::{
+    io::{Read, Write},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+};
+
+const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
+    | UFFD_FEATURE_EVENT_REMAP
+    | UFFD_FEATURE_EVENT_REMOVE
+    | UFFD_FEATURE_EVENT_UNMAP;
+
+const OVERCOMMIT: &std::ffi::CStr = c"/proc/sys/vm/overcommit_memory";
+
+/// Waits for a child, and says how it ended.
+fn ended(child: libc::pid_t) -> String {
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    if libc::WIFSIGNALED(status) {
+        format!("killed by {}", libc::WTERMSIG(status))
+    } else {
+        format!("ended with {}", libc::WEXITSTATUS(status))
+    }
+}
+
+/// A fork that runs out of memory after areas that are registered were duplicated.
+fn fork_without_memory(book: &mut Book) {
+    for features in [0, ALL_EVENTS] {
+        // This area is not accounted for, and it is the first of all: the areas of the program,
+        // which are, come behind it.
+        let area = Area::basic(kind_of("anon-noreserve"), 0);
+        let source = Area::anon(1, 1);
+        let uffd = Uffd::new(features.into());
+        let called = uffd.register(area.start, area.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        // SAFETY: All pointers are valid, and nothing is there that this maps. Between the two
+        // settings no memory is allocated.
+        let answer = unsafe {
+            let setting = libc::open(OVERCOMMIT.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            assert!(setting >= 0, "there is the setting");
+            let set = |value: &[u8; 1]| libc::pwrite(setting, value.as_ptr().cast(), 1, 0);
+            assert_eq!(set(b"1"), 1);
+            let len = 64 << 30;
+            let much = libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            assert_ne!(much, libc::MAP_FAILED);
+            assert_eq!(set(b"2"), 1);
+            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+            if child == 0 {
+                libc::_exit(0);
+            }
+            let answer = Answer::of(child);
+            assert_eq!(set(b"0"), 1);
+            libc::close(setting);
+            libc::munmap(much, len);
+            answer
+        };
+        let name = format!("features={features:#x}");
+        book.ask(format!("{name},fork"), answer);
+        book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
+        book.ask(format!("{name},fdinfo"), uffd.fdinfo());
+        // The mappings do not change any more.
+        let called = uffd.copy(area.start, source.start, PAGE, 0);
+        book.ask(format!("{name},copy"), called);
+    }
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// A memory cgroup, which is removed when this is dropped.
+struct Cgroup(String);
+
+impl Cgroup {
+    fn new(max: &str, swap: &str) -> Self {
+        let enabled = write_file(&format!("{CGROUPS}/cgroup.subtree_control"), "+memory");
+        assert!(enabled.is_ok(), "no memory cgroups: {enabled}");
+        let path = format!("{CGROUPS}/uffd-conformance");
+        std::fs::create_dir(&path).expect("a cgroup can be made");
+        for (name, value) in [("memory.max", max), ("memory.swap.max", swap)] {
+            let answer = write_file(&format!("{path}/{name}"), value);
+            assert!(answer.is_ok(), "cannot set {name}: {answer}");
+        }
+        Self(path)
+    }
+
+    /// Moves this process into it.
+    fn enter(&self) {
+        let answer = write_file(&format!("{}/cgroup.procs", self.0), "0");
+        assert!(answer.is_ok(), "cannot enter: {answer}");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The memory of those who were killed may be on its way out.
+        for _ in 0..1000 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("the cgroup cannot be removed");
+    }
+}
+
+/// More is copied than a memory cgroup may have: by a process of it, or by one that is not.
+fn memory_cgroup(book: &mut Book) {
+    const PAGES: usize = 4096;
+    const MAX: &str = "8M";
+    for (swap_name, swap) in [("swap", "max"), ("no swap", "0")] {
+        for by in ["itself", "another"] {
+            let cgroup = Cgroup::new(MAX, swap);
+            let (here, there) = UnixStream::pair().expect("there are sockets");
+            book.flush();
+            // SAFETY: The child has its own copy of everything.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                drop(here);
+                cgroup.enter();
+                let area = Area::anon(0, PAGES);
+                // Nothing is in the source, so reading it takes no memory.
+                let source = Area::anon(1, PAGES);
+                let uffd = Uffd::new(0);
+                let called = uffd.register(area.start, area.len, MISSING);
+                assert!(called.answer.is_ok(), "cannot register: {called}");
+                send(there.as_raw_fd(), uffd.fd());
+                let mut byte = [0];
+                let _ = (&there).read(&mut byte);
+                if by == "itself" {
+                    let called = uffd.copy(area.start, source.start, area.len, 0);
+                    book.ask(format!("{swap_name},by {by},copy"), called);
+                }
+                let page = PAGES / 2;
+                let text = format!("{} {}", peek(area.at(page)), pagemap(area.at(page)));
+                book.ask(format!("{swap_name},by {by},a page"), text);
+                book.flush();
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe { libc::_exit(0) };
+            }
+            drop(there);
+            let uffd = Uffd(receive(here.as_raw_fd()));
+            let (start, source) = (Area::anon(0, 1).start, Area::anon(1, PAGES));
+            if by == "another" {
+                let called = uffd.copy(start, source.start, PAGES * PAGE, 0);
+                // How much was done before somebody was killed is a matter of luck.
+                let text = match swap {
+                    "0" => format!("all of it: {}", called.answer.is_ok()),
+                    _ => called.to_string(),
+                };
+                book.ask(format!("{swap_name},by {by},copy"), text);
+            }
+            let _ = (&here).write(&[1]);
+            book.ask(format!("{swap_name},by {by},process"), ended(child));
+            book.ask(format!("{swap_name},by {by},fdinfo"), uffd.fdinfo());
+            let called = uffd.copy(start, source.start, PAGE, 0);
+            book.ask(format!("{swap_name},by {by},copy after its end"), called);
+        }
+    }
+}
+
+/// Something that waits to be read about.
+struct Doing {
+    name: &'static str,
+    run: fn(usize, &Names),
+}
+
+// SAFETY (of all blocks below): the ranges are memory of the tests.
+const DOING: &[Doing] = &[
+    Doing {
+        name: "fault",
+        run: |start, names| {
+            load(start, names);
+        },
+    },
+    Doing {
+        name: "fork",
+        run: |_, _| unsafe {
+            if libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) == 0 {
+                libc::_exit(0);
+            }
+        },
+    },
+    Doing {
+        name: "dontneed",
+        run: |start, _| unsafe {
+            libc::madvise(start as _, PAGE, libc::MADV_DONTNEED);
+        },
+    },
+    Doing {
+        name: "munmap",
+        run: |start, _| unsafe {
+            libc::munmap(start as _, PAGE);
+        },
+    },
+    Doing {
+        name: "mremap",
+        run: |start, _| unsafe {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            libc::mremap(start as _, PAGE, PAGE, flags, start + (1 << 31));
+        },
+    },
+];
+
+/// The process ends, or runs another program, while one of its threads waits to be read about.
+fn ends_meanwhile(book: &mut Book) {
+    for doing in DOING {
+        for end in ["exit", "exec", "signal of a thread"] {
+            for read in [false, true] {
+                let (here, there) = UnixStream::pair().expect("there are sockets");
+                book.flush();
+                // SAFETY: The child has its own copy of everything.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    drop(here);
+                    target(doing, end, there);
+                }
+                drop(there);
+                let uffd = Uffd(receive(here.as_raw_fd()));
+                let names = Names::default();
+                let question = |text: &str| format!("{},{end},read={read},{text}", doing.name);
+                assert_ne!(uffd.poll(10_000), 0, "{}: there is no message", doing.name);
+                if read {
+                    let message = uffd.read().expect("there is a message");
+                    book.ask(question("message"), describe(&message, &names));
+                    if u32::from(message.event) == UFFD_EVENT_FORK {
+                        // SAFETY: It is a fork event, whose descriptor is new.
+                        drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+                    }
+                }
+                let _ = (&here).write(&[1]);
+                book.ask(question("process"), ended(child));
+                book.ask(question("fdinfo"), uffd.fdinfo());
+                book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+                let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
+                book.ask(question("read"), answer);
+            }
+        }
+    }
+}
+
+/// The process that ends: has a thread wait, and does as it is told by the socket.
+fn target(doing: &'static Doing, end: &str, there: UnixStream) -> ! {
+    catch_signals();
+    let area = Area::anon(0, 8);
+    let names = Names::new(&[("area", &area)]);
+    let uffd = Uffd::new(ALL_EVENTS.into());
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    send(there.as_raw_fd(), uffd.fd());
+    drop(uffd);
+    let start = area.start;
+    std::thread::spawn(move || {
+        (doing.run)(start, &names);
+        // SAFETY: No pointers are involved.
+        unsafe { libc::pause() }
+    });
+    let mut byte = [0];
+    let _ = (&there).read(&mut byte);
+    // SAFETY: The strings end in a zero and the list in a null pointer.
+    unsafe {
+        match end {
+            "exit" => libc::_exit(3),
+            "exec" => {
+                let path = c"/bin/true".as_ptr();
+                libc::execv(path, [path, std::ptr::null()].as_ptr());
+            }
+            _ => {
+                libc::kill(libc::getpid(), libc::SIGTERM);
+            }
+        }
+        libc::pause();
+        libc::_exit(4)
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("failures/fork without memory", fork_without_memory),
+        Case::new("failures/memory cgroup", memory_cgroup),
+        Case::new("failures/ends meanwhile", ends_meanwhile),
+    ]
+}
