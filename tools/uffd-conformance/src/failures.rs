@@ -153,9 +153,12 @@ fn memory_cgroup(book: &mut Book) {
                     let called = uffd.copy(area.start, source.start, area.len, 0);
                     book.ask(format!("{swap_name},by {by},copy"), called);
                 }
-                let page = PAGES / 2;
-                let text = format!("{} {}", peek(area.at(page)), pagemap(area.at(page)));
-                book.ask(format!("{swap_name},by {by},a page"), text);
+                // The first page has been swapped out for the others.
+                let names = Names::new(&[("area", &area)]);
+                let state = pagemap(area.start);
+                let loaded = load(area.start, &names);
+                let text = format!("{state}, {loaded}, {}", peek(area.start));
+                book.ask(format!("{swap_name},by {by},first page"), text);
                 book.flush();
                 // SAFETY: Nothing of this process is needed any more.
                 unsafe { libc::_exit(0) };

@@ -539,7 +539,7 @@ fn wakeups(book: &mut Book) {
         ("io_uring read", |fd| {
             let mut ring = IoUring::new(4).expect("there is io_uring");
             let mut buffer = [0u8; MESSAGE];
-            // A worker of io_uring may be interrupted before it sleeps.
+            // It may be interrupted before it sleeps, many times.
             const ERESTARTSYS: i32 = 512;
             loop {
                 let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
@@ -564,7 +564,11 @@ fn wakeups(book: &mut Book) {
         };
         let mut scene = Scene::new(flags, 0);
         let fd = scene.uffd.fd();
-        let waiter = sleeping_thread(move || way(fd));
+        // The request of io_uring is interrupted over and over, so its thread may never sleep.
+        let waiter = match name {
+            "io_uring read" => std::thread::spawn(move || way(fd)),
+            _ => sleeping_thread(move || way(fd)),
+        };
         let (address, names) = (scene.area.start, scene.names.clone());
         scene
             .sleepers
