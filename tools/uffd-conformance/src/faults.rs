@@ -344,8 +344,10 @@ const ACCESSES: &[Access] = &[
         advise(a, libc::MADV_POPULATE_WRITE)
     }),
     access("madvise willneed", |a, _| advise(a, libc::MADV_WILLNEED)),
-    access("mincore", |a, n| {
-        told(unsafe { libc::mincore(n as *const Names as usize as *mut _, 0, a as _) })
+    access("mincore", |a, _| {
+        // A page of this program, of which the kernel writes one byte.
+        let page = touch as *const () as usize & !(PAGE - 1);
+        told(unsafe { libc::mincore(page as _, PAGE, a as _) })
     }),
     access("stat", |a, _| {
         told(unsafe { libc::stat(c"/".as_ptr(), a as _) })
@@ -427,8 +429,13 @@ impl Scene {
         let (start, len) = (self.area.start, 4 * self.area.page.min(self.area.len / 4));
         self.uffd.range(&WRITEPROTECT, start, self.area.len, 0);
         self.area.madvise(libc::MADV_DONTNEED);
-        if self.area.file.is_some() && self.alias.is_none() {
-            self.area.madvise(libc::MADV_REMOVE);
+        if let (Some(file), None) = (&self.area.file, &self.alias) {
+            // SAFETY: No pointers are involved.
+            let answer = told(unsafe {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                libc::fallocate(file.as_raw_fd(), mode, 0, self.area.len as i64)
+            });
+            assert_eq!(answer, "0", "the file cannot be emptied");
         }
         if let Some(alias) = &self.alias {
             // What was written before is of no interest.
@@ -712,8 +719,8 @@ fn sleepers(book: &mut Book) {
                 .to_string(),
             };
             book.ask(question("done"), done);
-            book.ask(question("goes on"), ends_soon(&thread));
             if act != 3 {
+                book.ask(question("goes on"), uffd.ends_or_sleeps(&thread));
                 book.ask(question("fdinfo after"), scene.uffd.fdinfo());
                 if let Ok(message) = scene.uffd.read() {
                     book.ask(question("message after"), describe(&message, &scene.names));

@@ -4,12 +4,21 @@
 
 use crate::{
     book::{Book, Case},
-    memory::{kind_of, Area, Names},
+    memory::{kind_of, memfd, pagemap, Area, Names},
     sys::{self, Answer, PAGE},
-    uffd::{self, Call, Uffd, API, COPY, IOC_TYPE, MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE},
+    uffd::{
+        self, Call, Uffd, API, CONTINUE, COPY, IOC_TYPE, MOVE, RANGE_CALLS, UNREGISTER, WAKE,
+        WRITEPROTECT, WRITEPROTECT_WP,
+    },
 };
 use linux_raw_sys::general::*;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{
+    io::Read,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+};
 
 pub const MISSING: u64 = UFFDIO_REGISTER_MODE_MISSING as u64;
 pub const WP: u64 = UFFDIO_REGISTER_MODE_WP as u64;
@@ -94,44 +103,93 @@ fn lengths(start: usize) -> Vec<(&'static str, usize)> {
 /// Values of a field of bits.
 const MODES: [u64; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 1 << 31, 1 << 63, u64::MAX];
 
-/// What most questions are about: a registered area, and another one to take pages from.
+/// What most questions about a call are about: a registered area, and another one to take pages
+/// from.
 struct Scene {
     uffd: Uffd,
+    call: &'static Call,
     area: Area,
     source: Area,
+    /// For the call that maps what is in a file: the same file elsewhere.
+    alias: Option<Area>,
+    mode: u64,
 }
 
 impl Scene {
-    fn new(mode: u64) -> Self {
-        let scene = Self {
-            uffd: Uffd::new(0),
-            area: Area::anon(0, PAGES),
-            source: Area::anon(1, PAGES),
+    fn new(call: &'static Call, mode: u64) -> Self {
+        Self::with(Uffd::new(0), call, mode)
+    }
+
+    fn with(uffd: Uffd, call: &'static Call, mode: u64) -> Self {
+        let area = if call.name == CONTINUE.name {
+            shared_area(0)
+        } else {
+            Area::anon(0, PAGES)
         };
-        if mode != 0 {
-            assert!(scene
-                .uffd
-                .register(scene.area.start, SIZE, mode)
-                .answer
-                .is_ok());
-        }
-        scene.source.write();
+        let alias = area.file.is_some().then(|| area.alias(2));
+        let scene = Self {
+            uffd,
+            call,
+            area,
+            source: Area::anon(1, PAGES),
+            alias,
+            mode,
+        };
+        scene.begin();
         scene
     }
 
-    /// Calls, writes down what came of it, and makes the scene what it was.
-    fn ask(&self, book: &mut Book, question: String, call: &Call, inputs: &[u64], mode: u64) {
-        let called = self.uffd.call(call, inputs);
-        book.ask(question, &called);
-        if called.answer.is_ok() || called.last as i64 > 0 {
-            self.uffd.range(&UNREGISTER, self.area.start, SIZE, 0);
-            self.area.madvise(libc::MADV_DONTNEED);
-            if mode != 0 {
-                self.uffd.register(self.area.start, SIZE, mode);
-            }
-            self.source.write();
+    /// Puts pages where the call wants some, and registers the area.
+    fn begin(&self) {
+        if let Some(alias) = &self.alias {
+            alias.write();
+        }
+        if self.call.name == WRITEPROTECT.name {
+            self.area.write();
+        }
+        self.source.write();
+        if self.mode != 0 {
+            let called = self.uffd.register(self.area.start, SIZE, self.mode);
+            assert!(called.answer.is_ok(), "cannot register: {called}");
         }
     }
+
+    /// Calls, writes down what came of it, and makes the scene what it was.
+    fn ask(&self, book: &mut Book, question: String, inputs: &[u64]) {
+        let called = self.uffd.call(self.call, inputs);
+        // Protection says nothing of what it did before an error.
+        let partly =
+            self.call.name == WRITEPROTECT.name && called.answer != Answer(Err(libc::EINVAL));
+        if called.did_something() || partly {
+            book.ask(question, format!("{called}; {}", self.pages()));
+            self.reset();
+        } else {
+            book.ask(question, called);
+        }
+    }
+
+    fn reset(&self) {
+        self.uffd.range(&UNREGISTER, self.area.start, SIZE, 0);
+        self.area.madvise(libc::MADV_DONTNEED);
+        self.begin();
+    }
+
+    fn pages(&self) -> String {
+        let pages: Vec<String> = (0..PAGES).map(|page| pagemap(self.area.at(page))).collect();
+        pages.join(" ")
+    }
+
+    /// The inputs of the call for a part of the area.
+    fn inputs(&self, start: usize, len: usize, mode: u64) -> Vec<u64> {
+        inputs(self.call, start, self.source.start, len, mode)
+    }
+}
+
+/// Shared memory that is as long as the other areas.
+fn shared_area(slot: usize) -> Area {
+    let file = memfd(0, SIZE).expect("there are memfds");
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    Area::map(slot, SIZE, PAGE, protection, libc::MAP_SHARED, Some(file)).expect("there is memory")
 }
 
 /// The inputs of a call for a range, with a mode.
@@ -144,30 +202,32 @@ fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec
     all[..call.inputs].to_vec()
 }
 
-/// A mode that has a chance for a call.
+/// A mode with which a call does something.
 fn good_mode(call: &Call) -> u64 {
-    if call.name == REGISTER.name {
-        MISSING
-    } else {
-        0
+    match call.name {
+        "register" => MISSING,
+        "writeprotect" => WRITEPROTECT_WP.into(),
+        _ => 0,
+    }
+}
+
+/// The mode of registration with which a call does something.
+fn good_registration(call: &Call) -> u64 {
+    match call.name {
+        "register" => 0,
+        "continue" => MINOR | WP,
+        _ => MISSING | WP,
     }
 }
 
 fn ranges(book: &mut Book, call: &'static Call) {
-    let registered = if call.name == REGISTER.name {
-        0
-    } else {
-        MISSING | WP
-    };
-    let scene = Scene::new(registered);
+    let scene = Scene::new(call, good_registration(call));
     for (name, start) in starts(scene.area.start) {
         for (len_name, len) in lengths(start) {
             scene.ask(
                 book,
                 format!("start={name},len={len_name}"),
-                call,
-                &inputs(call, start, scene.source.start, len, good_mode(call)),
-                registered,
+                &scene.inputs(start, len, good_mode(call)),
             );
         }
     }
@@ -175,7 +235,7 @@ fn ranges(book: &mut Book, call: &'static Call) {
 
 /// The second address of those calls that have two.
 fn sources(book: &mut Book, call: &'static Call) {
-    let scene = Scene::new(MISSING);
+    let scene = Scene::new(call, MISSING);
     for (name, src) in starts(scene.source.start) {
         for (len_name, len) in [
             ("1", 1),
@@ -186,9 +246,7 @@ fn sources(book: &mut Book, call: &'static Call) {
             scene.ask(
                 book,
                 format!("src={name},len={len_name}"),
-                call,
                 &[scene.area.start as u64, src as u64, len as u64, 0],
-                MISSING,
             );
         }
     }
@@ -197,27 +255,35 @@ fn sources(book: &mut Book, call: &'static Call) {
         return;
     }
     for pages in [0, 1, 2, PAGES - 1] {
-        let src = scene.area.start + pages * PAGE;
+        let src = scene.area.at(pages);
+        let last = PAGES.min(pages + 2);
+        for page in pages..last {
+            scene
+                .uffd
+                .copy(scene.area.at(page), scene.source.start, PAGE, 0);
+        }
         scene.ask(
             book,
             format!("src=area+{pages}page,len=2page"),
-            call,
             &[scene.area.start as u64, src as u64, 2 * PAGE as u64, 0],
-            MISSING,
         );
+        scene.reset();
     }
 }
 
 fn modes(book: &mut Book, call: &'static Call) {
-    for registered in [0, MISSING, WP, MISSING | WP] {
-        let scene = Scene::new(registered);
+    let first = if call.name == CONTINUE.name {
+        MINOR
+    } else {
+        MISSING
+    };
+    for registered in [0, first, WP, first | WP] {
+        let scene = Scene::new(call, registered);
         for mode in MODES {
             scene.ask(
                 book,
                 format!("registered={registered},mode={mode:#x}"),
-                call,
-                &inputs(call, scene.area.start, scene.source.start, PAGE, mode),
-                registered,
+                &scene.inputs(scene.area.start, PAGE, mode),
             );
         }
     }
@@ -225,27 +291,26 @@ fn modes(book: &mut Book, call: &'static Call) {
 
 /// Arguments that are not, or not all, memory.
 fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
-    let uffd = if after_api {
-        Uffd::new(0)
-    } else {
-        Uffd::create(libc::O_NONBLOCK).expect("userfaultfd(2) works")
+    let new = || {
+        if after_api {
+            Scene::new(call, good_registration(call))
+        } else {
+            let uffd = Uffd::create(libc::O_NONBLOCK).expect("userfaultfd(2) works");
+            Scene::with(uffd, call, 0)
+        }
     };
-    let area = Area::anon(0, PAGES);
-    let source = Area::anon(1, PAGES);
-    if after_api && call.name != REGISTER.name {
-        uffd.register(area.start, SIZE, MISSING | WP);
-    }
+    let mut scene = new();
     let state = if after_api { "after" } else { "before" };
     for (name, pointer) in [
         ("null", 0),
         ("1", 1),
-        ("unmapped", area.start - PAGE),
+        ("unmapped", scene.area.start - PAGE),
         ("task_size", TASK_SIZE),
         ("non_canonical", 1 << 62),
         ("kernel", 0xffff_8880_0000_0000),
         ("-1", usize::MAX),
     ] {
-        let answer = uffd.raw(call.request(), pointer);
+        let answer = scene.uffd.raw(call.request(), pointer);
         book.ask(format!("{state},argument={name}"), answer);
     }
 
@@ -254,11 +319,11 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
     let values = if call.name == API.name {
         vec![u64::from(UFFD_API), 0]
     } else {
-        inputs(call, area.start, source.start, PAGE, good_mode(call))
+        scene.inputs(scene.area.start, PAGE, good_mode(call))
     };
     for (protection_name, protection) in [("none", libc::PROT_NONE), ("read", libc::PROT_READ)] {
         for first in 0..=call.fields.len() {
-            let pages = Area::anon(2, 2);
+            let pages = Area::anon(4, 2);
             let argument = call.argument(&values);
             let pointer = pages.start + PAGE - 8 * first;
             // SAFETY: Both pages are mapped and hold nothing else; the call may go wrong in the
@@ -270,7 +335,7 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
                     argument.len(),
                 );
                 libc::mprotect((pages.start + PAGE) as _, PAGE, protection);
-                let answer = uffd.raw(call.request(), pointer);
+                let answer = scene.uffd.raw(call.request(), pointer);
                 libc::mprotect((pages.start + PAGE) as _, PAGE, libc::PROT_READ);
                 answer
             };
@@ -283,13 +348,24 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
                     after.len(),
                 );
             }
+            let question = format!("{state},fields={first},then={protection_name}");
             book.ask(
-                format!("{state},fields={first},then={protection_name}"),
-                format!("{answer}{}", call.changes(&argument, &after)),
+                &question,
+                format!(
+                    "{answer}{}; {}",
+                    call.changes(&argument, &after),
+                    pagemap(scene.area.start)
+                ),
             );
-            if call.name != API.name {
-                area.madvise(libc::MADV_DONTNEED);
-                source.write();
+            if call.name == API.name {
+                // Whether that was the handshake shows in what comes next.
+                let again = scene.uffd.call(&API, &[u64::from(UFFD_API), 0]);
+                book.ask(format!("{question},again"), again);
+                drop(pages);
+                drop(scene);
+                scene = new();
+            } else if after_api {
+                scene.reset();
             }
         }
     }
@@ -416,17 +492,59 @@ fn registration(book: &mut Book, kind: &'static str) {
     }
 }
 
-/// All calls of a descriptor, each on memory that another process may have had.
-fn every_call(book: &mut Book, name: &str, uffd: &Uffd, area: usize, source: usize) {
-    for call in RANGE_CALLS {
-        let called = uffd.call(call, &inputs(call, area, source, PAGE, good_mode(call)));
+/// Memory that every call finds something to do in.
+struct Places {
+    area: Area,
+    source: Area,
+    /// Shared memory, of which the pages are in the file.
+    shared: Area,
+    /// The same file elsewhere.
+    _alias: Area,
+}
+
+impl Places {
+    fn new() -> Self {
+        let shared = shared_area(2);
+        let alias = shared.alias(3);
+        alias.write();
+        let area = Area::anon(0, PAGES);
+        let source = Area::anon(1, PAGES);
+        source.write();
+        Self {
+            area,
+            source,
+            shared,
+            _alias: alias,
+        }
+    }
+
+    fn register(&self, uffd: &Uffd) {
+        for (area, mode) in [(&self.area, MISSING | WP), (&self.shared, MINOR)] {
+            let called = uffd.register(area.start, SIZE, mode);
+            assert!(called.answer.is_ok(), "cannot register: {called}");
+        }
+    }
+}
+
+/// All calls of a descriptor, each on a page of its own of memory that another process may have.
+fn every_call(book: &mut Book, name: &str, uffd: &Uffd, places: &Places) {
+    for (page, call) in RANGE_CALLS.into_iter().enumerate() {
+        let area = if call.name == CONTINUE.name {
+            &places.shared
+        } else {
+            &places.area
+        };
+        let (start, src) = (area.at(page), places.source.at(page));
+        let called = uffd.call(call, &inputs(call, start, src, PAGE, good_mode(call)));
         book.ask(format!("{name},{}", call.name), called);
-        let called = uffd.call(call, &inputs(call, area + 1, source, PAGE, good_mode(call)));
+        let called = uffd.call(call, &inputs(call, start + 1, src, PAGE, good_mode(call)));
         book.ask(format!("{name},{},unaligned", call.name), called);
-        let called = uffd.call(call, &inputs(call, area, source, 0, good_mode(call)));
+        let called = uffd.call(call, &inputs(call, start, src, 0, good_mode(call)));
         book.ask(format!("{name},{},empty", call.name), called);
-        let called = uffd.call(call, &inputs(call, area, source, PAGE, 1 << 62));
-        book.ask(format!("{name},{},mode", call.name), called);
+        if call.inputs > 2 {
+            let called = uffd.call(call, &inputs(call, start, src, PAGE, 1 << 62));
+            book.ask(format!("{name},{},mode", call.name), called);
+        }
     }
     book.ask(format!("{name},fdinfo"), uffd.fdinfo());
     book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
@@ -436,73 +554,96 @@ fn every_call(book: &mut Book, name: &str, uffd: &Uffd, area: usize, source: usi
 
 /// The descriptor in a child, while the parent is there and after it has gone.
 fn other_process(book: &mut Book) {
-    let (read, mut write) = crate::book::pipe();
+    book.flush();
+    // The child of the child is waited for here too.
+    // SAFETY: No pointers are involved.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    let (mut begun, begin) = crate::book::pipe();
     let (mut told, tell) = crate::book::pipe();
     // SAFETY: This process has one thread. So have those that it forks.
     let parent = unsafe { libc::fork() };
     if parent == 0 {
-        drop(read);
-        let scene = Scene::new(MISSING | WP);
+        let uffd = Uffd::new(0);
+        let places = Places::new();
+        places.register(&uffd);
         // SAFETY: As above. No pointers are involved.
-        let parent = unsafe { libc::getpid() };
-        // SAFETY: As above.
-        let child = unsafe { libc::fork() };
+        let (parent, child) = unsafe { (libc::getpid(), libc::fork()) };
         if child != 0 {
-            // Ends when the child has asked.
-            let mut byte = [0];
             drop(tell);
-            let _ = std::io::Read::read(&mut told, &mut byte);
+            // What the child has too could not be moved.
+            places.source.write();
+            drop(begin);
+            // Ends when the child has asked.
+            let _ = told.read(&mut [0]);
             // SAFETY: Nothing of this process is needed any more.
             unsafe { libc::_exit(0) };
         }
-        drop(told);
-        every_call(
-            book,
-            "of the parent",
-            &scene.uffd,
-            scene.area.start,
-            scene.source.start,
-        );
+        drop((begin, told));
+        let _ = begun.read(&mut [0]);
+        every_call(book, "of the parent", &uffd, &places);
         drop(tell);
         // The parent's memory goes when it ends.
         // SAFETY: No pointers are involved.
         while unsafe { libc::getppid() } == parent {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        every_call(
-            book,
-            "of one that is gone",
-            &scene.uffd,
-            scene.area.start,
-            scene.source.start,
-        );
+        every_call(book, "of one that is gone", &uffd, &places);
         book.flush();
-        let _ = std::io::Write::write(&mut write, &[1]);
         // SAFETY: As above.
         unsafe { libc::_exit(0) };
     }
-    drop(write);
-    drop(tell);
-    drop(told);
-    let mut byte = [0];
-    let mut read = read;
-    let _ = std::io::Read::read(&mut read, &mut byte);
+    drop((begun, begin, told, tell));
+    for _ in 0..2 {
+        let mut status = 0;
+        // SAFETY: The pointer is valid.
+        assert!(unsafe { libc::waitpid(-1, &mut status, 0) } > 0);
+        assert_eq!(status, 0, "a child failed");
+    }
 }
 
-/// The descriptor after exec, when the memory that it was for is gone.
+/// This program, run for [`after_exec`].
+fn this_program(fd: i32) -> std::process::Command {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.args(["--after-exec", &fd.to_string()]);
+    command
+}
+
+/// The descriptor after exec: of the process that it was made for, whose memory is gone, and of a
+/// child of that.
 fn exec(book: &mut Book) {
     book.flush();
-    let scene = Scene::new(MISSING | WP);
-    let fd = scene.uffd.fd();
-    // SAFETY: No pointers are involved.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
-    let output = std::process::Command::new("/proc/self/exe")
-        .args(["--after-exec", &fd.to_string()])
-        .output()
-        .expect("this program can be run");
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        if let Some((question, answer)) = line.split_once(" = ") {
-            book.ask(question, answer);
+    for by_child in [false, true] {
+        let (mut reader, writer) = crate::book::pipe();
+        // SAFETY: This process has one thread.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let uffd = Uffd::new(0);
+            let places = Places::new();
+            places.register(&uffd);
+            // SAFETY: The descriptors are open. No pointers are involved.
+            unsafe {
+                libc::fcntl(uffd.fd(), libc::F_SETFD, 0);
+                libc::dup2(writer.as_raw_fd(), 1);
+            }
+            let mut command = this_program(uffd.fd());
+            if !by_child {
+                panic!("cannot exec: {}", command.exec());
+            }
+            let status = command.status().expect("this program can be run");
+            assert!(status.success(), "{status}");
+            // SAFETY: Nothing of this process is needed any more.
+            unsafe { libc::_exit(0) };
+        }
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        let mut status = 0;
+        // SAFETY: The pointer is valid.
+        unsafe { libc::waitpid(pid, &mut status, 0) };
+        assert_eq!(status, 0, "the child failed");
+        for line in text.lines() {
+            let (question, answer) = line.split_once(" = ").expect("an answer");
+            book.ask(format!("by a child={by_child},{question}"), answer);
         }
     }
 }
@@ -511,12 +652,12 @@ fn exec(book: &mut Book) {
 pub fn after_exec(fd: i32) {
     // SAFETY: The descriptor was inherited for this purpose.
     let uffd = Uffd(unsafe { OwnedFd::from_raw_fd(fd) });
-    let area = Area::anon(0, PAGES);
     let case = Case::new("exec", move |book| {
-        every_call(book, "call", &uffd, area.start, area.start + PAGE);
+        let places = Places::new();
+        every_call(book, "call", &uffd, &places);
         // A new descriptor is for the memory of this program.
         let own = Uffd::new(0);
-        book.ask("own", own.register(area.start, area.len, MISSING));
+        book.ask("own", own.register(places.area.start, SIZE, MISSING));
     });
     let (text, problem) = case.run();
     for line in text.lines() {

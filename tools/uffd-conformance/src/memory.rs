@@ -313,7 +313,7 @@ fn advised(area: Area, advice: i32) -> Result<Area, i32> {
 fn swapped(slot: usize) -> Result<Area, i32> {
     let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
     area.write();
-    for _ in 0..200 {
+    for _ in 0..4000 {
         area.madvise(libc::MADV_PAGEOUT);
         if (0..area.pages()).all(|page| pagemap(area.at(page)).starts_with('S')) {
             return Ok(area);
@@ -337,7 +337,7 @@ fn merged(slot: usize) -> Result<Area, i32> {
         write_file(&format!("/sys/kernel/mm/ksm/{name}"), value);
     }
     let mut result = None;
-    for _ in 0..2000 {
+    for _ in 0..10_000 {
         let merging = std::fs::read_to_string("/proc/self/ksm_merging_pages").unwrap_or_default();
         if merging.trim().parse() == Ok(PAGES) {
             result = Some(());
@@ -577,6 +577,16 @@ pub fn peek(address: usize) -> String {
     } else {
         crate::sys::errno_name(errno())
     }
+}
+
+/// How much of the mapping at an address is in huge pages of anonymous memory.
+pub fn huge_pages(address: usize) -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("there is smaps");
+    smaps
+        .lines()
+        .skip_while(|line| !line.starts_with(&format!("{address:x}-")))
+        .find_map(|line| line.strip_prefix("AnonHugePages:"))
+        .map_or("no mapping".into(), |text| text.trim().into())
 }
 
 /// The flags of the mapping at an address, of those that have to do with userfaultfd, and its

@@ -5,7 +5,7 @@
 use crate::{
     book::{Book, Case},
     limits::{MINOR, MISSING, WP},
-    memory::{kind_of, memfd, pagemap, vm_flags, Area, Names, BASIC},
+    memory::{kind_of, memfd, pagemap, peek, vm_flags, Area, Names, BASIC},
     sys::{Answer, PAGE},
     uffd::{
         Call, Called, Uffd, CONTINUE, COPY, MOVE, POISON, REGISTER, UNREGISTER, WAKE, WRITEPROTECT,
@@ -59,9 +59,11 @@ impl Scene {
         }
     }
 
+    /// What the first pages are, and what is in them.
     fn pages(&self, count: usize) -> String {
         (0..count)
-            .map(|page| pagemap(self.area.at(page)))
+            .map(|page| self.area.at(page))
+            .map(|address| format!("{}{}", pagemap(address), peek(address)))
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -76,9 +78,24 @@ fn mode_for(call: &Call) -> u64 {
     }
 }
 
-/// Whether a kind can be registered as a call needs it.
+/// Whether a call can do something on a kind.
 fn suits(kind: &str, call: &Call) -> bool {
-    call.name != CONTINUE.name || matches!(kind, "shmem" | "hugetlb-memfd")
+    match call.name {
+        "continue" => matches!(kind, "shmem" | "hugetlb-memfd"),
+        "move" => kind == "anon",
+        "zeropage" => !kind.starts_with("hugetlb"),
+        _ => true,
+    }
+}
+
+/// The calls that a kind refuses.
+fn refused(book: &mut Book, kind: &'static str) {
+    for call in CALLS.into_iter().filter(|call| !suits(kind, call)) {
+        let scene = Scene::new(kind, MISSING | WP, 0);
+        scene.source.write();
+        let called = scene.call(call, 0, 2, 0);
+        book.ask(call.name, format!("{called}; {}", scene.pages(2)));
+    }
 }
 
 /// An obstacle at each page of a range.
@@ -96,6 +113,13 @@ fn positions(book: &mut Book, kind: &'static str, call: &'static Call) {
                 alias.write();
             }
             let at = scene.area.at(position);
+            let protects = call.name == WRITEPROTECT.name;
+            if protects {
+                // Only pages can be protected.
+                for page in (0..count).filter(|page| *page != position) {
+                    scene.call(&COPY, page, 1, 0);
+                }
+            }
             match obstacle {
                 "page" if call.name == CONTINUE.name => {
                     scene.call(&CONTINUE, position, 1, 0).to_string()
@@ -111,7 +135,7 @@ fn positions(book: &mut Book, kind: &'static str, call: &'static Call) {
                 }
             };
             scene.source.write();
-            let mode = u64::from(call.name == WRITEPROTECT.name);
+            let mode = u64::from(protects);
             let called = scene.call(call, 0, count, mode);
             book.ask(
                 format!("{obstacle} at {position}"),
@@ -143,26 +167,40 @@ fn sources(book: &mut Book, kind: &'static str) {
             "locked",
             "shared",
         ] {
-            for position in 0..3 {
+            // The fourth stands for all three.
+            for position in 0..4 {
                 for mode in 0..4 {
-                    let scene = Scene::new(kind, MISSING, 0);
+                    if !suits(kind, call) {
+                        continue;
+                    }
+                    // Pages can be write-protected where that was asked for only.
+                    let protects = call.name == COPY.name && mode & 2 != 0;
+                    let registered = if protects { MISSING | WP } else { MISSING };
+                    let scene = Scene::new(kind, registered, 0);
                     scene.source.write();
-                    let page = scene.area.page;
-                    let at = scene.source.start + position * page;
+                    let (from, pages) = if position < 3 { (position, 1) } else { (0, 3) };
+                    let len = pages * scene.area.page;
+                    let at = scene.source.at(from);
+                    let mut child = 0;
                     // SAFETY: The page is memory of the tests.
                     unsafe {
                         match state {
-                            "unmapped" => libc::munmap(at as _, page),
-                            "empty" => libc::madvise(at as _, page, libc::MADV_DONTNEED),
-                            "no access" => libc::mprotect(at as _, page, libc::PROT_NONE),
-                            "read-only" => libc::mprotect(at as _, page, libc::PROT_READ),
-                            "locked" => libc::mlock(at as _, page),
+                            "unmapped" => libc::munmap(at as _, len),
+                            "empty" => libc::madvise(at as _, len, libc::MADV_DONTNEED),
+                            "no access" => libc::mprotect(at as _, len, libc::PROT_NONE),
+                            "read-only" => libc::mprotect(at as _, len, libc::PROT_READ),
+                            "locked" => libc::mlock(at as _, len),
                             _ => {
-                                let pid = libc::fork();
-                                if pid == 0 {
+                                child = libc::fork();
+                                if child == 0 {
                                     libc::pause();
+                                    libc::_exit(0);
                                 }
-                                pid
+                                if position < 3 {
+                                    // One of the pages is this process's own again.
+                                    std::ptr::write_volatile(at as *mut u8, 0x77);
+                                }
+                                0
                             }
                         }
                     };
@@ -171,6 +209,13 @@ fn sources(book: &mut Book, kind: &'static str) {
                         format!("{},{state} at {position},mode={mode}", call.name),
                         format!("{called}; {}", scene.pages(3)),
                     );
+                    if child != 0 {
+                        // SAFETY: The process is a child of this one.
+                        unsafe {
+                            libc::kill(child, libc::SIGKILL);
+                            libc::waitpid(child, std::ptr::null_mut(), 0);
+                        }
+                    }
                 }
             }
         }
@@ -188,7 +233,11 @@ fn mappings(book: &mut Book, kind: &'static str) {
         &UNREGISTER,
         &WAKE,
         &MOVE,
+        &CONTINUE,
     ] {
+        if !suits(kind, call) {
+            continue;
+        }
         for border in [
             "protection",
             "registration",
@@ -196,10 +245,20 @@ fn mappings(book: &mut Book, kind: &'static str) {
             "other kind",
             "other descriptor",
         ] {
-            let mode = MISSING | WP;
+            let mode = if call.name == CONTINUE.name {
+                MINOR | WP
+            } else {
+                MISSING | WP
+            };
             let scene = Scene::new(kind, mode, 0);
             scene.source.write();
+            if let Some(alias) = &scene.alias {
+                alias.write();
+            }
             let (start, page) = (scene.area.start, scene.area.page);
+            if call.name == WRITEPROTECT.name {
+                scene.call(&COPY, 0, 3, 0);
+            }
             let second = (start + page) as *mut libc::c_void;
             let other = Uffd::new(0);
             // SAFETY: The pages are memory of the tests.
@@ -235,11 +294,12 @@ fn mappings(book: &mut Book, kind: &'static str) {
                 ("over", 0, 3),
                 ("inside", 1, 1),
                 ("from", 1, 2),
+                ("before", 0, 1),
             ] {
-                let flags = if call.name == REGISTER.name {
-                    MISSING
-                } else {
-                    0
+                let flags = match call.name {
+                    "register" => MISSING,
+                    "writeprotect" => 1,
+                    _ => 0,
                 };
                 let called = scene.call(call, from, pages, flags);
                 book.ask(
@@ -259,10 +319,25 @@ fn mappings(book: &mut Book, kind: &'static str) {
 
 /// Everything while the mappings change: an event that was not read yet.
 fn changing(book: &mut Book, kind: &'static str) {
+    let minor = if suits(kind, &CONTINUE) { MINOR } else { 0 };
+    let calls = CALLS.into_iter().filter(|call| suits(kind, call));
     for read in [false, true] {
-        let scene = Scene::new(kind, MISSING | WP, UFFD_FEATURE_EVENT_REMOVE.into());
+        let scene = Scene::new(kind, MISSING | WP | minor, UFFD_FEATURE_EVENT_REMOVE.into());
         scene.source.write();
-        let (last, page) = (scene.area.at(scene.area.pages() - 1), scene.area.page);
+        // The last page goes, and the one before it is in the file only.
+        let pages = scene.area.pages();
+        if let Some(alias) = &scene.alias {
+            // SAFETY: The page is memory of the tests.
+            unsafe { std::ptr::write_volatile(alias.at(pages - 2) as *mut u8, 0x77) };
+        }
+        let place = |call: &Call| match call.name {
+            "continue" => pages - 2,
+            "poison" => 1,
+            "zeropage" => 2,
+            "move" => 3,
+            _ => 0,
+        };
+        let (last, page) = (scene.area.at(pages - 1), scene.area.page);
         let thread = std::thread::spawn(move || {
             // SAFETY: The page is memory of the tests.
             Answer::of(unsafe { libc::madvise(last as _, page, libc::MADV_DONTNEED) })
@@ -272,19 +347,24 @@ fn changing(book: &mut Book, kind: &'static str) {
             scene.uffd.read().expect("there is an event");
             let answer = thread.join().expect("no panic");
             book.ask("madvise", answer);
-            for call in CALLS {
-                let called = scene.call(call, 0, 1, 0);
-                book.ask(format!("after,{}", call.name), called);
+            for call in calls.clone() {
+                let called = scene.call(call, place(call), 1, 0);
+                book.ask(
+                    format!("after,{}", call.name),
+                    format!("{called}; {}", scene.pages(pages.min(4))),
+                );
             }
         } else {
-            for call in CALLS.into_iter().chain([&WAKE, &REGISTER]) {
-                for (name, page, mode) in [("page", 0, 0), ("mode", 0, 1 << 40)] {
-                    let called = scene.call(call, page, 1, mode);
+            for call in calls.clone().chain([&WAKE, &REGISTER]) {
+                for (name, mode) in [("page", 0), ("mode", 1 << 40)] {
+                    let called = scene.call(call, place(call), 1, mode);
                     book.ask(format!("while,{},{name}", call.name), called);
                 }
                 let called = scene.call(call, 0, 0, 0);
                 book.ask(format!("while,{},empty", call.name), called);
             }
+            let called = scene.call(&REGISTER, 0, 1, MISSING);
+            book.ask("while,register,missing", called);
             book.ask("while,fdinfo", scene.uffd.fdinfo());
             scene.uffd.read().expect("there is an event");
             thread.join().expect("no panic");
@@ -317,22 +397,50 @@ fn exhausted(book: &mut Book) {
     hog.write();
     let area = map(1, 4);
     let source = Area::anon(2, 4 * huge / PAGE);
+    source.write();
     let uffd = Uffd::new(0);
     book.ask("register", uffd.register(area.start, area.len, MISSING));
+    let mut ask = |question: &str, called: Called| {
+        let pages: Vec<String> = (0..4)
+            .map(|page| format!("{}{}", pagemap(area.at(page)), peek(area.at(page))))
+            .collect();
+        book.ask(question, format!("{called}; {}", pages.join(" ")));
+    };
     let called = uffd.copy(area.start, source.start, area.len, 0);
-    book.ask("copy of four", called);
+    ask("copy of four", called);
     let called = uffd.copy(area.at(2), source.start, huge, 0);
-    book.ask("copy of one more", called);
-    let called = uffd.range(&POISON, area.at(2), huge, 0);
-    book.ask("poison", called);
-    let called = uffd.range(&ZEROPAGE, area.at(3), huge, 0);
-    book.ask("zeropage", called);
+    ask("copy of one more", called);
+    let called = uffd.range(&POISON, area.at(3), huge, 0);
+    ask("poison", called);
+    // One comes back.
+    // SAFETY: The page is memory of the tests.
+    unsafe { libc::madvise(hog.pointer(), huge, libc::MADV_DONTNEED) };
+    let called = uffd.copy(area.at(2), source.start, huge, 0);
+    ask("copy of one that is free", called);
+    // A source that is not there yet takes a second page for a while.
+    for hog_page in 1..3 {
+        // SAFETY: As above.
+        unsafe {
+            libc::madvise(area.at(2) as _, huge, libc::MADV_DONTNEED);
+            source.madvise(libc::MADV_DONTNEED);
+        }
+        let called = uffd.copy(area.at(2), source.start, huge, 0);
+        ask(
+            &format!("copy of a source that is missing, {hog_page} free"),
+            called,
+        );
+        // SAFETY: As above.
+        unsafe { libc::madvise(hog.at(hog_page) as _, huge, libc::MADV_DONTNEED) };
+    }
 }
 
 /// A file that ends inside the area.
 fn truncated(book: &mut Book, kind: &'static str) {
     for call in [&COPY, &ZEROPAGE, &CONTINUE, &POISON] {
         for when in ["before", "after"] {
+            if !suits(kind, call) {
+                continue;
+            }
             let mode = if call.name == CONTINUE.name {
                 MINOR
             } else {
@@ -340,6 +448,9 @@ fn truncated(book: &mut Book, kind: &'static str) {
             };
             let scene = Scene::new(kind, mode, 0);
             scene.source.write();
+            if let Some(alias) = &scene.alias {
+                alias.write();
+            }
             let file = scene
                 .area
                 .file
@@ -352,15 +463,25 @@ fn truncated(book: &mut Book, kind: &'static str) {
                 // SAFETY: No pointers are involved.
                 unsafe { libc::ftruncate(file, half) };
             }
-            let called = scene.call(call, pages / 2 - 1, 2, 0);
-            book.ask(format!("{},{when},across", call.name), called);
-            let called = scene.call(call, pages / 2, 1, 0);
-            book.ask(format!("{},{when},past", call.name), called);
+            let mut ask = |what: &str, first: usize, count: usize| {
+                let called = scene.call(call, first, count, 0);
+                let at = |page| scene.area.at(pages / 2 + page - 1);
+                book.ask(
+                    format!("{},{when},{what}", call.name),
+                    format!(
+                        "{called}; {}{} {}",
+                        pagemap(at(0)),
+                        peek(at(0)),
+                        pagemap(at(1))
+                    ),
+                );
+            };
+            ask("across", pages / 2 - 1, 2);
+            ask("past", pages / 2, 1);
             if when == "after" {
                 // SAFETY: As above.
                 unsafe { libc::ftruncate(file, half) };
-                let called = scene.call(call, pages / 2, 1, 0);
-                book.ask(format!("{},{when},past again", call.name), called);
+                ask("past again", pages / 2, 1);
             }
         }
     }
@@ -377,6 +498,9 @@ pub fn cases() -> Vec<Case> {
                 ));
             }
         }
+        cases.push(Case::new(format!("partial/{kind}/refused"), move |book| {
+            refused(book, kind)
+        }));
         cases.push(Case::new(format!("partial/{kind}/mappings"), move |book| {
             mappings(book, kind)
         }));

@@ -3,17 +3,22 @@
 //! Sequences of calls made at random from a seed: what nobody thought of asking.
 
 use crate::{
-    book::{Book, Case},
+    book::{pipe, Book, Case},
     events::fork_with,
-    limits::FEATURES,
-    memory::{kind_of, pagemap, peek, vm_flags, Area, Names},
+    faults::{catch_signals, load, store},
+    limits::{FEATURES, MINOR, MISSING},
+    memory::{kind_of, pagemap, peek, vm_flags, Area, Names, MIB},
     sys::{errno_name, Answer, PAGE},
-    uffd::{describe, Uffd, RANGE_CALLS, REGISTER, UNREGISTER},
+    uffd::{
+        describe, Uffd, CONTINUE, COPY, MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE,
+        WRITEPROTECT, ZEROPAGE,
+    },
 };
 use fastrand::Rng;
 use linux_raw_sys::general::*;
 use std::{
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    io::Write,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::{
         atomic::{AtomicBool, Ordering},
         Arc, Mutex,
@@ -33,7 +38,66 @@ const ALLOWED: u64 = (UFFD_FEATURE_EVENT_FORK
     | UFFD_FEATURE_SIGBUS
     | UFFD_FEATURE_EXACT_ADDRESS) as u64;
 
-/// Reads events until told to stop, so that those who cause them do not wait.
+/// The kinds of which pages can be in the file only.
+const SHARED: [&str; 3] = ["shmem", "anon-shared", "hugetlb-memfd"];
+
+/// How often a fault of one access is resolved before its page is given up.
+const PATIENCE: usize = 3;
+
+/// The page that faults are resolved with, and where pages have another size than the usual one.
+struct Resolver {
+    fill: Area,
+    huge: Option<(usize, usize, usize)>,
+}
+
+impl Resolver {
+    fn new(area: &Area) -> Self {
+        let fill = Area::anon(3, area.page / PAGE);
+        fill.write();
+        let huge = (area.page != PAGE).then_some((area.start, area.len, area.page));
+        Self { fill, huge }
+    }
+
+    /// Does about a fault what depends on the message alone.
+    fn resolve(&self, uffd: &Uffd, message: &uffd_msg, tries: usize) -> String {
+        // SAFETY: The message is about a fault.
+        let (flags, address) = unsafe {
+            (
+                message.arg.pagefault.flags as u32,
+                message.arg.pagefault.address as usize,
+            )
+        };
+        let size = match self.huge {
+            Some((start, len, size)) if (start..start + len).contains(&address) => size,
+            _ => PAGE,
+        };
+        let page = address & !(size - 1);
+        if tries >= PATIENCE {
+            // The area may have been moved, with its huge pages.
+            for size in [PAGE, 2 * MIB] {
+                let page = address & !(size - 1);
+                uffd.range(&UNREGISTER, page, size, 0);
+                uffd.range(&WAKE, page, size, 0);
+            }
+            return "given up".into();
+        }
+        let called = if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
+            uffd.range(&CONTINUE, page, size, 0)
+        } else if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
+            uffd.range(&WRITEPROTECT, page, size, 0)
+        } else if size == PAGE && page / PAGE % 2 == 1 {
+            uffd.range(&ZEROPAGE, page, size, 0)
+        } else {
+            uffd.copy(page, self.fill.start, size, 0)
+        };
+        if !called.answer.is_ok() {
+            uffd.range(&WAKE, page, size, 0);
+        }
+        called.to_string()
+    }
+}
+
+/// Reads messages until told to stop, so that those who cause them do not wait for long.
 struct Drain {
     seen: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
@@ -41,7 +105,7 @@ struct Drain {
 }
 
 impl Drain {
-    fn new(fd: RawFd, names: Names) -> Self {
+    fn new(fd: RawFd, names: Names, resolver: Resolver) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (its_seen, its_stop) = (seen.clone(), stop.clone());
@@ -57,9 +121,17 @@ impl Drain {
                 let uffd = std::mem::ManuallyDrop::new(Uffd(unsafe { OwnedFd::from_raw_fd(fd) }));
                 while let Ok(message) = uffd.read() {
                     seen.push(describe(&message, &names));
-                    if u32::from(message.event) == UFFD_EVENT_FORK {
+                    match u32::from(message.event) {
                         // SAFETY: It is a fork event, whose descriptor is new.
-                        drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+                        UFFD_EVENT_FORK => {
+                            drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) })
+                        }
+                        UFFD_EVENT_PAGEFAULT => {
+                            // With each message of a fault there is what was done.
+                            let done = resolver.resolve(&uffd, &message, seen.len() / 2);
+                            seen.push(done);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -111,9 +183,40 @@ fn mode(rng: &mut Rng) -> u64 {
     }
 }
 
+/// Touches memory by an instruction, or has the kernel do it.
+fn touch(way: usize, address: usize, names: &Names) -> String {
+    let mut bytes = [7u8; 8];
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as _,
+        iov_len: bytes.len(),
+    };
+    let (reader, mut writer) = pipe();
+    // SAFETY: The local bytes are valid; the kernel checks the address.
+    let answer = unsafe {
+        match way {
+            0 => return load(address, names),
+            1 => return store(address, names),
+            2 => libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0),
+            3 => libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0),
+            4 => libc::write(writer.as_raw_fd(), address as _, bytes.len()),
+            _ => {
+                writer.write_all(&bytes).expect("there is room");
+                libc::read(reader.as_raw_fd(), address as _, bytes.len())
+            }
+        }
+    };
+    Answer::of(answer).to_string()
+}
+
 fn sequence(book: &mut Book, seed: u64) {
+    catch_signals();
     let mut rng = Rng::with_seed(seed);
     let kinds = [
+        "anon",
         "anon",
         "shmem",
         "shmem-private",
@@ -122,14 +225,15 @@ fn sequence(book: &mut Book, seed: u64) {
         "hugetlb-memfd",
     ];
     // Huge pages take long to fill, so they come less often.
-    let count = if rng.bool() { 4 } else { kinds.len() };
+    let count = if rng.bool() { 5 } else { kinds.len() };
     let kind = kinds[rng.usize(0..count)];
     let area = match (kind_of(kind).make)(0) {
         Ok(area) => area,
         // Not every kernel has every kind.
         Err(errno) => return book.ask("cannot be made", errno_name(errno)),
     };
-    let second = Area::basic(kind_of(kinds[rng.usize(0..4)]), 1);
+    let second_kind = kinds[rng.usize(0..5)];
+    let second = Area::basic(kind_of(second_kind), 1);
     let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
     source.write();
     let names = Names::new(&[("area", &area), ("second", &second), ("source", &source)]);
@@ -139,8 +243,20 @@ fn sequence(book: &mut Book, seed: u64) {
         .filter(|bit| bit & ALLOWED != 0 && rng.u8(0..4) == 0)
         .fold(0, |all, bit| all | bit);
     let uffd = Uffd::new(features);
-    let drain = Drain::new(uffd.fd(), names.clone());
-    let first = rng.u64(1..8);
+    let drain = Drain::new(uffd.fd(), names.clone(), Resolver::new(&area));
+    let mut first = rng.u64(1..8);
+    if !SHARED.contains(&kind) {
+        first &= !MINOR;
+    }
+    first = if first == 0 { MISSING } else { first };
+    if area.file.is_some() {
+        // Some pages are in the file only.
+        let alias = area.alias(4);
+        for page in (0..area.pages()).step_by(3) {
+            // SAFETY: The file is mapped there.
+            unsafe { std::ptr::write_volatile(alias.at(page) as *mut u8, 0x66) };
+        }
+    }
     book.ask(
         "begin",
         format!(
@@ -149,29 +265,42 @@ fn sequence(book: &mut Book, seed: u64) {
         ),
     );
     for step in 0..STEPS {
-        let target = if rng.u8(0..4) == 0 { &second } else { &area };
+        let (target, target_kind) = if rng.u8(0..4) == 0 {
+            (&second, second_kind)
+        } else {
+            (&area, kind)
+        };
         let (start, len) = range(&mut rng, target);
         let place = format!("{},{len:#x}", names.name(start as u64));
-        let (question, answer) = match rng.u8(0..16) {
+        let (question, answer) = match rng.u8(0..20) {
             0..=8 => {
-                let call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
+                let mut call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
+                let movable = matches!(target_kind, "anon" | "anon-thp");
+                if call.name == MOVE.name && !movable && rng.u8(0..8) != 0 {
+                    call = &COPY;
+                }
+                let shared = SHARED.contains(&target_kind);
+                if call.name == CONTINUE.name && !shared && rng.u8(0..8) != 0 {
+                    call = &WRITEPROTECT;
+                }
                 let mode = if call.name == REGISTER.name {
-                    rng.u64(0..8)
+                    rng.u64(1..8) & if shared { 7 } else { 3 }
                 } else {
                     mode(&mut rng)
                 };
+                if call.name == MOVE.name {
+                    // What was moved away before, or is shared with a child.
+                    source.write();
+                }
                 let called = if call.fields.len() == 5 {
                     let from = source.start + rng.usize(0..4) * PAGE;
                     uffd.call(call, &[start as u64, from as u64, len as u64, mode])
-                } else if call.name == UNREGISTER.name && rng.bool() {
+                } else if call.name == UNREGISTER.name && rng.u8(0..4) != 0 {
                     // Otherwise most of a sequence would be about memory that is not registered.
                     uffd.range(call, start, PAGE, mode)
                 } else {
                     uffd.range(call, start, len, mode)
                 };
-                if called.answer.is_ok() && call.name == "move" {
-                    source.write();
-                }
                 (
                     format!("{}({place},{mode:#x})", call.name),
                     called.to_string(),
@@ -217,6 +346,14 @@ fn sequence(book: &mut Book, seed: u64) {
                 )
             }
             13 if rng.bool() => ("fork".into(), fork_with(0, || 0)),
+            14..=17 => {
+                let way = rng.usize(0..6);
+                let address = (start & !(PAGE - 1)) + 0x10;
+                (
+                    format!("touch({way},{})", names.name(address as u64)),
+                    touch(way, address, &names),
+                )
+            }
             _ => {
                 let page = start & !(PAGE - 1);
                 (

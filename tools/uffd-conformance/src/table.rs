@@ -5,7 +5,7 @@
 use crate::{
     book::{Book, Case},
     limits::{MINOR, MISSING, WP},
-    memory::{kind_of, pagemap, peek, vm_flags, Area, Kind, Names, KINDS},
+    memory::{huge_pages, kind_of, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB},
     sys::{errno_name, PAGE},
     uffd::{
         Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MOVE, MOVE_ALLOW_SRC_HOLES, POISON,
@@ -77,18 +77,23 @@ impl Scene {
         // One page of the area, unless that is far more than there is to take.
         let len = self.area.page;
         if operation.call.fields.len() == 5 {
+            // What is moved is gone, so each takes from another place.
+            let src = self.other.start + page % (self.other.len / len) * len;
             self.uffd.call(
                 operation.call,
-                &[
-                    start as u64,
-                    self.other.start as u64,
-                    len as u64,
-                    operation.mode,
-                ],
+                &[start as u64, src as u64, len as u64, operation.mode],
             )
         } else {
             self.uffd.range(operation.call, start, len, operation.mode)
         }
+    }
+}
+
+/// Memory to take from: pages move between mappings of the same access, locked or not.
+fn other_for(kind: &Kind, area: &Area) -> Area {
+    match kind.name {
+        "anon-exec" | "anon-locked" | "anon-growsdown" | "anon-noreserve" => Area::basic(kind, 1),
+        _ => Area::anon(1, area.page.max(8 * PAGE) / PAGE),
     }
 }
 
@@ -106,9 +111,13 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
             area.madvise(libc::MADV_DONTNEED);
         }
     }
-    let other = Area::anon(1, area.page.max(8 * PAGE) / PAGE);
-    if area.page <= 2 << 20 {
+    let other = other_for(kind, &area);
+    if area.page <= 2 * MIB {
         other.write();
+    } else {
+        // To copy so much would take long.
+        // SAFETY: Nobody touches that memory.
+        unsafe { libc::mprotect(other.pointer(), other.len, libc::PROT_NONE) };
     }
     let names = Names::new(&[("area", &area), ("other", &other)]);
     let scene = Scene {
@@ -122,6 +131,9 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
         scene.uffd.register(scene.area.start, scene.area.len, mode),
     );
     book.ask("flags", vm_flags(scene.area.start, &scene.names));
+    if kind.name == "anon-thp" {
+        book.ask("huge", huge_pages(scene.area.start));
+    }
 
     // What is in the file that is mapped there, this program, is of no interest.
     let content = |address| match kind.name {
@@ -236,6 +248,121 @@ fn neighbours(book: &mut Book, kind: &'static str) {
     }
 }
 
+/// A way to put a huge page into the first half of an area.
+#[derive(Copy, Clone, PartialEq)]
+enum Filling {
+    Nothing,
+    Zero,
+    Written,
+    /// Nothing, and huge pages of zeros to take from.
+    Zeros,
+}
+
+/// Operations on a huge page as a whole, and on a part of one.
+fn huge(book: &mut Book, filling: Filling) {
+    const HUGE: usize = 2 * MIB;
+    let make = |slot| {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let area =
+            Area::map(slot, 2 * HUGE, PAGE, protection, flags, None).expect("there is memory");
+        area.madvise(libc::MADV_HUGEPAGE).is_ok().then_some(area)
+    };
+    for (name, call, from, len, mode) in [
+        ("whole", &COPY, 0, HUGE, 0),
+        ("whole", &ZEROPAGE, 0, HUGE, 0),
+        ("whole", &POISON, 0, HUGE, 0),
+        ("whole", &MOVE, 0, HUGE, 0),
+        (
+            "whole with holes",
+            &MOVE,
+            0,
+            HUGE,
+            MOVE_ALLOW_SRC_HOLES.into(),
+        ),
+        ("both", &MOVE, 0, 2 * HUGE, 0),
+        ("first page", &MOVE, 0, PAGE, 0),
+        ("last page", &MOVE, HUGE - PAGE, PAGE, 0),
+        ("half", &MOVE, 0, HUGE / 2, 0),
+        ("across", &MOVE, HUGE / 2, HUGE, 0),
+        ("whole", &WRITEPROTECT, 0, HUGE, 1),
+        ("first page", &WRITEPROTECT, 0, PAGE, 1),
+        ("half", &WRITEPROTECT, HUGE / 2, HUGE / 2, 1),
+        ("across", &WRITEPROTECT, HUGE / 2, HUGE, 1),
+        ("one page", &ZEROPAGE, PAGE, PAGE, 0),
+        ("one page", &COPY, PAGE, PAGE, 0),
+    ] {
+        // Nothing is moved to where something is.
+        let empty = matches!(filling, Filling::Nothing | Filling::Zeros);
+        let moves = call.name == MOVE.name;
+        if !empty && moves && name != "whole" || filling == Filling::Zeros && !moves {
+            continue;
+        }
+        let (Some(area), Some(other)) = (make(0), make(1)) else {
+            return book.ask("cannot be made", errno_name(libc::EINVAL));
+        };
+        // The first page of a range is enough to get a huge page.
+        for start in [other.start, other.start + HUGE] {
+            // SAFETY: The areas are mapped, and nothing of Rust's is there.
+            unsafe {
+                if filling == Filling::Zeros {
+                    std::ptr::read_volatile(start as *const u8);
+                } else {
+                    std::ptr::write_volatile(start as *mut u8, 0x33);
+                }
+            }
+        }
+        match filling {
+            Filling::Nothing | Filling::Zeros => {}
+            // SAFETY: As above.
+            Filling::Zero => unsafe {
+                std::ptr::read_volatile(area.start as *const u8);
+            },
+            // SAFETY: As above.
+            Filling::Written => unsafe { std::ptr::write_volatile(area.start as *mut u8, 0x44) },
+        }
+        let uffd = Uffd::new(0);
+        uffd.register(area.start, area.len, MISSING | WP);
+        let question = |text: &str| format!("{},{name},{text}", call.name);
+        let look = || {
+            let places = [
+                area.start,
+                area.start + PAGE,
+                area.start + HUGE - PAGE,
+                area.start + HUGE,
+                other.start,
+                other.start + HUGE - PAGE,
+                other.start + HUGE,
+            ];
+            let places = places.map(|place| format!("{}{}", pagemap(place), peek(place)));
+            format!(
+                "{} huge {} and {}",
+                places.join(" "),
+                huge_pages(area.start),
+                huge_pages(other.start)
+            )
+        };
+        book.ask(question("before"), look());
+        let (start, src) = ((area.start + from) as u64, (other.start + from) as u64);
+        let called = if call.fields.len() == 5 {
+            uffd.call(call, &[start, src, len as u64, mode])
+        } else {
+            uffd.range(call, area.start + from, len, mode)
+        };
+        book.ask(question("call"), format!("{called}; {}", look()));
+        let called = match call.name {
+            "writeprotect" => uffd.range(call, area.start, area.len, 0),
+            "move" => {
+                uffd.range(&UNREGISTER, area.start, area.len, 0);
+                uffd.register(other.start, other.len, MISSING);
+                uffd.call(&MOVE, &[src, start, len as u64, 0])
+            }
+            _ => continue,
+        };
+        book.ask(question("back"), format!("{called}; {}", look()));
+    }
+}
+
 /// What PAGEMAP_SCAN finds in an area that is protected in part.
 fn scan(book: &mut Book, kind: &'static str, features: u64, name: &str) {
     const PAGEMAP_SCAN: u64 = 0xc060_6610;
@@ -321,12 +448,21 @@ pub fn cases() -> Vec<Case> {
                 ("cached", State::Cached),
             ] {
                 let gigantic = kind.name == "hugetlb-gigantic";
+                // What they are when nobody has touched them.
+                let name = match (kind.name, name) {
+                    ("anon-thp" | "anon-ksm" | "anon-swapped" | "anon-soft-dirty", "empty") => {
+                        "as made"
+                    }
+                    ("anon-swapped", "read") => "read back",
+                    ("anon-swapped", "written") => "written back",
+                    _ => name,
+                };
                 let special = !kind.writable && kind.name != "anon-read-only";
                 let shared = ["anon-shared", "shmem", "hugetlb-memfd", "hugetlb-shared"];
                 if state == State::Cached && !shared.contains(&kind.name)
                     || state == State::Written && !kind.writable
                     || state == State::Read && special
-                    || gigantic && state != State::Empty
+                    || gigantic && (state != State::Empty || mode == MISSING | MINOR || mode == 7)
                 {
                     continue;
                 }
@@ -337,6 +473,16 @@ pub fn cases() -> Vec<Case> {
                 ));
             }
         }
+    }
+    for (name, filling) in [
+        ("nothing", Filling::Nothing),
+        ("zero", Filling::Zero),
+        ("written", Filling::Written),
+        ("zeros", Filling::Zeros),
+    ] {
+        cases.push(Case::new(format!("table/huge pages/{name}"), move |book| {
+            huge(book, filling)
+        }));
     }
     for kind in crate::memory::BASIC {
         for (name, features) in [

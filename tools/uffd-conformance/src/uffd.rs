@@ -267,6 +267,23 @@ impl Uffd {
         }
         panic!("{count} sleepers did not come: {}", self.fdinfo());
     }
+
+    /// Waits until a thread has ended or sleeps on this descriptor, of which it is the only user.
+    /// Returns whether it has ended.
+    ///
+    /// Whoever is woken is no longer counted when the call that wakes returns.
+    pub fn ends_or_sleeps<T>(&self, thread: &std::thread::JoinHandle<T>) -> bool {
+        for _ in 0..20_000 {
+            if thread.is_finished() {
+                return true;
+            }
+            if self.fdinfo().contains("total: 1;") {
+                return false;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+        panic!("a thread neither ends nor sleeps: {}", self.fdinfo());
+    }
 }
 
 /// poll() on one descriptor.
@@ -287,6 +304,13 @@ pub struct Called {
     changes: String,
     /// The last field, after the call.
     pub last: u64,
+}
+
+impl Called {
+    /// Whether it was successful, at least for a part of its range.
+    pub fn did_something(&self) -> bool {
+        self.answer.is_ok() || self.last as i64 > 0 && !self.changes.is_empty()
+    }
 }
 
 impl std::fmt::Display for Called {

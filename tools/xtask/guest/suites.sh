@@ -42,7 +42,10 @@ lsm_veto() {
 # hugepages KIB COUNT: reserve huge pages of a size.
 hugepages() {
 	dir=/sys/kernel/mm/hugepages/hugepages-${1}kB
-	[ -d "$dir" ] || return 0
+	if ! [ -d "$dir" ]; then
+		echo "@@ note no huge pages of $1 kB"
+		return
+	fi
 	echo "$2" > "$dir/nr_hugepages"
 	read -r have < "$dir/nr_hugepages"
 	[ "$have" = "$2" ] || echo "@@ note only $have of $2 huge pages of $1 kB"
@@ -58,6 +61,12 @@ swap() {
 # prepare: what the suites need of swap and huge pages.
 prepare() {
 	swap 512 || echo "@@ note no swap"
-	hugepages 1048576 1
 	hugepages 2048 128
+}
+
+# prepare_all: also a huge page of 1 GiB, for which the kernel's command line has
+# to ask.
+prepare_all() {
+	prepare
+	hugepages 1048576 1
 }

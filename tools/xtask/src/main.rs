@@ -347,9 +347,9 @@ fn exec(session: &Session, imp: Impl, cpus: u32, limit: Duration, command: &str)
         accel,
         cpus,
         memory: "4G",
-        append: "",
+        append: suites::GIGANTIC,
     };
-    let job = format!(". \"$out\"/suites.sh\nprepare\n(\n{command}\n)\necho \"@@ exit $?\"\n");
+    let job = format!(". \"$out\"/suites.sh\nprepare_all\n(\n{command}\n)\necho \"@@ exit $?\"\n");
     let outcome = guest.run(&job, limit, |line| println!("{line}"))?;
     let bad = suites::ConsoleCheck::new()?.check(&outcome.console)?;
     if !bad.is_empty() {

@@ -91,6 +91,9 @@ pub const TRANSCRIPT: &str = "transcript.txt";
 /// The suite that needs a guest of its own, with SELinux.
 pub const LSM: Suite = suite("LSM veto", "lsm.py", 60);
 
+/// What the kernel's command line has for [`LSM`].
+pub const LSM_APPEND: &str = "lsm=selinux";
+
 /// The job that runs [`LSM`].
 pub const LSM_JOB: &str = ". \"$out\"/suites.sh\nlsm_veto\n";
 
@@ -121,11 +124,15 @@ pub fn job(suites: &[Suite], slowness: u32) -> String {
     job
 }
 
+/// What the kernel's command line has for the job that runs [`CONFORMANCE`]: a page that is too big
+/// to be found later.
+pub const GIGANTIC: &str = "hugepagesz=1G hugepages=1";
+
 /// The job that runs [`PROGRAMS`] and [`CONFORMANCE`].
 pub fn programs_job(long: bool, slowness: u32) -> String {
     let mut job = String::from(
         ". \"$out\"/suites.sh\n\
-         prepare\n\
+         prepare_all\n\
          PATH=$out/programs:$PATH\n\
          cd /tmp\n",
     );

@@ -158,7 +158,7 @@ fn run(
     let boot =
         |name: &str, title: &str, directories: &[&Path], append: &str, job: &str, seconds| {
             let share = session.share(name, directories)?;
-            if !append.is_empty() {
+            if append == suites::LSM_APPEND {
                 fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
                 fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
             }
@@ -198,7 +198,7 @@ fn run(
             &programs_name,
             &format!("Running programs and asking questions{again} on {title}"),
             &[&programs],
-            "",
+            suites::GIGANTIC,
             &suites::programs_job(long, slowness),
             suites::limit(suites::PROGRAMS.iter().chain([&suites::CONFORMANCE]))
                 * if long { 5 } else { 1 },
@@ -231,7 +231,7 @@ fn run(
         &format!("{}-lsm", kernel.name()),
         &format!("Refusing anonymous inodes on {title}"),
         &[],
-        "lsm=selinux",
+        suites::LSM_APPEND,
         suites::LSM_JOB,
         suites::limit([&suites::LSM]),
     )?;
