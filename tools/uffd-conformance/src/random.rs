@@ -252,7 +252,8 @@ fn sequence(book: &mut Book, seed: u64) {
     if area.file.is_some() {
         // Some pages are in the file only.
         let alias = area.alias(4);
-        for page in (0..area.pages()).step_by(3) {
+        let step = if first & MINOR != 0 { 1 } else { 3 };
+        for page in (0..area.pages()).step_by(step) {
             // SAFETY: The file is mapped there.
             unsafe { std::ptr::write_volatile(alias.at(page) as *mut u8, 0x66) };
         }
@@ -280,7 +281,8 @@ fn sequence(book: &mut Book, seed: u64) {
                     call = &COPY;
                 }
                 let shared = SHARED.contains(&target_kind);
-                if call.name == CONTINUE.name && !shared && rng.u8(0..8) != 0 {
+                let cached = shared && target.file.is_some();
+                if call.name == CONTINUE.name && !cached && rng.u8(0..8) != 0 {
                     call = &WRITEPROTECT;
                 }
                 let mode = if call.name == REGISTER.name {

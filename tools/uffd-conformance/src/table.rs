@@ -292,10 +292,16 @@ fn huge(book: &mut Book, filling: Filling) {
         ("one page", &ZEROPAGE, PAGE, PAGE, 0),
         ("one page", &COPY, PAGE, PAGE, 0),
     ] {
-        // Nothing is moved to where something is.
-        let empty = matches!(filling, Filling::Nothing | Filling::Zeros);
         let moves = call.name == MOVE.name;
-        if !empty && moves && name != "whole" || filling == Filling::Zeros && !moves {
+        let whole = matches!(name, "whole" | "whole with holes" | "both");
+        let asked = match filling {
+            Filling::Nothing => true,
+            // Nothing is moved to where something is.
+            Filling::Zero | Filling::Written => !moves || name == "whole",
+            // A huge page of zeros is not moved as a whole: Linux 6.18 maps another page then.
+            Filling::Zeros => moves && !whole,
+        };
+        if !asked {
             continue;
         }
         let (Some(area), Some(other)) = (make(0), make(1)) else {
