@@ -561,10 +561,15 @@ fn childs_descriptor(book: &mut Book) {
             question("copy again"),
             child.copy(area.start, source.start, PAGE, 0),
         );
-        book.ask(
-            question("copy of the parent"),
-            uffd.copy(area.start, source.start, PAGE, 0),
-        );
+        // The mappings change until the thread that forked has gone on.
+        let copied = loop {
+            let called = uffd.copy(area.start, source.start, PAGE, 0);
+            if called.answer != Answer(Err(libc::EAGAIN)) {
+                break called;
+            }
+            std::thread::yield_now();
+        };
+        book.ask(question("copy of the parent"), copied);
         for call in [&REGISTER, &UNREGISTER] {
             book.ask(
                 question(call.name),

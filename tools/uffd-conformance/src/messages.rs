@@ -395,14 +395,20 @@ fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
             1,
             list.as_ptr(),
         ));
-        let got = libc::syscall(
-            libc::SYS_io_getevents,
-            context,
-            i64::from(seconds != 0),
-            1,
-            event.as_mut_ptr(),
-            &mut time,
-        );
+        // It may be interrupted before it looks.
+        let got = loop {
+            let got = Answer::of(libc::syscall(
+                libc::SYS_io_getevents,
+                context,
+                i64::from(seconds != 0),
+                1,
+                event.as_mut_ptr(),
+                &mut time,
+            ));
+            if got != Answer(Err(libc::EINTR)) {
+                break got;
+            }
+        };
         libc::syscall(libc::SYS_io_destroy, context);
         format!("{submitted}, {got} event {:#x}", event[2])
     }
