@@ -585,15 +585,20 @@ fn childs_descriptor(book: &mut Book) {
         let answer =
             Answer::of(unsafe { libc::preadv2(child.fd(), &vector, 1, -1, libc::RWF_NOWAIT) });
         book.ask(question("preadv2 nowait"), answer);
-        // The child of this process ends.
-        for entry in std::fs::read_dir("/proc/self/task")
-            .expect("there are tasks")
-            .flatten()
-        {
-            let list = std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
-            for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                // SAFETY: No pointers are involved.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
+        // The child of this process ends, as soon as it is one: the fork may still go on.
+        let mut killed = false;
+        while !killed {
+            for entry in std::fs::read_dir("/proc/self/task")
+                .expect("there are tasks")
+                .flatten()
+            {
+                let list =
+                    std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+                for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                    // SAFETY: No pointers are involved.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                    killed = true;
+                }
             }
         }
         book.ask(question("forker"), forker.join().expect("no panic"));
