@@ -71,16 +71,14 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
 
             if must_wait && !context.is_released() {
                 waiter.announce();
-                loop {
-                    // Whoever woke this thread since it set its state has made it runnable.
+                // A wake-up may have come before the state was set, and the page may have been
+                // protected again since.
+                while !waiter.is_woken() {
                     task.schedule();
                     if waiter.is_woken() || task.signal_pending_state(state) {
                         break;
                     }
                     task.set_state(state);
-                    if waiter.is_woken() {
-                        break;
-                    }
                 }
             }
             task.set_running();
