@@ -290,7 +290,7 @@ fn run_once(session: &Session) -> Result<()> {
         };
         println!("> Booting, and running the kernel's uffd-unit-tests");
         let outcome = guest.run(
-            &suites::job(suites::UNIT, 1),
+            &suites::job(suites::UNIT, 1, Impl::Rust),
             Duration::from_secs(1200),
             |line| println!("  | {line}"),
         )?;

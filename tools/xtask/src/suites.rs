@@ -2,6 +2,7 @@
 
 //! Test suites of the guest: what is run, and what came of it.
 
+use crate::kernel::Impl;
 use anyhow::{bail, Context, Result};
 use regex::Regex;
 use serde::Deserialize;
@@ -23,6 +24,15 @@ const fn suite(name: &'static str, command: &'static str, seconds: u32) -> Suite
         seconds,
     }
 }
+
+/// A suite that fails on the C kernel now and then, and what it prints when it does. There,
+/// UFFDIO_UNREGISTER wakes threads before it clears the area, so a thread may fault once more in
+/// between, and its page is filled when the area is not registered any more. This is in
+/// Documentation's list of differences.
+pub const RACE_IN_C: (&str, &str) = ("uffd-unit-tests", "ERROR: UFFDIO_COPY error: -2 ");
+
+/// What a guest prints before it runs a suite again.
+const AGAIN: &str = "@@ again";
 
 /// The program that is built for 32 bits.
 pub const COMPAT: &str = "uffd-compat";
@@ -106,7 +116,7 @@ pub fn limit<'a>(suites: impl IntoIterator<Item = &'a Suite>) -> u64 {
 }
 
 /// The job that runs suites of the kernel. `slowness` multiplies their time limits.
-pub fn job(suites: &[Suite], slowness: u32) -> String {
+pub fn job(suites: &[Suite], slowness: u32, imp: Impl) -> String {
     let mut job = String::from(
         ". \"$out\"/suites.sh\n\
          prepare\n\
@@ -114,12 +124,18 @@ pub fn job(suites: &[Suite], slowness: u32) -> String {
          cd /tmp/selftests\n",
     );
     for suite in suites {
-        job.push_str(&format!(
+        let command = format!(
             "suite '{}' {} setarch -R ./{}\n",
             suite.name,
             suite.seconds * slowness,
             suite.command
-        ));
+        );
+        job.push_str(&command);
+        if imp == Impl::C && suite.name == RACE_IN_C.0 {
+            job.push_str(&format!(
+                "if [ \"$code\" != 0 ]; then\necho {AGAIN:?}\n{command}fi\n"
+            ));
+        }
     }
     job
 }
@@ -184,6 +200,8 @@ pub struct Report {
     pub seconds: f64,
     /// Contexts before and after.
     pub contexts: (u64, u64),
+    /// Whether [`RACE_IN_C`] was lost, in this run or in one before it.
+    pub raced: bool,
 }
 
 impl Report {
@@ -211,13 +229,27 @@ impl Report {
 pub fn reports(output: &str) -> Result<Vec<(String, Report)>> {
     let mut reports = Vec::new();
     let mut current: Option<(String, Vec<&str>)> = None;
+    let mut again = false;
     for line in output.lines() {
-        if let Some(name) = line.strip_prefix("@@ begin ") {
+        if line == AGAIN {
+            again = true;
+        } else if let Some(name) = line.strip_prefix("@@ begin ") {
             current = Some((name.to_string(), Vec::new()));
         } else if let Some(end) = line.strip_prefix("@@ end ") {
             let (name, lines) = current.take().context("a suite ends that did not begin")?;
-            let report = report(&lines, end.strip_prefix(&name).unwrap_or(end))?;
-            reports.push((name, report));
+            let mut report = report(&lines, end.strip_prefix(&name).unwrap_or(end))?;
+            report.raced = name == RACE_IN_C.0 && lines.iter().any(|l| l.contains(RACE_IN_C.1));
+            if std::mem::take(&mut again) {
+                let (_, first): &mut (String, Report) =
+                    reports.last_mut().context("nothing was run before")?;
+                // A failure of another kind stays one.
+                if first.raced {
+                    report.raced = true;
+                    *first = report;
+                }
+            } else {
+                reports.push((name, report));
+            }
         } else if let Some((_, lines)) = &mut current {
             lines.push(line);
         }
@@ -392,6 +424,24 @@ pub fn kunit(console: &Path) -> Result<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_race_of_c_is_forgiven() -> Result<()> {
+        let output = |error: &str| {
+            format!(
+                "@@ begin uffd-unit-tests\n{error}\n@@ end uffd-unit-tests 1 1.0 2.0 0 0\n\
+                 @@ again\n@@ begin uffd-unit-tests\nfine\n\
+                 @@ end uffd-unit-tests 0 2.0 3.0 0 0\n"
+            )
+        };
+        let raced = reports(&output("ERROR: UFFDIO_COPY error: -2 (errno=2, @a.c:1)"))?;
+        assert_eq!(raced.len(), 1);
+        assert!(raced[0].1.raced && raced[0].1.problems().is_empty());
+        let failed = reports(&output("ERROR: UFFDIO_COPY error: -14 (errno=14, @a.c:1)"))?;
+        assert_eq!(failed.len(), 1);
+        assert!(!failed[0].1.problems().is_empty());
+        Ok(())
+    }
 
     #[test]
     fn an_exception_may_depend_on_the_lines_before() -> Result<()> {

@@ -73,7 +73,7 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
             results.kernel.title()
         );
     }
-    print_skips(&all);
+    print_exceptions(&all);
 
     let mut problems = Vec::new();
     for results in &all {
@@ -189,7 +189,7 @@ fn run(
         &format!("Running the selftests on {title}"),
         &[&selftests],
         "",
-        &suites::job(suites::ALL, slowness),
+        &suites::job(suites::ALL, slowness, kernel.imp),
         suites::limit(suites::ALL),
     )?;
     let programs_name = format!("{}-programs", kernel.name());
@@ -339,12 +339,18 @@ fn measures(all: &[Results]) -> Table {
     table
 }
 
-/// Lists what was skipped, and why.
-fn print_skips(all: &[Results]) {
+/// Lists what was skipped or run again, and why.
+fn print_exceptions(all: &[Results]) {
     for results in all {
         for (name, report) in &results.reports {
             for skip in &report.skips {
                 println!("skipped on {}: {name}: {skip}", results.kernel.title());
+            }
+            if report.raced {
+                println!(
+                    "run again on {}: {name}: it lost the race that UFFDIO_UNREGISTER has in C",
+                    results.kernel.title()
+                );
             }
         }
     }
