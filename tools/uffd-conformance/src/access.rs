@@ -58,35 +58,48 @@ fn become_user_with_ptrace() {
     assert_eq!(answer, 0, "capset");
 }
 
+/// An instruction of a filter of system calls.
+const fn instruction(code: u16, skip_otherwise: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code,
+        jt: 0,
+        jf: skip_otherwise,
+        k,
+    }
+}
+
+/// The instructions: load a word of what is known of the call, go on if it is a number, return.
+const LOAD: u16 = 0x20;
+const IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+
+const FAIL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENETDOWN as u32;
+
 /// Has system calls of userfaultfd(2) fail.
 fn forbid_the_call() {
-    let filter = [
-        // The number of the call: if it is that of userfaultfd(2), the error, otherwise go on.
-        libc::sock_filter {
-            code: 0x20,
-            jt: 0,
-            jf: 0,
-            k: 0,
-        },
-        libc::sock_filter {
-            code: 0x15,
-            jt: 0,
-            jf: 1,
-            k: libc::SYS_userfaultfd as u32,
-        },
-        libc::sock_filter {
-            code: 0x06,
-            jt: 0,
-            jf: 0,
-            k: libc::SECCOMP_RET_ERRNO | libc::ENETDOWN as u32,
-        },
-        libc::sock_filter {
-            code: 0x06,
-            jt: 0,
-            jf: 0,
-            k: libc::SECCOMP_RET_ALLOW,
-        },
-    ];
+    filter_calls(&[
+        instruction(LOAD, 0, 0),
+        instruction(IF_EQUAL, 1, libc::SYS_userfaultfd as u32),
+        instruction(RETURN, 0, FAIL),
+        instruction(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+/// Has the ioctl of the device fail.
+fn forbid_the_ioctl() {
+    // Where the second argument is: after the number, the architecture, and two long words.
+    const SECOND_ARGUMENT: u32 = 24;
+    filter_calls(&[
+        instruction(LOAD, 0, 0),
+        instruction(IF_EQUAL, 3, libc::SYS_ioctl as u32),
+        instruction(LOAD, 0, SECOND_ARGUMENT),
+        instruction(IF_EQUAL, 1, IOC_NEW),
+        instruction(RETURN, 0, FAIL),
+        instruction(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+fn filter_calls(filter: &[libc::sock_filter]) {
     let program = libc::sock_fprog {
         len: filter.len() as u16,
         filter: filter.as_ptr().cast_mut(),
@@ -141,6 +154,10 @@ const WHO: &[Who] = &[
     Who {
         name: "root with seccomp",
         become_them: forbid_the_call,
+    },
+    Who {
+        name: "root with seccomp of the ioctl",
+        become_them: forbid_the_ioctl,
     },
     Who {
         name: "user with seccomp",
@@ -325,15 +342,18 @@ fn sysctl(book: &mut Book) {
     write_file(SYSCTL, "0");
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    if unsafe { libc::fork() } == 0 {
+    let child = unsafe { libc::fork() };
+    if child == 0 {
         become_user(&[]);
         book.ask("write by a user", write_file(SYSCTL, "1"));
         book.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     }
-    // SAFETY: No status is asked for.
-    unsafe { libc::wait(std::ptr::null_mut()) };
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0, "the user did not end as it should");
 }
 
 /// The device as a file.

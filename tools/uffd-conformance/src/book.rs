@@ -10,11 +10,33 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 /// How long a case may take.
 const CASE_TIME: Duration = Duration::from_secs(60);
+
+/// Makes a counter of panics that all processes of a case share, whose status may be no problem.
+fn count_panics() -> &'static AtomicU32 {
+    // SAFETY: The mapping is new, has zeros in it, and stays.
+    let panics: &AtomicU32 = unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let address = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
+        assert_ne!(address, libc::MAP_FAILED, "there is memory");
+        &*address.cast()
+    };
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        panics.fetch_add(1, Ordering::Relaxed);
+        print(info);
+    }));
+    panics
+}
+
+/// The counter of the case that runs.
+static PANICS: std::sync::LazyLock<&AtomicU32> = std::sync::LazyLock::new(count_panics);
 
 /// Where a case writes its questions and answers.
 pub struct Book {
@@ -64,6 +86,7 @@ impl Case {
     /// Runs the case. Returns its lines, and what went wrong if it did not end as it should.
     pub fn run(self) -> (String, Option<String>) {
         let (mut reader, writer) = pipe();
+        PANICS.store(0, Ordering::Relaxed);
         // SAFETY: This program has no other thread here.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "cannot fork");
@@ -149,6 +172,8 @@ fn collect(reader: &mut File, pid: libc::pid_t) -> (String, Option<String>) {
         Some(format!("was killed by signal {}", libc::WTERMSIG(status)))
     } else if libc::WEXITSTATUS(status) != 0 {
         Some(format!("ended with status {}", libc::WEXITSTATUS(status)))
+    } else if PANICS.load(Ordering::Relaxed) != 0 {
+        Some("one of its threads or processes panicked".to_string())
     } else {
         None
     };

@@ -25,31 +25,31 @@ const ELSEWHERE: usize = 1 << 31;
 
 /// What an action is about.
 #[derive(Clone)]
-struct Place {
+pub struct Place {
     start: usize,
-    len: usize,
+    pub len: usize,
     page: usize,
     file: RawFd,
-    names: Names,
+    pub names: Names,
 }
 
 impl Place {
-    fn at(&self, page: usize) -> *mut libc::c_void {
+    pub fn at(&self, page: usize) -> *mut libc::c_void {
         (self.start + page * self.page) as _
     }
 
-    fn last(&self) -> usize {
+    pub fn last(&self) -> usize {
         self.len / self.page - 1
     }
 }
 
 /// Something that changes mappings or processes.
-struct Action {
-    name: &'static str,
+pub struct Action {
+    pub name: &'static str,
     run: fn(&Place) -> String,
 }
 
-const fn action(name: &'static str, run: fn(&Place) -> String) -> Action {
+pub const fn action(name: &'static str, run: fn(&Place) -> String) -> Action {
     Action { name, run }
 }
 
@@ -353,7 +353,7 @@ struct Scene {
 }
 
 /// Runs an action in a thread, and serves the messages until it has ended.
-fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> Option<String> {
+pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> Option<String> {
     let area = Area::basic(kind_of(kind), 0);
     if kind == "anon" && action.name == "collapse" {
         // Whether there is a huge page to be had is not the question.
@@ -436,7 +436,7 @@ fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> 
     ))
 }
 
-const FEATURES: &[(&str, u32)] = &[
+pub const FEATURES: &[(&str, u32)] = &[
     ("none", 0),
     ("fork", UFFD_FEATURE_EVENT_FORK),
     ("remap", UFFD_FEATURE_EVENT_REMAP),

@@ -21,7 +21,7 @@ use std::{
     },
 };
 
-const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
+pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
     | UFFD_FEATURE_EVENT_REMAP
     | UFFD_FEATURE_EVENT_REMOVE
     | UFFD_FEATURE_EVENT_UNMAP;
@@ -29,7 +29,7 @@ const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
 const OVERCOMMIT: &std::ffi::CStr = c"/proc/sys/vm/overcommit_memory";
 
 /// Waits for a child, and says how it ended.
-fn ended(child: libc::pid_t) -> String {
+pub fn ended(child: libc::pid_t) -> String {
     let mut status = 0;
     // SAFETY: The pointer is valid.
     unsafe { libc::waitpid(child, &mut status, 0) };

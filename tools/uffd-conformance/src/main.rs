@@ -13,6 +13,7 @@ mod limits;
 mod memory;
 mod messages;
 mod partial;
+mod processes;
 mod random;
 mod sys;
 mod table;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         messages::cases(),
         events::cases(),
         failures::cases(),
+        processes::cases(),
         access::cases(),
         random::cases(cli.seed),
     ]

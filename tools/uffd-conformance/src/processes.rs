@@ -1,0 +1,725 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several processes: whose faults and events arrive where, and by which number a thread is called.
+
+use crate::{
+    book::{Book, Case},
+    events::{action, ask_action, fork_with, Action, Place, FEATURES},
+    failures::ended,
+    faults::{catch_signals, load},
+    limits::{MISSING, WP},
+    memory::{kind_of, Area, Names},
+    messages::{receive, send},
+    sys::{write_file, Answer, PAGE},
+    uffd::{describe, touch_by_this_thread, Uffd, WRITEPROTECT},
+};
+use linux_raw_sys::general::*;
+use std::{
+    io::{Read, Write},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// Numbers that processes share.
+struct Shared(&'static [AtomicU32; 8]);
+
+impl Shared {
+    fn new(slot: usize) -> Self {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let area = Area::map(slot, PAGE, PAGE, protection, flags, None).expect("there is memory");
+        // SAFETY: The page stays until the process ends, and has zeros in it.
+        let numbers = unsafe { &*(area.start as *const [AtomicU32; 8]) };
+        std::mem::forget(area);
+        Self(numbers)
+    }
+
+    fn set(&self, index: usize, value: u32) {
+        self.0[index].store(value, Ordering::Release);
+    }
+
+    fn get(&self, index: usize) -> u32 {
+        self.0[index].load(Ordering::Acquire)
+    }
+}
+
+fn this_thread() -> u32 {
+    // SAFETY: No pointers are involved.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// Waits for a fault, and returns its message.
+fn wait_for_fault(uffd: &Uffd) -> uffd_msg {
+    assert_ne!(uffd.poll(10_000), 0, "there is no message");
+    uffd.read().expect("there is a message")
+}
+
+/// How a fault calls the thread whose number is `own` in its own namespace of processes, and `here`
+/// in that of the reader.
+fn called(message: &uffd_msg, own: u32, here: u32) -> &'static str {
+    // SAFETY: It is a fault.
+    match unsafe { message.arg.pagefault.feat.ptid } {
+        0 => "nothing",
+        id if id == own && id == here => "its number",
+        id if id == own => "its number in its own namespace",
+        id if id == here => "its number in the reader's namespace",
+        _ => "another",
+    }
+}
+
+/// The number of a thread of a process here, from the one in its own namespace.
+fn number_here(process: libc::pid_t, own: u32) -> u32 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("there are tasks");
+    for task in tasks.flatten() {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let mut numbers = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(|number| number.parse::<u32>().expect("a number"));
+        let first = numbers.next();
+        if numbers.next_back().or(first) == Some(own) {
+            return first.expect("there is one");
+        }
+    }
+    panic!("{process} has no thread {own}");
+}
+
+/// An area that is registered, with messages that name threads.
+fn registered() -> (Area, Uffd) {
+    let area = Area::anon(0, 8);
+    let uffd = Uffd::new(UFFD_FEATURE_THREAD_ID.into());
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    (area, uffd)
+}
+
+/// Reads the first bytes of two pages: by itself, and in the kernel.
+fn fault_twice(start: usize, names: &Names) {
+    assert_eq!(load(start, names), "done");
+    // SAFETY: The kernel checks the buffer, which is memory of the tests.
+    let got = unsafe { libc::getrandom((start + PAGE) as _, 8, 0) };
+    assert_eq!(got, 8);
+}
+
+/// Forks, maybe with a new namespace of processes, of which the child is the first. Returns the
+/// number of the child here, and whom to wait for; nothing in the child.
+fn fork_in(new_namespace: bool, shared: &Shared) -> Option<(libc::pid_t, libc::pid_t)> {
+    const CHILD: usize = 7;
+    // SAFETY: The children have their own copies of everything.
+    unsafe {
+        shared.set(CHILD, 0);
+        let first = libc::fork();
+        if !new_namespace {
+            return (first != 0).then_some((first, first));
+        }
+        if first == 0 {
+            assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0, "unshare");
+            let second = libc::fork();
+            if second == 0 {
+                return None;
+            }
+            shared.set(CHILD, second as u32);
+            let mut status = 0;
+            libc::waitpid(second, &mut status, 0);
+            libc::_exit(if status == 0 { 0 } else { 99 });
+        }
+        while shared.get(CHILD) == 0 {
+            libc::sched_yield();
+        }
+        Some((shared.get(CHILD) as libc::pid_t, first))
+    }
+}
+
+/// Which number a message has of a thread of a child.
+fn numbers_of_child(book: &mut Book, new_namespace: bool) {
+    catch_signals();
+    let shared = Shared::new(2);
+    let source = Area::anon(1, 1);
+    let (here, there) = UnixStream::pair().expect("there are sockets");
+    book.flush();
+    let Some((child, waited)) = fork_in(new_namespace, &shared) else {
+        drop(here);
+        let (area, uffd) = registered();
+        let names = Names::new(&[("area", &area)]);
+        send(there.as_raw_fd(), uffd.fd());
+        let (start, its) = (area.start, names.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                shared.set(0, this_thread());
+                fault_twice(start, &its);
+            });
+        });
+        shared.set(0, this_thread());
+        fault_twice(start + 2 * PAGE, &names);
+        // Until the other process has touched this one's memory.
+        let _ = (&there).read(&mut [0]);
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    };
+    drop(there);
+    let uffd = Uffd(receive(here.as_raw_fd()));
+    let start = Area::anon(0, 8).start;
+    for fault in [
+        "thread, user",
+        "thread, kernel",
+        "process, user",
+        "process, kernel",
+    ] {
+        let message = wait_for_fault(&uffd);
+        let own = shared.get(0);
+        book.ask(fault, called(&message, own, number_here(child, own)));
+        // SAFETY: It is a fault.
+        let page = unsafe { message.arg.pagefault.address } as usize & !(PAGE - 1);
+        uffd.copy(page, source.start, PAGE, 0);
+    }
+    // This process faults in the memory of the child.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            shared.set(1, this_thread());
+            read_of_process(child, start + 4 * PAGE)
+        });
+        let message = wait_for_fault(&uffd);
+        let id = shared.get(1);
+        book.ask("read by another process", called(&message, id, id));
+        uffd.copy(start + 4 * PAGE, source.start, PAGE, 0);
+        let answer = thread.join().expect("no panic");
+        book.ask("read by another process,answer", answer);
+    });
+    let _ = (&here).write(&[1]);
+    book.ask("child", ended(waited));
+}
+
+/// Which number a message has of a thread of a parent, read by a child.
+fn numbers_for_child(book: &mut Book, new_namespace: bool) {
+    catch_signals();
+    let shared = Shared::new(2);
+    let source = Area::anon(1, 1);
+    let (area, uffd) = registered();
+    let names = Names::new(&[("area", &area)]);
+    book.flush();
+    shared.set(0, this_thread());
+    let Some((_, waited)) = fork_in(new_namespace, &shared) else {
+        let message = wait_for_fault(&uffd);
+        let id = shared.get(0);
+        // In another namespace that thread has no number.
+        let here = if new_namespace { 0 } else { id };
+        book.ask("fault of the parent", called(&message, id, here));
+        let copied = uffd.copy(area.start, source.start, PAGE, 0);
+        book.ask("copy by the child", copied);
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    };
+    let loaded = load(area.start, &names);
+    book.ask("child", ended(waited));
+    book.ask("parent", loaded);
+}
+
+fn read_of_process(process: libc::pid_t, address: usize) -> Answer {
+    let mut bytes = [0u8; 8];
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: 8,
+    };
+    let remote = libc::iovec {
+        iov_base: address as _,
+        iov_len: 8,
+    };
+    // SAFETY: The local bytes are valid, the kernel checks the remote ones.
+    Answer::of(unsafe { libc::process_vm_readv(process, &local, 1, &remote, 1, 0) })
+}
+
+/// Something that a child does. Returns its status.
+type Run = fn(&Place) -> i32;
+
+fn nothing(_: &Place) -> i32 {
+    0
+}
+
+fn load_last(place: &Place) -> i32 {
+    touch_by_this_thread();
+    i32::from(load(place.at(place.last()) as usize, &place.names) != "done")
+}
+
+fn unmap_first(place: &Place) -> i32 {
+    // SAFETY: The range is memory of the tests.
+    unsafe { libc::munmap(place.at(0), place.len) }
+}
+
+fn run_program(_: &Place) -> i32 {
+    let path = c"/bin/true".as_ptr();
+    // SAFETY: The string ends in a zero and the list in a null pointer.
+    unsafe { libc::execv(path, [path, std::ptr::null()].as_ptr()) };
+    1
+}
+
+/// clone() with a child that shares the memory of this process.
+fn share_memory(flags: i32, place: &Place, run: Run) -> String {
+    extern "C" fn child(argument: *mut libc::c_void) -> i32 {
+        // SAFETY: The pointer is the one below, and the other process waits.
+        let (place, run) = unsafe { *argument.cast::<(&Place, Run)>() };
+        run(place)
+    }
+    let mut stack = vec![0u128; 1 << 13];
+    let mut argument = (place, run);
+    // SAFETY: The stack and the argument stay until the child has ended. It uses the storage of
+    // this thread, which does nothing but wait.
+    let pid = unsafe {
+        libc::clone(
+            child,
+            stack.as_mut_ptr_range().end.cast(),
+            flags | libc::CLONE_VM | libc::SIGCHLD,
+            std::ptr::from_mut(&mut argument).cast(),
+        )
+    };
+    if pid < 0 {
+        return Answer::of(pid).to_string();
+    }
+    ended(pid)
+}
+
+/// clone3() with a copy of the memory.
+fn clone3(flags: u64, place: &Place, run: Run) -> String {
+    let mut pidfd = -1;
+    // Flags, where the descriptor goes, and the signal at the end; the rest is not used.
+    let mut arguments = [0u64; 11];
+    arguments[0] = flags;
+    arguments[1] = std::ptr::from_mut::<RawFd>(&mut pidfd) as u64;
+    arguments[4] = libc::SIGCHLD as u64;
+    // SAFETY: The structure is what the call expects. The child makes system calls and touches
+    // memory of the tests only.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone3, arguments.as_ptr(), 88);
+        if pid == 0 {
+            libc::_exit(run(place));
+        }
+        if pid < 0 {
+            return Answer::of(pid).to_string();
+        }
+        libc::close(pidfd);
+        ended(pid as libc::pid_t)
+    }
+}
+
+const VFORK: i32 = libc::CLONE_VFORK;
+const OTHERS: i32 = libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
+
+/// Ways to make a process.
+const CLONES: &[Action] = &[
+    action("vfork", |p| share_memory(VFORK, p, nothing)),
+    action("vfork, child reads what is missing", |p| {
+        share_memory(VFORK, p, load_last)
+    }),
+    action("vfork, child unmaps", |p| {
+        share_memory(VFORK, p, unmap_first)
+    }),
+    action("vfork, child runs a program", |p| {
+        share_memory(VFORK, p, run_program)
+    }),
+    action("shared memory", |p| share_memory(0, p, nothing)),
+    action("shared memory, child reads what is missing", |p| {
+        share_memory(0, p, load_last)
+    }),
+    action("shared memory, child unmaps", |p| {
+        share_memory(0, p, unmap_first)
+    }),
+    action("shared memory, child runs a program", |p| {
+        share_memory(0, p, run_program)
+    }),
+    action("all shared, child reads what is missing", |p| {
+        share_memory(OTHERS, p, load_last)
+    }),
+    action("vfork with its own memory", |p| {
+        fork_with(VFORK, || nothing(p))
+    }),
+    action("clone3", |p| clone3(0, p, nothing)),
+    action("clone3, child reads what is missing", |p| {
+        clone3(0, p, load_last)
+    }),
+    action("clone3, child unmaps", |p| clone3(0, p, unmap_first)),
+    action("clone3, child runs a program", |p| {
+        clone3(0, p, run_program)
+    }),
+    action("clone3 with a descriptor", |p| {
+        clone3(libc::CLONE_PIDFD as u64, p, nothing)
+    }),
+    action("clone3 with other signal handlers", |p| {
+        const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+        clone3(CLONE_CLEAR_SIGHAND, p, nothing)
+    }),
+    action("clone3 in a new namespace of processes", |p| {
+        clone3(libc::CLONE_NEWPID as u64, p, load_last)
+    }),
+    action("clone3 in a new namespace of users", |p| {
+        clone3(libc::CLONE_NEWUSER as u64, p, nothing)
+    }),
+    action("clone3 into a cgroup that is none", |p| {
+        const CLONE_INTO_CGROUP: u64 = 1 << 33;
+        clone3(CLONE_INTO_CGROUP, p, nothing)
+    }),
+];
+
+/// How many descriptors this process has.
+fn descriptors() -> u32 {
+    let list = std::fs::read_dir("/proc/self/fd").expect("there is a list");
+    list.count() as u32
+}
+
+/// A process whose descriptor was passed on forks: the event is read elsewhere.
+fn passed_on(book: &mut Book) {
+    catch_signals();
+    let area = Area::anon(0, 8);
+    let source = Area::anon(1, 1);
+    let shared = Shared::new(2);
+    let names = Names::new(&[("area", &area)]);
+    source.write();
+    let (here, there) = UnixStream::pair().expect("there are sockets");
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let target = unsafe { libc::fork() };
+    if target == 0 {
+        drop(here);
+        let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
+        let called = uffd.register(area.start, area.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        send(there.as_raw_fd(), uffd.fd());
+        let before = descriptors();
+        // SAFETY: The child touches memory of the tests only.
+        unsafe {
+            let pid = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
+            assert!(pid >= 0, "cannot fork");
+            if pid == 0 {
+                assert_eq!(load(area.start, &names), "done");
+                let byte = std::ptr::read_volatile(area.start as *const u8);
+                libc::_exit(byte.into());
+            }
+            shared.set(0, descriptors() - before);
+            let mut status = 0;
+            libc::waitpid(pid, &mut status, 0);
+            assert!(libc::WIFEXITED(status), "the child did not end by itself");
+            shared.set(1, libc::WEXITSTATUS(status) as u32);
+            libc::_exit(0);
+        }
+    }
+    drop(there);
+    let uffd = Uffd(receive(here.as_raw_fd()));
+    let before = descriptors();
+    let message = wait_for_fault(&uffd);
+    book.ask("message", describe(&message, &names));
+    book.ask("new descriptors here", descriptors() - before);
+    // SAFETY: It is a fork event, whose descriptor is new.
+    let child = Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", child.fd())).expect("a link");
+    book.ask("link", link.display());
+    let message = wait_for_fault(&child);
+    book.ask("message of the child", describe(&message, &names));
+    book.ask("fdinfo of the child", child.fdinfo());
+    book.ask("fdinfo of the parent", uffd.fdinfo());
+    let copied = child.copy(area.start, source.start, PAGE, 0);
+    book.ask("copy for the child", copied);
+    book.ask("target", ended(target));
+    book.ask("new descriptors there", shared.get(0));
+    book.ask("byte in the child", shared.get(1));
+    let copied = child.copy(area.at(1), source.start, PAGE, 0);
+    book.ask("copy after its end", copied);
+}
+
+/// Sets how many descriptors this process may have.
+fn limit_descriptors(count: u64) {
+    // SAFETY: The structure is valid.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = count.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+}
+
+/// The event of a fork is read when there is no room for a descriptor.
+fn no_room(book: &mut Book) {
+    const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
+    for faults in [0, 1] {
+        let area = Area::anon(0, 8);
+        let source = Area::anon(1, 1);
+        let names = Names::new(&[("area", &area)]);
+        let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
+        let called = uffd.register(area.start, area.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        let question = |text: &str| format!("faults={faults},{text}");
+        let forker = std::thread::spawn(|| fork_with(0, || 0));
+        assert_ne!(uffd.poll(10_000), 0, "there is no event");
+        let (start, its) = (area.start, names.clone());
+        let sleeper = (faults != 0).then(|| {
+            let sleeper = std::thread::spawn(move || load(start, &its));
+            uffd.wait_for_sleepers(1);
+            sleeper
+        });
+        // As many as poll() is asked about.
+        limit_descriptors(1);
+        for attempt in 0..2 {
+            let mut messages = [0u8; 3 * MESSAGE];
+            // SAFETY: The buffer is as long as is said.
+            let answer = Answer::of(unsafe {
+                libc::read(uffd.fd(), messages.as_mut_ptr().cast(), messages.len())
+            });
+            book.ask(question(&format!("read {attempt}")), answer);
+            let state = format!("{:#x}", uffd.poll(0));
+            book.ask(question(&format!("poll {attempt}")), state);
+        }
+        limit_descriptors(u64::MAX);
+        book.ask(question("fdinfo"), uffd.fdinfo());
+        let message = uffd.read();
+        let text = match &message {
+            Ok(message) => describe(message, &names),
+            Err(answer) => answer.to_string(),
+        };
+        book.ask(question("read with room"), text);
+        book.ask(question("forker"), forker.join().expect("no panic"));
+        // The mappings do not change any more.
+        let copied = uffd.copy(area.start, source.start, PAGE, 0);
+        book.ask(question("copy"), copied);
+        if let Some(sleeper) = sleeper {
+            book.ask(question("sleeper"), sleeper.join().expect("no panic"));
+        }
+        if let Ok(message) = message {
+            // SAFETY: It is a fork event, whose descriptor is new.
+            drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+        }
+    }
+}
+
+/// A stopped process is looked at, and written to, by its tracer.
+fn traced(book: &mut Book) {
+    for (kind, mode, name, features) in [
+        ("anon", MISSING, "none", 0),
+        ("anon", WP, "none", 0),
+        ("anon", MISSING, "sigbus", UFFD_FEATURE_SIGBUS),
+        ("anon", WP, "wp_async", UFFD_FEATURE_WP_ASYNC),
+        ("shmem", MISSING, "none", 0),
+        ("shmem", WP, "none", 0),
+        ("hugetlb", MISSING, "none", 0),
+        ("hugetlb", WP, "none", 0),
+    ] {
+        let area = Area::basic(kind_of(kind), 0);
+        let source = Area::anon(1, area.page / PAGE);
+        source.write();
+        let (here, there) = UnixStream::pair().expect("there are sockets");
+        book.flush();
+        // SAFETY: The child has its own copy of everything.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let uffd = Uffd::new(features.into());
+            let called = uffd.register(area.start, area.len, mode);
+            assert!(called.answer.is_ok(), "cannot register: {called}");
+            for page in [area.start, area.at(2)] {
+                if mode & MISSING != 0 {
+                    uffd.copy(page, source.start, area.page, 0);
+                } else {
+                    // SAFETY: The page is memory of the tests.
+                    unsafe { std::ptr::write_volatile(page as *mut u8, 1) };
+                    uffd.range(&WRITEPROTECT, page, area.page, 1);
+                }
+            }
+            send(there.as_raw_fd(), uffd.fd());
+            // SAFETY: No pointers are involved. The process stops there until it is killed.
+            unsafe {
+                libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+                libc::raise(libc::SIGSTOP);
+                libc::_exit(0)
+            };
+        }
+        let uffd = Uffd(receive(here.as_raw_fd()));
+        let question = |text: &str| format!("{kind},mode={mode},{name},{text}");
+        // SAFETY: The pointers are valid, the kernel checks the addresses in the child.
+        unsafe {
+            let mut status = 0;
+            libc::waitpid(child, &mut status, 0);
+            assert!(libc::WIFSTOPPED(status), "the child stops");
+            for (state, page) in [("present", 0), ("missing", 1)] {
+                let address = area.at(page);
+                let mut word = 0u64;
+                let word_pointer = std::ptr::from_mut(&mut word);
+                let peeked = Answer::of(libc::syscall(
+                    libc::SYS_ptrace,
+                    libc::PTRACE_PEEKDATA,
+                    child,
+                    address,
+                    word_pointer,
+                ));
+                book.ask(
+                    question(&format!("peek of {state}")),
+                    format!("{peeked} {word:#x}"),
+                );
+                let poked = Answer::of(libc::syscall(
+                    libc::SYS_ptrace,
+                    libc::PTRACE_POKEDATA,
+                    child,
+                    address,
+                    0x77u64,
+                ));
+                book.ask(question(&format!("poke of {state}")), poked);
+            }
+            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+            book.ask(question("fdinfo"), uffd.fdinfo());
+            libc::kill(child, libc::SIGKILL);
+        }
+        book.ask(question("child"), ended(child));
+    }
+}
+
+/// A file of /proc, which gets back what it had when this is dropped.
+struct Setting {
+    path: &'static str,
+    before: String,
+}
+
+impl Setting {
+    fn new(path: &'static str, value: &str) -> Self {
+        let before = std::fs::read_to_string(path).expect("there is the setting");
+        assert!(write_file(path, value).is_ok(), "cannot set {path}");
+        Self { path, before }
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        write_file(self.path, self.before.trim_end());
+    }
+}
+
+/// The first bytes of pages that a core dump has of an address.
+fn dumped(core: &[u8], address: usize, pages: usize) -> String {
+    let number = |at: usize, len: usize| {
+        let mut bytes = [0u8; 8];
+        bytes[..len].copy_from_slice(&core[at..at + len]);
+        u64::from_le_bytes(bytes) as usize
+    };
+    let (headers, size, count) = (number(0x20, 8), number(0x36, 2), number(0x38, 2));
+    for header in (0..count).map(|index| headers + index * size) {
+        if number(header + 16, 8) == address {
+            let (offset, len) = (number(header + 8, 8), number(header + 32, 8));
+            let bytes: Vec<u8> = (0..pages.min(len / PAGE))
+                .map(|page| core[offset + page * PAGE])
+                .collect();
+            return format!("{len:#x} bytes: {bytes:x?}");
+        }
+    }
+    "not in it".into()
+}
+
+/// A process with missing and protected pages leaves a core dump.
+fn core_dump(book: &mut Book) {
+    const CORE: &str = "/tmp/uffd-conformance.core";
+    catch_signals();
+    let _setting = Setting::new("/proc/sys/kernel/core_pattern", CORE);
+    for (kind, mode) in [
+        ("anon", MISSING),
+        ("anon", WP),
+        ("anon", MISSING | WP),
+        ("shmem", MISSING),
+        ("shmem", WP),
+    ] {
+        for sleeper in [false, true] {
+            if sleeper && mode & MISSING == 0 {
+                continue;
+            }
+            let _ = std::fs::remove_file(CORE);
+            let area = Area::basic(kind_of(kind), 0);
+            let source = Area::anon(1, 1);
+            source.write();
+            let names = Names::new(&[("area", &area)]);
+            let (here, there) = UnixStream::pair().expect("there are sockets");
+            book.flush();
+            // SAFETY: The child has its own copy of everything.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let uffd = Uffd::new(0);
+                let called = uffd.register(area.start, area.len, mode);
+                assert!(called.answer.is_ok(), "cannot register: {called}");
+                if mode & MISSING != 0 {
+                    uffd.copy(area.start, source.start, PAGE, 0);
+                    uffd.copy(area.at(2), source.start, PAGE, 0);
+                } else {
+                    area.write();
+                }
+                uffd.range(&WRITEPROTECT, area.at(2), PAGE, 1);
+                send(there.as_raw_fd(), uffd.fd());
+                let (address, its) = (area.at(3), names.clone());
+                if sleeper {
+                    std::thread::spawn(move || load(address, &its));
+                }
+                let _ = (&there).read(&mut [0]);
+                // SAFETY: The structure is valid.
+                unsafe {
+                    let limit = libc::rlimit {
+                        rlim_cur: libc::RLIM_INFINITY,
+                        rlim_max: libc::RLIM_INFINITY,
+                    };
+                    assert_eq!(libc::setrlimit(libc::RLIMIT_CORE, &limit), 0);
+                    libc::abort()
+                };
+            }
+            let uffd = Uffd(receive(here.as_raw_fd()));
+            if sleeper {
+                uffd.wait_for_sleepers(1);
+            }
+            let _ = (&here).write(&[1]);
+            let mut status = 0;
+            // SAFETY: The pointer is valid.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            let question = |text: &str| format!("{kind},mode={mode},sleeper={sleeper},{text}");
+            book.ask(
+                question("process"),
+                format!(
+                    "killed by {}, core {}",
+                    libc::WTERMSIG(status),
+                    libc::WCOREDUMP(status)
+                ),
+            );
+            let core = std::fs::read(CORE).expect("there is a core");
+            book.ask(question("core"), dumped(&core, area.start, 4));
+            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+            book.ask(question("fdinfo"), uffd.fdinfo());
+        }
+    }
+    let _ = std::fs::remove_file(CORE);
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, new) in [("one namespace", false), ("two namespaces", true)] {
+        cases.push(Case::new(
+            format!("processes/threads of a child/{name}"),
+            move |book| numbers_of_child(book, new),
+        ));
+        cases.push(Case::new(
+            format!("processes/threads for a child/{name}"),
+            move |book| numbers_for_child(book, new),
+        ));
+    }
+    for (name, features) in FEATURES {
+        if matches!(*name, "remap" | "remove") {
+            continue;
+        }
+        for action in CLONES {
+            cases.push(Case::new(
+                format!("processes/clone/{name}/{}", action.name),
+                move |book| {
+                    catch_signals();
+                    let answer = ask_action(action, "anon", MISSING, u64::from(*features));
+                    book.ask("answer", answer.unwrap_or_default());
+                },
+            ));
+        }
+    }
+    cases.push(Case::new("processes/passed on", passed_on));
+    cases.push(Case::new("processes/no room", no_room));
+    cases.push(Case::new("processes/traced", traced));
+    cases.push(Case::new("processes/core dump", core_dump));
+    cases
+}
