@@ -457,6 +457,14 @@ pub const FEATURES: &[(&str, u32)] = &[
             | UFFD_FEATURE_EVENT_UNMAP
             | UFFD_FEATURE_THREAD_ID,
     ),
+    (
+        "all,sigbus",
+        UFFD_FEATURE_EVENT_FORK
+            | UFFD_FEATURE_EVENT_REMAP
+            | UFFD_FEATURE_EVENT_REMOVE
+            | UFFD_FEATURE_EVENT_UNMAP
+            | UFFD_FEATURE_SIGBUS,
+    ),
 ];
 
 /// Two registered areas with one action over both, and two forks before the first is read.

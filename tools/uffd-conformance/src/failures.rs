@@ -184,6 +184,61 @@ fn memory_cgroup(book: &mut Book) {
     }
 }
 
+/// A process is killed because its cgroup is full while it has faults of another one to resolve.
+fn resolver_is_killed(book: &mut Book) {
+    for (holders, keeps) in [
+        ("it alone has the descriptor", false),
+        ("so has this", true),
+    ] {
+        catch_signals();
+        let cgroup = Cgroup::new("8M", "0");
+        let (area, source) = (Area::anon(0, 8), Area::anon(1, 1));
+        source.write();
+        let names = Names::new(&[("area", &area)]);
+        let uffd = Uffd::new(0);
+        let called = uffd.register(area.start, area.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        book.flush();
+        // SAFETY: The child has its own copy of everything.
+        let resolver = unsafe { libc::fork() };
+        if resolver == 0 {
+            cgroup.enter();
+            for page in 0..2 {
+                assert_ne!(uffd.poll(10_000), 0, "there is no message");
+                let message = uffd.read().expect("there is a message");
+                book.ask(
+                    format!("{holders},message {page}"),
+                    describe(&message, &names),
+                );
+                if page == 0 {
+                    let copied = uffd.copy(area.start, source.start, PAGE, 0);
+                    book.ask(format!("{holders},copy"), copied);
+                }
+            }
+            book.flush();
+            // More than there is for it.
+            Area::anon(2, 4096).write();
+            // SAFETY: Nothing of this process is needed any more.
+            unsafe { libc::_exit(0) };
+        }
+        let uffd = keeps.then_some(uffd);
+        let (start, its) = (area.start, names.clone());
+        let sleeper =
+            std::thread::spawn(move || [load(start, &its), load(start + PAGE, &its)].join(", "));
+        book.ask(format!("{holders},resolver"), ended(resolver));
+        if let Some(uffd) = uffd {
+            book.ask(format!("{holders},fdinfo"), uffd.fdinfo());
+            let copied = uffd.copy(start + PAGE, source.start, PAGE, 0);
+            book.ask(format!("{holders},copy after its end"), copied);
+        }
+        let loaded = sleeper.join().expect("no panic");
+        book.ask(format!("{holders},sleeper"), loaded);
+        for page in 0..3 {
+            book.ask(format!("{holders},page {page}"), peek(area.at(page)));
+        }
+    }
+}
+
 /// Something that waits to be read about.
 struct Doing {
     name: &'static str,
@@ -303,6 +358,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("failures/fork without memory", fork_without_memory),
         Case::new("failures/memory cgroup", memory_cgroup),
+        Case::new("failures/resolver is killed", resolver_is_killed),
         Case::new("failures/ends meanwhile", ends_meanwhile),
     ]
 }

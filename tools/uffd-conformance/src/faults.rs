@@ -9,7 +9,7 @@ use crate::{
     sys::{drop_ptrace, errno, errno_name, Answer, PAGE},
     uffd::{describe, touch_by_this_thread, Uffd, CONTINUE, WRITEPROTECT},
 };
-use io_uring::{opcode, types, IoUring};
+use io_uring::{opcode, squeue::Flags, types, IoUring};
 use linux_raw_sys::general::*;
 use std::{
     arch::global_asm,
@@ -111,8 +111,8 @@ pub fn store(address: usize, names: &Names) -> String {
 }
 
 /// A way to touch memory.
-struct Access {
-    name: &'static str,
+pub struct Access {
+    pub name: &'static str,
     /// What is done to an address, near which there is a page on either side.
     run: fn(usize, &Names) -> String,
     /// Where in the page.
@@ -201,7 +201,7 @@ fn ring(entry: io_uring::squeue::Entry) -> String {
 
 // SAFETY (of all blocks below): the addresses are in memory of the tests, of which nothing of
 // Rust's is part, and the kernel checks them.
-const ACCESSES: &[Access] = &[
+pub const ACCESSES: &[Access] = &[
     access("load", |a, n| touch(uffd_load, a, n)),
     access("store", |a, n| touch(uffd_store, a, n)),
     access("locked add", |a, n| touch(uffd_add, a, n)),
@@ -322,6 +322,16 @@ const ACCESSES: &[Access] = &[
         let (_reader, writer) = pipe();
         ring(opcode::Write::new(types::Fd(writer.as_raw_fd()), a as _, 8).build())
     }),
+    access("io_uring read in a worker", |a, _| {
+        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        let read = opcode::Read::new(types::Fd(zero.as_raw_fd()), a as _, 8).build();
+        ring(read.flags(Flags::ASYNC))
+    }),
+    access("io_uring write in a worker", |a, _| {
+        let (_reader, writer) = pipe();
+        let write = opcode::Write::new(types::Fd(writer.as_raw_fd()), a as _, 8).build();
+        ring(write.flags(Flags::ASYNC))
+    }),
     access("io_uring fixed buffer", |a, _| {
         let ring = IoUring::new(4).expect("there is io_uring");
         match unsafe { ring.submitter().register_buffers(&[iovec(a, 8)]) } {
@@ -389,11 +399,11 @@ fn advise(address: usize, advice: i32) -> String {
 }
 
 /// What the faults are about: an area that is registered, and how it is made ready.
-struct Scene {
-    uffd: Uffd,
-    area: Area,
+pub struct Scene {
+    pub uffd: Uffd,
+    pub area: Area,
     source: Area,
-    names: Names,
+    pub names: Names,
     mode: u64,
     /// Another mapping of the same file, by which pages get there.
     alias: Option<Area>,
@@ -401,7 +411,11 @@ struct Scene {
 
 impl Scene {
     fn new(kind: &'static str, mode: u64, features: u64, flags: i32) -> Self {
-        let area = Area::basic(kind_of(kind), 0);
+        Self::of(Area::basic(kind_of(kind), 0), mode, features, flags)
+    }
+
+    /// Registers an area, which can be executed after this.
+    pub fn of(area: Area, mode: u64, features: u64, flags: i32) -> Self {
         // SAFETY: The area is memory of the tests.
         unsafe {
             let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
@@ -476,7 +490,12 @@ impl Scene {
     /// Has a thread touch the area, and writes down the messages and how it ended.
     fn ask(&self, access: &Access) -> String {
         // Between two pages, so that those which go across touch both.
-        let address = (self.area.start + self.area.page).wrapping_add_signed(access.offset);
+        self.ask_at(access, self.area.start + self.area.page)
+    }
+
+    /// The same at the beginning of a page.
+    pub fn ask_at(&self, access: &Access, page: usize) -> String {
+        let address = page.wrapping_add_signed(access.offset);
         let done = eventfd();
         let (done_fd, run, names) = (done.as_raw_fd(), access.run, self.names.clone());
         let thread = std::thread::spawn(move || {
@@ -501,8 +520,8 @@ impl Scene {
                     let answer = thread.join().expect("the thread does not panic");
                     return format!(
                         "{text}{answer}; {} {}",
-                        pagemap(self.area.start),
-                        pagemap(self.area.at(1))
+                        pagemap(page - self.area.page),
+                        pagemap(page)
                     );
                 }
                 Ready::Nothing => break,
@@ -541,7 +560,7 @@ fn first_ready(uffd: i32, done: i32) -> Ready {
 }
 
 /// Fills pages with something that can be executed.
-fn fill(start: usize, len: usize) {
+pub fn fill(start: usize, len: usize) {
     for page in (start..start + len).step_by(PAGE) {
         // SAFETY: The range is memory of the tests.
         unsafe {
@@ -562,10 +581,10 @@ fn fill_if_absent(area: &Area) {
 
 /// Whether what the mode asks for is there at the beginning.
 #[derive(Copy, Clone)]
-struct Setup {
-    kind: &'static str,
-    mode: u64,
-    populated: bool,
+pub struct Setup {
+    pub kind: &'static str,
+    pub mode: u64,
+    pub populated: bool,
 }
 
 const fn setup(kind: &'static str, mode: u64, populated: bool) -> Setup {
@@ -576,7 +595,7 @@ const fn setup(kind: &'static str, mode: u64, populated: bool) -> Setup {
     }
 }
 
-const SETUPS: &[Setup] = &[
+pub const SETUPS: &[Setup] = &[
     setup("anon", MISSING, false),
     setup("anon", WP, true),
     setup("anon", WP, false),
@@ -594,7 +613,7 @@ const SETUPS: &[Setup] = &[
     setup("hugetlb-memfd", MISSING | WP, false),
 ];
 
-const FEATURES: &[(&str, u32)] = &[
+pub const FEATURES: &[(&str, u32)] = &[
     ("none", 0),
     ("sigbus", UFFD_FEATURE_SIGBUS),
     ("thread_id", UFFD_FEATURE_THREAD_ID),
@@ -606,7 +625,7 @@ const FEATURES: &[(&str, u32)] = &[
 /// With the features that have little to do with how memory is touched, these are enough.
 const FEW: usize = 9;
 
-fn ask_setup(book: &mut Book, setup: Setup, features: u32, user_only: bool) {
+pub fn ask_setup(book: &mut Book, setup: Setup, features: u32, user_only: bool) {
     catch_signals();
     let flags = if user_only {
         drop_ptrace();

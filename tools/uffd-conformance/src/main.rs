@@ -15,6 +15,7 @@ mod messages;
 mod partial;
 mod processes;
 mod random;
+mod states;
 mod sys;
 mod table;
 mod uffd;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         events::cases(),
         failures::cases(),
         processes::cases(),
+        states::cases(),
         access::cases(),
         random::cases(cli.seed),
     ]

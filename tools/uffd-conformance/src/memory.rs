@@ -2,7 +2,7 @@
 
 //! Kinds of memory that a range of addresses can be of.
 
-use crate::sys::{errno, write_file, PAGE};
+use crate::sys::{errno, write_file, Answer, PAGE};
 use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
@@ -96,9 +96,9 @@ impl Area {
         }
     }
 
-    pub fn madvise(&self, advice: i32) -> crate::sys::Answer {
+    pub fn madvise(&self, advice: i32) -> Answer {
         // SAFETY: The area is memory of tests only.
-        crate::sys::Answer::of(unsafe { libc::madvise(self.pointer(), self.len, advice) })
+        Answer::of(unsafe { libc::madvise(self.pointer(), self.len, advice) })
     }
 
     /// Maps an area of a size at slot `slot`, with a hole around it.
@@ -313,10 +313,35 @@ fn advised(area: Area, advice: i32) -> Result<Area, i32> {
 fn swapped(slot: usize) -> Result<Area, i32> {
     let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
     area.write();
-    for _ in 0..4000 {
+    swap_out(&area);
+    Ok(area)
+}
+
+/// Has this thread run on one of the first two processors, or on all.
+fn run_on(processor: Option<usize>) {
+    // SAFETY: The set is valid.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match processor {
+            Some(number) => libc::CPU_SET(number, &mut set),
+            None => {
+                (0..libc::CPU_SETSIZE as usize).for_each(|number| libc::CPU_SET(number, &mut set))
+            }
+        }
+        // Where there is one processor only, nothing has to be done.
+        libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
+    }
+}
+
+/// Has every page of an area that is present go to the swap disk.
+pub fn swap_out(area: &Area) {
+    for round in 0..4000 {
+        // Pages that another processor has noted for later are found on that one only.
+        run_on(Some(round % 2));
         area.madvise(libc::MADV_PAGEOUT);
+        run_on(None);
         if (0..area.pages()).all(|page| pagemap(area.at(page)).starts_with('S')) {
-            return Ok(area);
+            return;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -328,7 +353,18 @@ fn merged(slot: usize) -> Result<Area, i32> {
     let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
     // SAFETY: The area is mapped, and nothing of Rust's is there.
     unsafe { ptr::write_bytes(area.start as *mut u8, 0x77, area.len) };
-    let area = advised(area, libc::MADV_MERGEABLE)?;
+    match merge(&area).0 {
+        Ok(_) => Ok(area),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Has all pages of an area, whose contents are the same, become one.
+pub fn merge(area: &Area) -> Answer {
+    let advised = area.madvise(libc::MADV_MERGEABLE);
+    if !advised.is_ok() {
+        return advised;
+    }
     for (name, value) in [
         ("sleep_millisecs", "1"),
         ("pages_to_scan", "2000"),
@@ -347,7 +383,7 @@ fn merged(slot: usize) -> Result<Area, i32> {
     }
     write_file("/sys/kernel/mm/ksm/run", "0");
     result.expect("pages are merged in time");
-    Ok(area)
+    advised
 }
 
 const MADV_GUARD_INSTALL: i32 = 102;

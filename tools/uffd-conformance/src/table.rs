@@ -480,6 +480,11 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for kind in ["hugetlb-memfd", "hugetlb-memfd-private"] {
+        cases.push(Case::new(format!("table/{kind}/neighbours"), move |book| {
+            neighbours(book, kind)
+        }));
+    }
     for (name, filling) in [
         ("nothing", Filling::Nothing),
         ("zero", Filling::Zero),

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Areas that change after they were registered: what becomes of their faults. And features
+//! together.
+
+use crate::{
+    book::{Book, Case},
+    faults::{ask_setup, catch_signals, fill, Access, Scene, ACCESSES, FEATURES, SETUPS},
+    limits::{MINOR, MISSING, WP},
+    memory::{huge_pages, kind_of, merge, pagemap, swap_out, vm_flags, Area, Names, MIB},
+    sys::{Answer, PAGE},
+    uffd::{Uffd, UNREGISTER, WRITEPROTECT},
+};
+use linux_raw_sys::general::*;
+use std::os::fd::AsRawFd;
+
+/// Something that happens to an area after it was registered.
+struct Change {
+    name: &'static str,
+    kind: &'static str,
+    /// Whether its pages are there before.
+    filled: bool,
+    /// Whether pages can be write-protected before it: it neither waits for them nor forgets it.
+    protected: bool,
+    run: fn(&Area) -> Answer,
+}
+
+const fn change(name: &'static str, run: fn(&Area) -> Answer) -> Change {
+    Change {
+        name,
+        kind: "anon",
+        filled: true,
+        protected: true,
+        run,
+    }
+}
+
+fn protect(area: &Area, protection: i32) -> Answer {
+    // SAFETY: The area is memory of the tests.
+    Answer::of(unsafe { libc::mprotect(area.pointer(), area.len, protection) })
+}
+
+fn lock(area: &Area, flags: u32) -> Answer {
+    // SAFETY: The area is memory of the tests.
+    Answer::of(unsafe { libc::mlock2(area.pointer(), area.len, flags) })
+}
+
+fn seal(area: &Area) -> Answer {
+    const SYS_MSEAL: i64 = 462;
+    // SAFETY: The area is mapped until the process ends.
+    Answer::of(unsafe { libc::syscall(SYS_MSEAL, area.start, area.len, 0) })
+}
+
+const CHANGES: &[Change] = &[
+    change("nothing", |_| Answer(Ok(0))),
+    change("swapped out", |area| {
+        swap_out(area);
+        Answer(Ok(0))
+    }),
+    Change {
+        protected: false,
+        ..change("merged", merge)
+    },
+    Change {
+        kind: "anon-thp",
+        ..change("of huge pages", |_| Answer(Ok(0)))
+    },
+    Change {
+        protected: false,
+        ..change("locked", |area| lock(area, 0))
+    },
+    Change {
+        filled: false,
+        ..change("locked on fault", |area| lock(area, libc::MLOCK_ONFAULT))
+    },
+    change("sealed", seal),
+    Change {
+        filled: false,
+        ..change("sealed while empty", seal)
+    },
+    change("read-only", |area| {
+        protect(area, libc::PROT_READ | libc::PROT_EXEC)
+    }),
+    change("without access", |area| protect(area, libc::PROT_NONE)),
+    Change {
+        filled: false,
+        ..change("guarded", |area| {
+            const MADV_GUARD_INSTALL: i32 = 102;
+            area.madvise(MADV_GUARD_INSTALL)
+        })
+    },
+    change("dropped", |area| area.madvise(libc::MADV_DONTNEED)),
+    Change {
+        kind: "shmem",
+        protected: false,
+        ..change("of a file, locked", |area| lock(area, 0))
+    },
+    Change {
+        kind: "shmem",
+        ..change("of a file, dropped", |area| {
+            area.madvise(libc::MADV_DONTNEED)
+        })
+    },
+    Change {
+        kind: "shmem",
+        ..change("of a file, truncated", |area| {
+            let file = area.file.as_ref().expect("there is a file");
+            // SAFETY: No pointers are involved.
+            Answer::of(unsafe { libc::ftruncate(file.as_raw_fd(), PAGE as i64) })
+        })
+    },
+    Change {
+        kind: "shmem-private",
+        ..change("of a private file, swapped out", |area| {
+            swap_out(area);
+            Answer(Ok(0))
+        })
+    },
+];
+
+/// Ways to touch memory, none of which needs the page to hold something but `exec`.
+const WAYS: &[&str] = &[
+    "load",
+    "store",
+    "exec",
+    "store across",
+    "read",
+    "write",
+    "process_vm_writev",
+    "vmsplice",
+];
+
+fn access(name: &str) -> &'static Access {
+    let mut known = ACCESSES.iter();
+    known
+        .find(|access| access.name == name)
+        .expect("it is in the table")
+}
+
+/// When pages are write-protected.
+#[derive(Copy, Clone, PartialEq)]
+enum Protected {
+    Before,
+    After,
+}
+
+/// Each way to touch a page, after a change.
+fn after_change(book: &mut Book, change: &Change, mode: u64, features: u64, when: Protected) {
+    catch_signals();
+    let area = Area::basic(kind_of(change.kind), 0);
+    if change.filled {
+        fill(area.start, area.len);
+    }
+    let scene = Scene::of(area, mode, features, 0);
+    let (start, len) = (scene.area.start, scene.area.len);
+    let write_protect = || scene.uffd.range(&WRITEPROTECT, start, len, 1);
+    if when == Protected::Before {
+        book.ask("write-protect before", write_protect());
+    }
+    book.ask("change", (change.run)(&scene.area));
+    if mode & WP != 0 && when == Protected::After {
+        book.ask("write-protect after", write_protect());
+    }
+    book.ask("page", pagemap(start));
+    if change.kind == "anon-thp" {
+        book.ask("huge pages", huge_pages(start));
+    }
+    // Two pages for each.
+    for (index, name) in WAYS.iter().enumerate() {
+        let page = scene.area.at(2 * index + 1);
+        book.ask(name, scene.ask_at(access(name), page));
+    }
+    // The area is as it was in this.
+    let unregistered = scene.uffd.range(&UNREGISTER, start, len, 0);
+    book.ask("unregister", unregistered);
+    book.ask("flags", vm_flags(start, &scene.names));
+    let registered = scene.uffd.register(start, len, mode);
+    book.ask("register again", registered);
+}
+
+/// A stack that grows because a page beneath it is touched.
+fn growth(book: &mut Book, mode: u64, features: u64) {
+    catch_signals();
+    for name in ["load", "store", "read"] {
+        // The last one is more than a stack may have.
+        for pages in [1, 8, 4096] {
+            let area = Area::basic(kind_of("anon-growsdown"), 0);
+            let mut scene = Scene::of(area, mode, features, 0);
+            let start = scene.area.start;
+            scene.names.add("beneath", start - 32 * MIB, 32 * MIB);
+            let question = |text: &str| format!("{name},{pages} pages,{text}");
+            let page = start - pages * PAGE;
+            let copied = scene.uffd.copy(page, start, PAGE, 0);
+            book.ask(question("copy before"), copied);
+            book.ask(question("answer"), scene.ask_at(access(name), page));
+            book.ask(question("flags"), vm_flags(page, &scene.names));
+            let protected = scene.uffd.range(&WRITEPROTECT, page, PAGE, 1);
+            book.ask(question("write-protect after"), protected);
+            // What has grown is not part of the area.
+            // SAFETY: The range is memory of the tests.
+            unsafe { libc::munmap((start - 32 * MIB) as _, 32 * MIB) };
+        }
+    }
+}
+
+/// Maps the second half of an area again.
+fn map_again(area: &Area) -> Answer {
+    let half = area.len / 2;
+    let (fd, flags) = match &area.file {
+        Some(file) => (file.as_raw_fd(), libc::MAP_SHARED | libc::MAP_NORESERVE),
+        None => (-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+    };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = flags | libc::MAP_FIXED_NOREPLACE;
+    let offset = if fd < 0 { 0 } else { half as i64 };
+    // SAFETY: Nothing is there, or the call fails.
+    Answer::of_address(unsafe {
+        libc::mmap(
+            (area.start + half) as _,
+            half,
+            protection,
+            flags,
+            fd,
+            offset,
+        )
+    })
+}
+
+/// Mappings beside a registered one, which could become one with it.
+fn neighbours(book: &mut Book, kind: &'static str, mode: u64) {
+    let area = Area::basic(kind_of(kind), 0);
+    let names = Names::new(&[("area", &area)]);
+    let (one, two) = (Uffd::new(0), Uffd::new(0));
+    let (start, half) = (area.start, area.len / 2);
+    let extents = |book: &mut Book, step: &str, answer: &dyn std::fmt::Display| {
+        let flags: Vec<String> = [start, start + half - area.page, start + half]
+            .iter()
+            .chain([&(start + area.len - area.page)])
+            .map(|address| vm_flags(*address, &names))
+            .collect();
+        book.ask(step, format!("{answer} {}", flags.join(", ")));
+    };
+    let protect = |page: usize, protection: i32| {
+        // SAFETY: The page is memory of the tests.
+        Answer::of(unsafe { libc::mprotect(page as _, area.page, protection) })
+    };
+    let both = libc::PROT_READ | libc::PROT_WRITE;
+    extents(book, "register half", &one.register(start, half, mode));
+    for (name, page) in [("first", start), ("last", start + half - area.page)] {
+        let answer = protect(page, libc::PROT_READ);
+        extents(book, &format!("protect the {name} page"), &answer);
+        let answer = protect(page, both);
+        extents(book, &format!("give it back, {name}"), &answer);
+    }
+    // SAFETY: The range is memory of the tests.
+    let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
+    extents(book, "unmap the other half", &answer);
+    extents(book, "map it again", &map_again(&area));
+    let answer = one.register(start + half, half, mode);
+    extents(book, "register it", &answer);
+    // SAFETY: As above.
+    let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
+    extents(book, "unmap it", &answer);
+    extents(book, "map it once more", &map_again(&area));
+    let answer = two.register(start + half, half, mode);
+    extents(book, "register it with another", &answer);
+    let answer = one.range(&UNREGISTER, start, half, 0);
+    extents(book, "unregister the first half", &answer);
+    let answer = two.register(start, half, mode);
+    extents(book, "register it with the other", &answer);
+    drop(two);
+    extents(book, "close the other", &"closed");
+}
+
+/// Features together.
+const TOGETHER: &[(&str, u32)] = &[
+    (
+        "thread_id+exact_address",
+        UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS,
+    ),
+    (
+        "sigbus+exact_address",
+        UFFD_FEATURE_SIGBUS | UFFD_FEATURE_EXACT_ADDRESS,
+    ),
+    (
+        "sigbus+wp_unpopulated",
+        UFFD_FEATURE_SIGBUS | UFFD_FEATURE_WP_UNPOPULATED,
+    ),
+    (
+        "sigbus+wp_async",
+        UFFD_FEATURE_SIGBUS | UFFD_FEATURE_WP_ASYNC,
+    ),
+    (
+        "wp_async+wp_unpopulated",
+        UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
+    ),
+    (
+        "thread_id+exact_address+wp_unpopulated",
+        UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_WP_UNPOPULATED,
+    ),
+];
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for change in CHANGES {
+        use Protected::{After, Before};
+        for (mode, name, features, when) in [
+            (MISSING, "none", 0, After),
+            (WP, "none", 0, After),
+            (MISSING | WP, "none", 0, Before),
+            (WP, "wp_unpopulated", UFFD_FEATURE_WP_UNPOPULATED, Before),
+            (WP, "wp_async", UFFD_FEATURE_WP_ASYNC, After),
+        ] {
+            if when == Before && !change.protected {
+                continue;
+            }
+            cases.push(Case::new(
+                format!("states/{}/mode={mode}/{name}", change.name),
+                move |book| after_change(book, change, mode, features.into(), when),
+            ));
+        }
+    }
+    for mode in [MISSING, MISSING | WP] {
+        cases.push(Case::new(
+            format!("states/growth/mode={mode}/none"),
+            move |book| growth(book, mode, 0),
+        ));
+    }
+    cases.push(Case::new("states/growth/mode=2/wp_unpopulated", |book| {
+        growth(book, WP, UFFD_FEATURE_WP_UNPOPULATED.into())
+    }));
+    cases.push(Case::new("states/growth/mode=1/sigbus", |book| {
+        growth(book, MISSING, UFFD_FEATURE_SIGBUS.into())
+    }));
+    for (kind, mode) in [
+        ("anon", MISSING),
+        ("anon", WP),
+        ("shmem", MISSING),
+        ("shmem", WP),
+        ("shmem", MINOR),
+        ("hugetlb-memfd", MISSING),
+        ("hugetlb-memfd", WP),
+        ("hugetlb-memfd", MINOR),
+    ] {
+        cases.push(Case::new(
+            format!("states/neighbours/{kind}/mode={mode}"),
+            move |book| neighbours(book, kind, mode),
+        ));
+    }
+    let of_wp = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED;
+    for setup in SETUPS {
+        for (name, features, user_only) in TOGETHER
+            .iter()
+            .map(|(name, features)| (*name, *features, false))
+            .chain(
+                FEATURES[2..]
+                    .iter()
+                    .map(|(name, features)| (*name, *features, true)),
+            )
+        {
+            if features & of_wp != 0 && setup.mode & WP == 0
+                || !matches!(setup.kind, "anon" | "hugetlb-memfd")
+            {
+                continue;
+            }
+            cases.push(Case::new(
+                format!(
+                    "states/together/{}/mode={},populated={}/{name}/user_only={user_only}",
+                    setup.kind, setup.mode, setup.populated
+                ),
+                move |book| ask_setup(book, *setup, features, user_only),
+            ));
+        }
+    }
+    cases
+}
