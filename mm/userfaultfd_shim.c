@@ -37,12 +37,6 @@ void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma)
 	hugetlb_vma_lock_read(vma);
 }
 
-/* hugetlb_vma_unlock_read(), inline without hugetlb. */
-void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma)
-{
-	hugetlb_vma_unlock_read(vma);
-}
-
 #ifdef CONFIG_HUGETLB_PAGE
 static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 {
@@ -79,7 +73,7 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
  * lock), which keeps the tables from being freed; entries may change at any
  * time.
  */
-bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
+static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 {
 	unsigned long addr = vmf->address;
 	pgd_t *pgd;
@@ -87,11 +81,6 @@ bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
 	pud_t *pud;
 	pmd_t *pmd, pmdval;
 	pte_t *ptep, pte;
-
-	assert_fault_locked(vmf);
-
-	if (is_vm_hugetlb_page(vmf->vma))
-		return huge_fault_pending(vmf, reason);
 
 	pgd = pgd_offset(vmf->vma->vm_mm, addr);
 	if (!pgd_present(*pgd))
@@ -123,6 +112,27 @@ bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason)
 		return true;
 
 	return (reason & VM_UFFD_WP) && pte_present(pte) && !pte_write(pte);
+}
+
+/*
+ * Is the fault still to be handled? Drops the fault lock, and the VMA's own
+ * lock that was taken for hugetlb.
+ */
+bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason)
+{
+	bool pending;
+
+	assert_fault_locked(vmf);
+
+	if (is_vm_hugetlb_page(vmf->vma)) {
+		pending = huge_fault_pending(vmf, reason);
+		hugetlb_vma_unlock_read(vmf->vma);
+	} else {
+		pending = fault_pending(vmf, reason);
+	}
+	release_fault_lock(vmf);
+
+	return pending;
 }
 
 /* vma_kernel_pagesize(), inline without hugetlb. In bytes. */

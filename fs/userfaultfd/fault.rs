@@ -17,7 +17,7 @@ use kernel::{
 /// is closed, and takes the fault again then. A fault that cannot be handled this way ends in
 /// SIGBUS.
 #[inline]
-pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
+pub(crate) fn handle(fault: Fault<'_, Context>) -> FaultOutcome {
     let task = current!();
 
     // A task on its way out is not to be stopped, nor one whose memory is being dumped.
@@ -57,32 +57,10 @@ pub(crate) fn handle(mut fault: Fault<'_, Context>) -> FaultOutcome {
     // The area holds no reference, and the lock that protects it is going to be dropped.
     let context = ARef::from(context);
     let message = message(features, &fault);
-    let state = fault.blocking_state();
-
     context
         .waiters()
-        .with_waiter(task, message.address, message, |waiter| {
-            let must_wait = fault.must_wait_after(|| {
-                waiter.enqueue();
-                // The barrier in here orders the enqueueing before the look at the page tables.
-                task.set_state(state);
-            });
-            let fault = fault.unlock();
-
-            if must_wait && !context.is_released() {
-                waiter.announce();
-                // A wake-up may have come before the state was set, and the page may have been
-                // protected again since.
-                while !waiter.is_woken() {
-                    task.schedule();
-                    if waiter.is_woken() || task.signal_pending_state(state) {
-                        break;
-                    }
-                    task.set_state(state);
-                }
-            }
-            task.set_running();
-            fault.retry()
+        .wait_fault(task, fault, message.address, message, || {
+            context.is_released()
         })
 }
 

@@ -18,8 +18,7 @@
 void uffd_shim_assert_fault_locked(struct vm_fault *vmf);
 void uffd_shim_release_fault_lock(struct vm_fault *vmf);
 void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma);
-void uffd_shim_hugetlb_unlock_read(struct vm_area_struct *vma);
-bool uffd_shim_must_wait(struct vm_fault *vmf, unsigned long reason);
+bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason);
 
 /* Areas */
 unsigned long uffd_shim_vma_pagesize(struct vm_area_struct *vma);

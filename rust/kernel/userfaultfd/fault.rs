@@ -182,29 +182,36 @@ impl<'a, T: Context> Fault<'a, T> {
         UnlockedFault(NotThreadSafe)
     }
 
-    /// Calls `prepare`, and then finds out whether the fault is still to be handled, by a look at
-    /// the page tables.
-    ///
-    /// `prepare` makes the thread known to wakers and sets the state that it will sleep in. What
-    /// it must not sleep in any more is taken before: the lock of a hugetlb area, without which
-    /// its page tables cannot be looked at.
+    /// Takes what the thread must not sleep in any more once it has set its task state: the lock of
+    /// a hugetlb area, without which its page tables cannot be looked at. May sleep.
     #[inline]
-    pub fn must_wait_after(&mut self, prepare: impl FnOnce()) -> bool {
-        let vma = self.vma().as_ptr();
-        let hugetlb = self.vma().is_hugetlb();
-
-        if hugetlb {
+    pub fn lock_page_tables(self) -> WalkableFault<'a, T> {
+        if self.vma().is_hugetlb() {
             // SAFETY: The area is valid by the type invariants.
-            unsafe { bindings::uffd_shim_hugetlb_lock_read(vma) };
+            unsafe { bindings::uffd_shim_hugetlb_lock_read(self.vma().as_ptr()) };
         }
-        prepare();
-        // SAFETY: By the type invariants the fault is valid and its lock is held. For hugetlb the
-        // lock of the area is held as well.
-        let must_wait = unsafe { bindings::uffd_shim_must_wait(self.vmf, self.reason.0) };
-        if hugetlb {
-            // SAFETY: It was taken above.
-            unsafe { bindings::uffd_shim_hugetlb_unlock_read(vma) };
-        }
-        must_wait
+        // INVARIANT: For hugetlb the lock of the area was taken.
+        WalkableFault(self)
+    }
+}
+
+/// A fault whose page tables can be looked at.
+///
+/// # Invariants
+///
+/// In a hugetlb area the lock of that is held for reading, besides the fault lock.
+#[must_use = "locks are held"]
+pub struct WalkableFault<'a, T>(Fault<'a, T>);
+
+impl<T: Context> WalkableFault<'_, T> {
+    /// Finds out whether the fault is still to be handled, by a look at the page tables, and drops
+    /// the locks. Does not sleep.
+    #[inline]
+    pub fn must_wait_unlock(self) -> (bool, UnlockedFault) {
+        let Fault { vmf, reason, .. } = self.0;
+        // SAFETY: By the type invariants the fault is valid and the locks are held; this value is
+        // gone afterwards.
+        let must_wait = unsafe { bindings::uffd_shim_must_wait_unlock(vmf, reason.0) };
+        (must_wait, UnlockedFault(NotThreadSafe))
     }
 }

@@ -39,17 +39,21 @@ pub(super) fn shard_of(address: u64) -> usize {
     shard_of_region(address >> REGION_SHIFT)
 }
 
-/// Returns which shards may have addresses of `range`, a bit for each.
+/// Returns the number of the shard for all addresses of `range`, if they are in the same region.
 #[inline]
+pub(super) fn shard_of_range(range: &Range<u64>) -> Option<usize> {
+    let is_one =
+        !range.is_empty() && range.start >> REGION_SHIFT == (range.end - 1) >> REGION_SHIFT;
+    is_one.then(|| shard_of(range.start))
+}
+
+/// Returns which shards may have addresses of `range`, a bit for each.
 pub(super) fn shards_of(range: &Range<u64>) -> u32 {
     if range.is_empty() {
         return 0;
     }
     let first = range.start >> REGION_SHIFT;
     let last = (range.end - 1) >> REGION_SHIFT;
-    if first == last {
-        return 1 << shard_of_region(first);
-    }
     if last - first >= SHARDS as u64 {
         return (1 << SHARDS) - 1;
     }
@@ -235,6 +239,7 @@ impl<N: Addressed> Tree<N> {
     /// # Safety
     ///
     /// `member` must be valid and in no tree, and must leave this one before it becomes invalid.
+    #[inline(always)]
     pub(super) unsafe fn insert(&mut self, member: *mut N) {
         let rb: *mut bindings::rb_node = member.cast();
         let mut parent: *mut bindings::rb_node = ptr::null_mut();
@@ -428,6 +433,13 @@ mod tests {
         const REGION: u64 = 1 << REGION_SHIFT;
         let one = |address| 1u32 << shard_of(address);
 
+        assert_eq!(shard_of_range(&(0..1)), Some(shard_of(0)));
+        assert_eq!(
+            shard_of_range(&(REGION..2 * REGION)),
+            Some(shard_of(REGION))
+        );
+        assert_eq!(shard_of_range(&(REGION - 1..REGION + 1)), None);
+        assert_eq!(shard_of_range(&(REGION..REGION)), None);
         assert_eq!(shards_of(&(REGION..REGION + 4096)), one(REGION));
         assert_eq!(shards_of(&(REGION..2 * REGION)), one(REGION));
         assert_eq!(

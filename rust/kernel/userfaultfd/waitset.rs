@@ -40,7 +40,7 @@
 //!
 //! ```text
 //! FaultWaiter::enqueue           change the page table
-//!   Shard::len = len + 1         smp_mb() in WaitSet::wake
+//!   Shard::len = len + 1         smp_mb() in WaitSet::wake_shard
 //! set_state(): smp_mb()          read Shard::len
 //! read the page table
 //! ```
@@ -61,13 +61,10 @@
 //! the latter is ordered after the reader, too.
 //!
 //! *Readers.* A reader looks for a message and queues up to sleep without dropping the inbox lock
-//! in between, and a message is added under that lock: either the reader sees it, or whoever added
-//! it sees that somebody sleeps. One reader is woken for a message, and leaves the queue with that.
-//! It may find another message than the one that it was woken for: each message gets a wake-up
-//! sooner or later, so as many readers are woken as there are messages. Who takes a wake-up without
-//! a message, or is the reason that a message was taken without a wake-up, calls
-//! [`WaitSet::pass_on`]: a reader that leaves a message behind, and a thread that turns out not to
-//! sleep after its message was visible.
+//! in between. Under the same lock a message is added and a reader that sleeps is woken, who leaves
+//! the queue with that. So while readers sleep there are no more messages than readers on their way
+//! to them, whichever of them takes which; only a reader that returns without any breaks this, and
+//! calls [`WaitSet::pass_on`].
 
 use crate::{
     bindings,
@@ -82,15 +79,14 @@ use crate::{
     },
     task::{cond_resched, CurrentTask, SleepState, Task},
     types::NotThreadSafe,
-    userfaultfd::index::{shard_of, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS},
+    userfaultfd::{
+        index::{
+            shard_of, shard_of_range, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS,
+        },
+        Context, Fault, FaultOutcome,
+    },
 };
-use core::{
-    cell::{Cell, UnsafeCell},
-    marker::PhantomPinned,
-    mem::MaybeUninit,
-    ops::Range,
-    ptr::NonNull,
-};
+use core::{cell::UnsafeCell, marker::PhantomPinned, mem::MaybeUninit, ops::Range, ptr::NonNull};
 use pin_init::pin_init_array_from_fn;
 
 /// How many threads are woken with the lock of a shard held, before it is dropped to let others
@@ -108,7 +104,8 @@ struct FaultNode<F> {
     unread: Atomic<u32>,
     /// Whether a waker took the node out of its shard; written with the lock of the shard held.
     woken: Marked<bool>,
-    /// Not zero once that waker does not touch the node, nor the task, any more.
+    /// Zero from when the node enters its shard until that waker does not touch it, nor the task,
+    /// any more.
     released: Atomic<u32>,
     /// The address that the message reports, in bytes.
     address: u64,
@@ -175,7 +172,7 @@ impl Linked for ReaderNode {
     }
 }
 
-/// The messages that were not read yet, and who waits for one.
+/// The messages that were not read yet, and who sleeps until there is one.
 struct Inbox<F, V> {
     faults: Queue<FaultNode<F>>,
     events: Queue<EventNode<V>>,
@@ -184,6 +181,23 @@ struct Inbox<F, V> {
     next_fault: u64,
     /// The number of the next event.
     next_event: u64,
+}
+
+impl<F, V> Inbox<F, V> {
+    /// Wakes the reader that sleeps for the longest time.
+    #[inline(always)]
+    fn wake_reader(&mut self) {
+        if let Some(node) = self.readers.front() {
+            let node = node.as_ptr();
+            // SAFETY: The members of a queue are valid, and the lock is held. The reader takes it
+            // before it goes on, so the node and the task stay until it is dropped.
+            unsafe {
+                self.readers.remove(node);
+                (*node).queued = false;
+                (*node).task.as_ref().wake_up();
+            }
+        }
+    }
 }
 
 /// The threads that sleep in faults and events of a context, and those that read about them.
@@ -197,8 +211,6 @@ pub struct WaitSet<F, V> {
     inbox: SpinLock<Inbox<F, V>>,
     /// Whether there are messages in the inbox. Changed under its lock, read without.
     readable: Marked<bool>,
-    /// Whether readers sleep. Changed under the inbox lock, read without.
-    sleeping: Marked<bool>,
     #[pin]
     pollers: PollQueue,
 }
@@ -238,7 +250,6 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 "userfaultfd::inbox"
             ),
             readable: Marked::new(false),
-            sleeping: Marked::new(false),
             pollers <- crate::new_poll_queue!("userfaultfd::pollers"),
         })
     }
@@ -259,45 +270,13 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         &self.pollers
     }
 
-    /// Wakes the reader that sleeps for the longest time.
-    #[inline]
-    fn wake_reader(&self) {
-        // The message was added under the inbox lock, and a reader says that it sleeps under it
-        // too.
-        if self.sleeping.read_once() {
-            self.wake_sleeping_reader();
-        }
-    }
-
-    fn wake_sleeping_reader(&self) {
-        let mut inbox = self.inbox.lock();
-        if let Some(node) = inbox.readers.front() {
-            let node = node.as_ptr();
-            // SAFETY: The members of a queue are valid, and the lock is held. The reader takes it
-            // before it goes on, so the node and the task stay until we drop it.
-            unsafe {
-                inbox.readers.remove(node);
-                (*node).queued = false;
-                (*node).task.as_ref().wake_up();
-            }
-            self.sleeping.write_once(!inbox.readers.is_empty());
-        }
-    }
-
-    /// Wakes a reader, and the pollers, for a message that was added.
-    #[inline]
-    fn notify(&self) {
-        self.wake_reader();
-        self.pollers.wake(events::IN);
-    }
-
     /// Wakes another reader where there is a message left.
     ///
     /// To be called by a reader that returns although there is one: the wake-up for it may have
     /// been this reader's.
     pub fn pass_on(&self) {
         if self.is_readable() {
-            self.wake_reader();
+            self.inbox.lock().wake_reader();
         }
     }
 
@@ -317,18 +296,16 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         // SAFETY: The node is in no queue. It stays where it is, and leaves the queue below at the
         // latest.
         unsafe { inbox.readers.push_back(ptr) };
-        self.sleeping.write_once(true);
         task.set_state(SleepState::INTERRUPTIBLE);
         drop(inbox);
+        // A thread is running when it comes back.
         task.schedule();
-        task.set_running();
 
         let mut inbox = self.inbox.lock();
         // SAFETY: The lock that guards the fields is held. While it is queued the node is a member.
         unsafe {
             if (*ptr).queued {
                 inbox.readers.remove(ptr);
-                self.sleeping.write_once(!inbox.readers.is_empty());
             }
         }
         inbox
@@ -390,11 +367,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                             (*node).task.as_ref().wake_up();
                         }
                         self.publish(&inbox);
-                        // Whoever reads one event for each time that it is told that there is
-                        // something waits to be told about the others.
+                        // A poller that reads one event for each time that it is told that there
+                        // is something waits to be told about the others.
                         if inbox.events.front().is_some() {
                             drop(inbox);
-                            self.notify();
+                            self.pollers.wake(events::IN);
                         }
                         ret
                     }
@@ -436,23 +413,29 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// A full memory barrier orders what the caller did to the pages before the search for
     /// threads. Sleeps where there are very many threads.
     pub fn wake(&self, range: Range<u64>) {
+        if let Some(shard) = shard_of_range(&range) {
+            return self.wake_shard(&self.shards[shard], range);
+        }
+        let mut shards = shards_of(&range);
+        while shards != 0 {
+            let shard = &self.shards[shards.trailing_zeros() as usize];
+            self.wake_shard(shard, range.clone());
+            shards &= shards - 1;
+        }
+    }
+
+    /// Does that for one shard.
+    fn wake_shard(&self, shard: &Shard<F>, mut range: Range<u64>) {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
         smp_mb();
 
-        let mut shards = shards_of(&range);
-        while shards != 0 {
-            let index = shards.trailing_zeros() as usize;
-            shards &= shards - 1;
-            let shard = &self.shards[index];
-            let mut range = range.clone();
-            let mut limit = None;
-            while shard.len.read_once() != 0 {
-                match self.wake_batch(shard, &range, &mut limit) {
-                    Some(next) => range.start = next,
-                    None => break,
-                }
-                cond_resched();
+        let mut limit = u64::MAX;
+        while shard.len.read_once() != 0 {
+            match self.wake_batch(shard, &range, &mut limit) {
+                Some(next) => range.start = next,
+                None => break,
             }
+            cond_resched();
         }
     }
 
@@ -475,19 +458,13 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.pollers.wake(events::HUP);
     }
 
-    /// Wakes up to [`WAKE_BATCH`] threads of `range`, and returns the address from where to go on
-    /// if there are more.
-    ///
-    /// `limit` is set to the number of the next fault then, and faults from that on are left alone
-    /// the next time.
-    fn wake_batch(
-        &self,
-        shard: &Shard<F>,
-        range: &Range<u64>,
-        limit: &mut Option<u64>,
-    ) -> Option<u64> {
+    /// Wakes up to [`WAKE_BATCH`] threads of `range`, but none whose fault has a number from
+    /// `limit` on. If there are more, returns the address from where to go on and lowers `limit` to
+    /// the number of the next fault, so that those who come meanwhile are left alone.
+    #[inline]
+    fn wake_batch(&self, shard: &Shard<F>, range: &Range<u64>, limit: &mut u64) -> Option<u64> {
         let mut tree = shard.tree.lock();
-        let len = shard.len.read_once();
+        let mut len = shard.len.read_once();
         let mut next = tree.first_of(range);
         let mut woken = 0;
         let mut go_on = None;
@@ -497,16 +474,16 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             // shard is held. The node and its task cannot go away before the last store.
             unsafe {
                 // Nothing follows the only one.
-                next = if len - woken == 1 {
+                next = if len == 1 {
                     None
                 } else {
                     tree.next_of(node, range)
                 };
-                if limit.is_some_and(|limit| (*node).number >= limit) {
+                if (*node).number >= *limit {
                     continue;
                 }
                 if woken == WAKE_BATCH {
-                    limit.get_or_insert(self.next_fault());
+                    *limit = (*limit).min(self.next_fault());
                     go_on = Some((*node).address);
                     break;
                 }
@@ -520,9 +497,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 // `FaultWaiter::is_alone`.
                 (*node).released.store(1, Release);
             }
+            // The node was counted.
+            len = len.wrapping_sub(1);
             woken += 1;
         }
-        shard.len.write_once(len - woken);
+        shard.len.write_once(len);
         go_on
     }
 
@@ -550,39 +529,62 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.publish(&inbox);
     }
 
-    /// Calls `wait` with a waiter for the current thread that the set does not know yet. The
-    /// waiter is on the stack, and has left the set when this returns.
+    /// Sleeps in a fault, if there is still a reason to, until a wake-up for `address` (in bytes,
+    /// it is what `message` reports) or a signal that matters; the fault is to be taken again then.
     ///
-    /// `address` is the address that `message` reports, in bytes. Sleeps only if `wait` does.
+    /// `released` tells whether nobody will resolve the fault any more. When it starts to say so,
+    /// [`WaitSet::wake_all`] wakes the thread.
+    ///
+    /// The fault lock is dropped before the thread sleeps.
     #[inline(always)]
-    pub fn with_waiter<R>(
+    pub fn wait_fault<T: Context>(
         &self,
         task: &CurrentTask,
+        fault: Fault<'_, T>,
         address: u64,
         message: F,
-        wait: impl FnOnce(Pin<&FaultWaiter<'_, F, V>>) -> R,
-    ) -> R {
+        released: impl Fn() -> bool,
+    ) -> FaultOutcome {
+        let state = fault.blocking_state();
         let waiter = core::pin::pin!(FaultWaiter::new(self, task, address, message));
-        wait(waiter.as_ref())
+        let waiter = waiter.as_ref();
+
+        let fault = fault.lock_page_tables();
+        // SAFETY: The waiter is new.
+        unsafe { waiter.enqueue() };
+        // The barrier in here orders the enqueueing before the look at the page tables.
+        task.set_state(state);
+        let (must_wait, fault) = fault.must_wait_unlock();
+        if must_wait && !released() {
+            self.pollers.wake(events::IN);
+            // A wake-up may have come before the state was set, and the page may have been
+            // protected again since.
+            while !waiter.is_woken() {
+                // A thread is running when it comes back.
+                task.schedule();
+                if waiter.is_woken() || task.signal_pending_state(state) {
+                    return fault.retry();
+                }
+                task.set_state(state);
+            }
+        }
+        task.set_running();
+        fault.retry()
     }
 }
 
 /// A thread that sleeps in a fault.
 ///
-/// It lives on the stack of that thread, see [`WaitSet::with_waiter`], and leaves the set by itself
+/// It lives on the stack of that thread, see [`WaitSet::wait_fault`], and leaves the set by itself
 /// when it is dropped.
 ///
 /// # Invariants
 ///
-/// While `queued` is set and `node.woken` is not, the node is in the shard of its address. While
-/// `queued` is not set, and once `node.released` is, the node is known to this thread only.
+/// While `node.released` is not zero the node is known to this thread only. Otherwise, while
+/// `node.woken` is not set, the node is in the shard of its address.
 pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
     set: &'a WaitSet<F, V>,
     node: UnsafeCell<FaultNode<F>>,
-    /// Whether the waiter was added to the set.
-    queued: Cell<bool>,
-    /// Whether readers were told about the message.
-    announced: Cell<bool>,
     _pin: PhantomPinned,
     // It stands for the current thread.
     _nts: NotThreadSafe,
@@ -600,15 +602,13 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
                 links: Links::new(),
                 unread: Atomic::new(1),
                 woken: Marked::new(false),
-                released: Atomic::new(0),
+                // INVARIANT: Nobody else knows the node.
+                released: Atomic::new(1),
                 address,
                 number: 0,
                 task: NonNull::from(&**task),
                 message,
             }),
-            // INVARIANT: Nobody else knows the node.
-            queued: Cell::new(false),
-            announced: Cell::new(false),
             _pin: PhantomPinned,
             _nts: NotThreadSafe,
         }
@@ -620,23 +620,26 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
         &self.set.shards[shard_of(address)]
     }
 
-    /// Adds the waiter to its shard and to the inbox. From now on wakers and readers see it.
+    /// Adds the waiter to its shard and to the inbox, and wakes a reader. From now on wakers and
+    /// readers see it.
     ///
-    /// The caller then sets the task state, which is a full barrier, looks whether there is still
-    /// a reason to sleep, and calls [`FaultWaiter::announce`] before it sleeps.
+    /// The caller then sets the task state, which is a full barrier, and looks whether there is
+    /// still a reason to sleep.
+    ///
+    /// # Safety
+    ///
+    /// To be called once.
     #[inline(always)]
-    pub fn enqueue(self: Pin<&Self>) {
-        if self.queued.replace(true) {
-            return;
-        }
+    unsafe fn enqueue(self: Pin<&Self>) {
         let shard = self.shard();
         let mut tree = shard.tree.lock();
         let mut inbox = self.set.inbox.lock();
         // INVARIANT: The node is added to its shard.
-        // SAFETY: The node was not queued, hence is in no tree and no queue. It is pinned, and
-        // leaves both when it is dropped at the latest.
+        // SAFETY: By the safety requirements nobody else knows the node, so it is in no tree and no
+        // queue. It is pinned, and leaves both when it is dropped at the latest.
         unsafe {
             let node = self.node.get();
+            (&raw mut (*node).released).write(Atomic::new(0));
             (*node).number = inbox.next_fault;
             tree.insert(node);
             inbox.faults.push_back(node);
@@ -644,13 +647,7 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
         inbox.next_fault = inbox.next_fault.wrapping_add(1);
         self.set.readable.write_once(true);
         shard.len.write_once(shard.len.read_once() + 1);
-    }
-
-    /// Tells readers and pollers about the message.
-    #[inline]
-    pub fn announce(&self) {
-        self.announced.set(true);
-        self.set.notify();
+        inbox.wake_reader();
     }
 
     /// Whether a waker took the waiter out of the set.
@@ -664,8 +661,8 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
     #[inline]
     fn is_alone(&self) -> bool {
         // Pairs with the release in `WaitSet::wake_batch`.
-        // SAFETY: All accesses to the field are atomic.
-        !self.queued.get() || unsafe { (*self.node.get()).released.load(Acquire) } != 0
+        // SAFETY: Once the node is known to others all accesses to the field are atomic.
+        unsafe { (*self.node.get()).released.load(Acquire) != 0 }
     }
 
     /// Takes the waiter out of the set, unless a waker did.
@@ -692,11 +689,6 @@ impl<F: Copy + Send, V: Send> Drop for FaultWaiter<'_, F, V> {
     fn drop(&mut self) {
         if !self.is_alone() {
             self.leave();
-        }
-        // A reader may have found this message when it was woken for another one, which nobody was
-        // woken for then.
-        if self.queued.get() && !self.announced.get() {
-            self.set.pass_on();
         }
     }
 }
@@ -767,8 +759,9 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         }
         inbox.next_event += 1;
         self.publish(&inbox);
+        inbox.wake_reader();
         drop(inbox);
-        self.notify();
+        self.pollers.wake(events::IN);
 
         let outcome = loop {
             current!().set_state(SleepState::KILLABLE);
