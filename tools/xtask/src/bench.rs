@@ -226,9 +226,10 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     let start = Instant::now();
     let workshop = session.workshop()?;
     if options.check {
-        let problems = check(session, &workshop)?;
-        if !problems.is_empty() {
-            bail!("Rust is worse than C:\n  {}", problems.join("\n  "));
+        let found = check(session, &workshop)?;
+        println!("{}", found.summary);
+        if !found.problems.is_empty() {
+            bail!("Rust is worse than C:\n  {}", found.problems.join("\n  "));
         }
         return Ok(());
     }
@@ -300,26 +301,47 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compares the lengths of the most important paths, for a test. Returns what is worse than in C
-/// by more than the tolerance.
-fn check(session: &Session, workshop: &Workshop) -> Result<Vec<String>> {
+/// What came of [`check`].
+pub struct Check {
+    /// A line about all of it.
+    pub summary: String,
+    /// What is worse than in C by more than the tolerance, or could not be measured.
+    pub problems: Vec<String>,
+}
+
+/// Compares the lengths of the most important paths, for a test.
+pub fn check(session: &Session, workshop: &Workshop) -> Result<Check> {
     let mut bench = Bench::new(session, workshop)?;
     for imp in [Impl::Rust, Impl::C] {
         bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--extent check")?;
     }
     let mut problems = Vec::new();
+    let mut worst = (0.0, String::from("nothing"));
     for row in &bench.rows {
         let title = format!("{} ({})", row.key.measure, row.key.params(""));
-        match row.ratio() {
-            Some(ratio) if ratio <= TOLERANCE => (),
-            Some(ratio) => problems.push(format!("{title}: {ratio:.3} x C")),
-            None => problems.push(format!("{title}: not measured on both kernels")),
+        let Some(ratio) = row.ratio() else {
+            problems.push(format!("{title}: not measured on both kernels"));
+            continue;
+        };
+        if ratio > TOLERANCE {
+            problems.push(format!("{title}: {ratio:.3} x C"));
+        }
+        if ratio > worst.0 {
+            worst = (ratio, title);
         }
     }
     if bench.rows.is_empty() {
         problems.push("nothing was measured".into());
     }
-    Ok(problems)
+    Ok(Check {
+        summary: format!(
+            "path lengths: {} measured, the worst is {:.3} x C: {}",
+            bench.rows.len(),
+            worst.0,
+            worst.1
+        ),
+        problems,
+    })
 }
 
 /// Formats a value with three digits or more.

@@ -3,7 +3,7 @@
 //! `cargo xtask test`: everything that must hold, on both kernels.
 
 use crate::{
-    conformance,
+    bench, conformance,
     guest::{Guest, Outcome},
     kernel::{Flavour, Impl, Kernel},
     series,
@@ -89,6 +89,10 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
             found.asked, found.identical, found.documented
         );
         problems.extend(found.problems);
+        let found = bench::check(session, &workshop)?;
+        println!("{}", found.summary);
+        let worse = found.problems.iter();
+        problems.extend(worse.map(|problem| format!("slower than C: {problem}")));
     }
     println!("total time: {}", ui::duration(start.elapsed()));
     let passed: u32 = all

@@ -12,25 +12,16 @@ use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
 
 /// How the stack frames are called in the results.
-pub const FRAMES: &str = "stack frames of a sleeping thread";
+pub const FRAMES: &str = "stack frame of a sleeping thread";
 
-/// Where the code is, and the functions that are on the stack of a thread that sleeps in a fault.
-struct Objects {
-    files: &'static str,
-    frames: &'static [&'static str],
-}
+/// The function that is on the stack of a thread that sleeps in a fault, in either implementation.
+const SLEEPS: &str = "<handle_userfault>";
 
-fn objects(imp: Impl) -> Objects {
+/// Where the code is.
+fn objects(imp: Impl) -> &'static str {
     match imp {
-        Impl::Rust => Objects {
-            files: "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o",
-            // The second is a part of a mangled name: the closure that sleeps.
-            frames: &["<handle_userfault>", "5fault6handle0B"],
-        },
-        Impl::C => Objects {
-            files: "fs/userfaultfd.o",
-            frames: &["<handle_userfault>"],
-        },
+        Impl::Rust => "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o",
+        Impl::C => "fs/userfaultfd.o",
     }
 }
 
@@ -43,13 +34,12 @@ pub fn measure(session: &Session, workshop: &Workshop, imp: Impl) -> Result<Vec<
         out: &build,
     };
     let paths = workshop.lab.paths(&mounts);
-    let objects = objects(imp);
     let run = |command: &str| {
-        let script = format!("cd '{}' && {command} {}", paths.build, objects.files);
+        let script = format!("cd '{}' && {command} {}", paths.build, objects(imp));
         ui::output(&mut workshop.lab.sh(&mounts, &script))
     };
     let (text, data) = symbols(&run("readelf --syms --wide")?)?;
-    let stack = frames(&run("objdump -d --no-show-raw-insn")?, objects.frames)?;
+    let stack = frame(&run("objdump -d --no-show-raw-insn")?, SLEEPS)?;
     Ok([("text", text), ("data", data), (FRAMES, stack)]
         .map(|(what, bytes)| {
             let key = Key {
@@ -92,31 +82,27 @@ fn symbols(text: &str) -> Result<(u64, u64)> {
     Ok((functions, objects))
 }
 
-/// Adds up the stack frames of functions, with their return addresses.
-fn frames(text: &str, names: &[&str]) -> Result<u64> {
+/// Returns the size of the stack frame of a function, with its return address.
+fn frame(text: &str, name: &str) -> Result<u64> {
     let subtracted = regex::Regex::new(r"sub +\$0x([0-9a-f]+),%rsp")?;
-    let mut all = 0;
-    for name in names {
-        let mut lines = text
-            .lines()
-            .skip_while(|line| !(line.ends_with(">:") && line.contains(name)));
-        lines
-            .next()
-            .with_context(|| format!("there is no function {name}"))?;
-        let mut frame = 8;
-        // The beginning of a function saves registers and makes room.
-        for line in lines.take(16) {
-            if line.contains("call") {
-                break;
-            }
-            if line.contains("push ") {
-                frame += 8;
-            }
-            if let Some(found) = subtracted.captures(line) {
-                frame += u64::from_str_radix(&found[1], 16)?;
-            }
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !(line.ends_with(">:") && line.contains(name)));
+    lines
+        .next()
+        .with_context(|| format!("there is no function {name}"))?;
+    let mut frame = 8;
+    // The beginning of a function saves registers and makes room.
+    for line in lines.take(16) {
+        if line.contains("call") {
+            break;
         }
-        all += frame;
+        if line.contains("push ") {
+            frame += 8;
+        }
+        if let Some(found) = subtracted.captures(line) {
+            frame += u64::from_str_radix(&found[1], 16)?;
+        }
     }
-    Ok(all)
+    Ok(frame)
 }
