@@ -172,9 +172,13 @@ fn read_message_slow(
             received => received?,
         };
 
-        // As above.
+        // As above. Somebody who takes away what is prepared here, again and again, must not keep
+        // the thread from dying.
         if !matches!(step, Step::Done | Step::DoneFork) {
             context.waiters().pass_on();
+            if current!().fatal_signal_pending() {
+                return Err(ERESTARTSYS);
+            }
         }
         match step {
             Step::Done => return Ok(()),

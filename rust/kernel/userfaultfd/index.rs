@@ -193,9 +193,13 @@ impl<N: Linked> Queue<N> {
 ///
 /// The type must be `repr(C)` with room for a `struct rb_node` as its first field.
 pub(super) unsafe trait Addressed {
-    /// Returns the address by which the member is found, in bytes. It does not change while the
+    /// Returns the address by which a member is found, in bytes. It does not change while the
     /// member is in a tree.
-    fn address(&self) -> u64;
+    ///
+    /// # Safety
+    ///
+    /// `this` must be valid.
+    unsafe fn address(this: *const Self) -> u64;
 }
 
 /// Members ordered by address; those of the same address are in the order in which they came.
@@ -231,7 +235,7 @@ impl<N: Addressed> Tree<N> {
     unsafe fn address(rb: *mut bindings::rb_node) -> u64 {
         // SAFETY: The node is the first field by the safety requirements of `Addressed`, and the
         // member is valid by those of this function.
-        unsafe { (*rb.cast::<N>()).address() }
+        unsafe { N::address(rb.cast()) }
     }
 
     /// Adds a member.
@@ -323,8 +327,9 @@ mod tests {
 
     // SAFETY: The node is the first field.
     unsafe impl Addressed for Member {
-        fn address(&self) -> u64 {
-            self.address
+        unsafe fn address(this: *const Self) -> u64 {
+            // SAFETY: `this` is valid by the safety requirements.
+            unsafe { (*this).address }
         }
     }
 

@@ -89,7 +89,7 @@ use crate::{
 use core::{cell::UnsafeCell, marker::PhantomPinned, mem::MaybeUninit, ops::Range, ptr::NonNull};
 use pin_init::pin_init_array_from_fn;
 
-/// How many threads are woken with the lock of a shard held, before it is dropped to let others
+/// How many threads are looked at with the lock of a shard held, before it is dropped to let others
 /// in.
 const WAKE_BATCH: u32 = 32;
 
@@ -122,8 +122,9 @@ unsafe impl<F: Send> Send for FaultNode<F> {}
 
 // SAFETY: The type is `repr(C)` and `rb` is its first field.
 unsafe impl<F> Addressed for FaultNode<F> {
-    fn address(&self) -> u64 {
-        self.address
+    unsafe fn address(this: *const Self) -> u64 {
+        // SAFETY: `this` is valid by the safety requirements.
+        unsafe { (*this).address }
     }
 }
 
@@ -458,35 +459,40 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         self.pollers.wake(events::HUP);
     }
 
-    /// Wakes up to [`WAKE_BATCH`] threads of `range`, but none whose fault has a number from
-    /// `limit` on. If there are more, returns the address from where to go on and lowers `limit` to
-    /// the number of the next fault, so that those who come meanwhile are left alone.
+    /// Wakes threads of `range`, but none whose fault has a number from `limit` on. After a look at
+    /// [`WAKE_BATCH`] threads returns the address from where to go on, and lowers `limit` to the
+    /// number of the next fault, so that those who come meanwhile are left alone.
     #[inline]
     fn wake_batch(&self, shard: &Shard<F>, range: &Range<u64>, limit: &mut u64) -> Option<u64> {
         let mut tree = shard.tree.lock();
         let mut len = shard.len.read_once();
         let mut next = tree.first_of(range);
-        let mut woken = 0;
+        let mut seen = 0;
         let mut go_on = None;
         while let Some(node) = next {
             let node = node.as_ptr();
             // SAFETY: The node is in the tree, hence valid and not woken yet, and the lock of the
             // shard is held. The node and its task cannot go away before the last store.
             unsafe {
+                if seen == WAKE_BATCH {
+                    if *limit == u64::MAX {
+                        *limit = self.next_fault();
+                    }
+                    go_on = Some((*node).address);
+                    break;
+                }
+                seen += 1;
+                if (*node).number >= *limit {
+                    // So have all others of this address, which came later.
+                    next = tree.first_of(&((*node).address + 1..range.end));
+                    continue;
+                }
                 // Nothing follows the only one.
                 next = if len == 1 {
                     None
                 } else {
                     tree.next_of(node, range)
                 };
-                if (*node).number >= *limit {
-                    continue;
-                }
-                if woken == WAKE_BATCH {
-                    *limit = (*limit).min(self.next_fault());
-                    go_on = Some((*node).address);
-                    break;
-                }
                 tree.remove(node);
                 if (*node).unread.load(Relaxed) != 0 {
                     self.forget(node);
@@ -499,7 +505,6 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             }
             // The node was counted.
             len = len.wrapping_sub(1);
-            woken += 1;
         }
         shard.len.write_once(len);
         go_on
@@ -515,12 +520,12 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     ///
     /// # Safety
     ///
-    /// `node` must be in its shard, whose lock is held.
+    /// `node` must be valid, and have been in its shard when its lock was taken, which is held.
     #[inline(never)]
     unsafe fn forget(&self, node: *mut FaultNode<F>) {
         let mut inbox = self.inbox.lock();
-        // SAFETY: The node is valid by the safety requirements, and the lock is held. While it is
-        // unread the node is in the queue.
+        // SAFETY: The node is valid by the safety requirements, and the lock is held. A node that
+        // was in its shard and is unread is in the queue.
         unsafe {
             if (*node).unread.load(Relaxed) != 0 {
                 inbox.faults.remove(node);
@@ -737,17 +742,18 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// `released` says that there will be no readers any more (for which [`WaitSet::wake_all`]
     /// wakes the thread). Hands the event back then.
     pub fn wait_event(&self, event: V, released: impl Fn() -> bool) -> (EventOutcome, V) {
+        let task = current!();
         let node = UnsafeCell::new(EventNode {
             links: Links::new(),
             state: EventState::Unread,
             id: 0,
-            task: NonNull::from(&**current!()),
+            task: NonNull::from(&**task),
             event,
         });
         let ptr = node.get();
 
         let mut inbox = self.inbox.lock();
-        if released() || current!().fatal_signal_pending() {
+        if released() || task.fatal_signal_pending() {
             drop(inbox);
             return (EventOutcome::Abandoned, node.into_inner().event);
         }
@@ -760,26 +766,28 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         inbox.next_event += 1;
         self.publish(&inbox);
         inbox.wake_reader();
-        drop(inbox);
-        self.pollers.wake(events::IN);
 
         let outcome = loop {
-            current!().set_state(SleepState::KILLABLE);
-            let mut inbox = self.inbox.lock();
+            // Whoever wakes this thread takes the lock first.
+            task.set_state(SleepState::KILLABLE);
+            drop(inbox);
+            self.pollers.wake(events::IN);
+            // A thread is running when it comes back.
+            task.schedule();
+
+            inbox = self.inbox.lock();
             // SAFETY: The lock is held.
             if unsafe { (*ptr).state } == EventState::Read {
                 break EventOutcome::Read;
             }
-            if released() || current!().fatal_signal_pending() {
+            if released() || task.fatal_signal_pending() {
                 // SAFETY: The event was not read, so it is in the queue.
                 unsafe { inbox.events.remove(ptr) };
                 self.publish(&inbox);
                 break EventOutcome::Abandoned;
             }
-            drop(inbox);
-            current!().schedule();
         };
-        current!().set_running();
+        drop(inbox);
 
         (outcome, node.into_inner().event)
     }

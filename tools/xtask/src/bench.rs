@@ -174,6 +174,7 @@ impl<'a> Bench<'a> {
             kernel: &image,
             share: &share,
             accel,
+            model: "",
             cpus,
             memory: "4G",
             append: "",

@@ -27,6 +27,8 @@ pub struct Guest<'a> {
     /// The directory that the guest shares, with all that the job needs.
     pub share: &'a Path,
     pub accel: Accel,
+    /// Changes to the model of the CPUs.
+    pub model: &'a str,
     pub cpus: u32,
     pub memory: &'a str,
     /// More of the kernel's command line.
@@ -51,6 +53,7 @@ pub enum Accel {
 }
 
 impl Accel {
+    /// The arguments, with the model of the CPUs at the end.
     fn args(self) -> &'static str {
         match self {
             Self::Kvm => "-accel kvm -cpu host",
@@ -67,7 +70,7 @@ impl Guest<'_> {
         let mounts = self.mounts();
         let paths = self.lab.paths(&mounts);
         format!(
-            "exec qemu-system-x86_64 {accel} -smp {cpus} -m {memory} \
+            "exec qemu-system-x86_64 {accel}{model} -smp {cpus} -m {memory} \
              -nodefaults -no-user-config -no-reboot -display none \
              -serial file:'{out}/console.log' -serial stdio \
              -virtfs local,path=/,mount_tag=root,security_model=none,multidevs=remap,readonly=on \
@@ -77,6 +80,7 @@ impl Guest<'_> {
              rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro panic=-1 {append} \
              init=/bin/sh -- {out}/init.sh {out}'",
             accel = self.accel.args(),
+            model = self.model,
             cpus = self.cpus,
             memory = self.memory,
             out = paths.out,
@@ -194,6 +198,7 @@ pub fn choose_accel(ui: &Ui, lab: &Lab, kernel: &Path, share: &Path) -> Result<A
         kernel,
         share,
         accel: Accel::Kvm,
+        model: "",
         cpus: 2,
         memory: "1G",
         append: "",

@@ -34,6 +34,18 @@ pub enum Flavour {
     Rt,
 }
 
+impl Flavour {
+    /// What the CPUs must not have. `identify_cpu()` reads the features of the boot CPU anew while
+    /// interrupts are on, and KASAN asks in an interrupt whether there are five levels of page
+    /// tables: now and then it takes all memory for none.
+    pub fn cpu_model(self) -> &'static str {
+        match self {
+            Self::Debug => ",la57=off",
+            Self::Plain | Self::Rt => "",
+        }
+    }
+}
+
 /// A kernel: its implementation and its flavour.
 #[derive(Copy, Clone, Debug)]
 pub struct Kernel {

@@ -171,6 +171,7 @@ fn run(
                 kernel: &image,
                 share: &share,
                 accel,
+                model: kernel.flavour.cpu_model(),
                 cpus: 2,
                 memory: "4G",
                 append,
