@@ -12,9 +12,10 @@ use core::{
 
 /// How many shards the index has.
 ///
-/// Each costs 16 bytes of every context (without lock debugging): a lock, a count and the root of
-/// a tree. More of them would let more threads enter at the same time, but all of them also enter
-/// the one inbox, and a wake-up of a large range looks at every shard.
+/// Each costs 24 bytes of every context (without lock debugging): a lock, the root of a tree and a
+/// count. That is 384 bytes for a descriptor, whether used or not, and no more with its use. More
+/// of them would let more threads enter at the same time, but all of them also enter the one
+/// inbox, and a wake-up of a large range looks at every shard.
 pub(super) const SHARDS: usize = 16;
 
 /// The logarithm of how many bytes of consecutive addresses share a shard.

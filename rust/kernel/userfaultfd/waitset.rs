@@ -24,13 +24,15 @@
 //!   hugetlb VMA lock
 //!     Shard::tree
 //!       WaitSet::inbox
+//!         the scheduler's locks
 //! aio's own lock, irqs off
 //!   WaitSet::pollers (the lock within, irqs off)
+//!     those of epoll, and the scheduler's
 //! ```
 //!
 //! The lock of the poll queue nests inside locks that are taken in interrupts. It is taken irqs
-//! off by the wait queue functions, and nothing is taken inside it. No other lock here is held
-//! around it, so none of them needs irqs to be off.
+//! off by the wait queue functions. No other lock here is held around it, so none of them needs
+//! irqs to be off.
 //!
 //! # No wake-up is lost
 //!
@@ -47,6 +49,10 @@
 //!
 //! This is the store buffering pattern (SB+fencembonceonces in `tools/memory-model/`): with a full
 //! barrier on both sides at least one of them sees what the other wrote.
+//!
+//! A wake-up that takes long leaves those alone whose faults have a number from a limit on. It
+//! reads the limit with the inbox locked, after the page table was changed. They got their numbers
+//! under the same lock, later, and looked at the page table after that: they see the change.
 //!
 //! *Waking against going to sleep.* A waker sets `woken` in the waiter, then wakes the task. The
 //! thread sets its task state, then reads `woken`, then calls the scheduler. `set_state()` has a

@@ -134,6 +134,15 @@ impl Sleepers {
         self.round += 1;
         Ok(())
     }
+
+    /// Wakes all threads by closing the descriptor.
+    fn close(mut self, samples: &mut Samples) -> Result<()> {
+        self.settle()?;
+        let Self { uffd, count, .. } = self;
+        let counted = instructions(|| drop(uffd));
+        samples.push(counted as f64 / count as f64);
+        Ok(())
+    }
 }
 
 /// 2: a page is copied that nobody waits for.
@@ -172,7 +181,7 @@ fn shuffled(count: usize) -> Vec<usize> {
     numbers
 }
 
-/// 3: a page is copied to each thread; and many are woken at once.
+/// 3: a page is copied to each thread; and many are woken at once, at last by closing the descriptor.
 pub fn resolve(count: usize, report: &Report) -> Result<()> {
     let in_order: Vec<usize> = (0..count).collect();
     let reverse = in_order.iter().rev().copied().collect();
@@ -185,7 +194,7 @@ pub fn resolve(count: usize, report: &Report) -> Result<()> {
     let repeats = RESOLVES.div_ceil(count);
     let wakes = repeats.max(2);
 
-    let rounds = orders.len() * repeats + parts.len() * wakes;
+    let rounds = orders.len() * repeats + parts.len() * wakes + 1;
     let mut sleepers = Sleepers::new(count, rounds)?;
     for (name, order) in &orders {
         let mut first = Samples::with_capacity(repeats * count);
@@ -209,7 +218,10 @@ pub fn resolve(count: usize, report: &Report) -> Result<()> {
         }
         report.part(&[("how", name)], &samples, "instructions per thread")?;
     }
-    Ok(())
+    let mut samples = Samples::with_capacity(1);
+    sleepers.close(&mut samples)?;
+    let how = [("how", "wake all by closing")];
+    report.part(&how, &samples, "instructions per thread")
 }
 
 /// How many messages wait to be read in 6, and how often that is repeated.

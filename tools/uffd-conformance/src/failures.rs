@@ -88,6 +88,43 @@ fn fork_without_memory(book: &mut Book) {
     }
 }
 
+/// A fork of a user who has as many processes as are allowed.
+fn fork_at_limit(book: &mut Book) {
+    let scenes = [0, ALL_EVENTS].map(|features| {
+        let area = Area::anon(0, 4);
+        let uffd = Uffd::new(features.into());
+        let called = uffd.register(area.start, area.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        (features, area, uffd)
+    });
+    let source = Area::anon(1, 1);
+    let limit = libc::rlimit {
+        rlim_cur: 1,
+        rlim_max: 1,
+    };
+    // SAFETY: The pointer is valid. The case has a process of its own, with one thread.
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &limit), 0);
+        assert_eq!(libc::setresuid(4321, 4321, 4321), 0);
+    }
+    for (features, area, uffd) in &scenes {
+        // SAFETY: The child does nothing but end.
+        let answer = unsafe {
+            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+            if child == 0 {
+                libc::_exit(0);
+            }
+            Answer::of(child)
+        };
+        let name = format!("features={features:#x}");
+        book.ask(format!("{name},fork"), answer);
+        book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
+        book.ask(format!("{name},fdinfo"), uffd.fdinfo());
+        let called = uffd.copy(area.start, source.start, PAGE, 0);
+        book.ask(format!("{name},copy"), called);
+    }
+}
+
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A memory cgroup, which is removed when this is dropped.
@@ -357,6 +394,7 @@ fn target(doing: &'static Doing, end: &str, there: UnixStream) -> ! {
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("failures/fork without memory", fork_without_memory),
+        Case::new("failures/fork at limit", fork_at_limit),
         Case::new("failures/memory cgroup", memory_cgroup),
         Case::new("failures/resolver is killed", resolver_is_killed),
         Case::new("failures/ends meanwhile", ends_meanwhile),

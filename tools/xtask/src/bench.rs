@@ -33,8 +33,11 @@ pub struct Options {
     /// Only these measures: a number, or a part of a name such as `Waiters`.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
+    /// Where tables and plots go; target/bench unless told
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
     /// Measure the most important paths only, and fail where Rust is worse than C by more than 2 %.
-    #[arg(long, conflicts_with_all = ["quick", "measure"])]
+    #[arg(long, conflicts_with_all = ["quick", "measure", "out"])]
     check: bool,
 }
 
@@ -276,7 +279,10 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     let targets = targets::judge(&bench.rows, asserted);
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let command = format!("cargo xtask {command}");
-    let out = session.repo.join("target/bench");
+    let out = match &options.out {
+        Some(out) => out.clone(),
+        None => session.repo.join("target/bench"),
+    };
     fs::create_dir_all(&out)?;
     let plots = plot::all(&bench.rows, &out)?;
     let about = format!(

@@ -30,8 +30,10 @@ const KERNEL_ORG: &str = "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.1
 /// Directories of tarballs that are looked in first.
 pub const DISTFILES: &str = "UFFD_DISTFILES";
 
-/// Places in the repository whose files are those that the series adds.
+/// Places in the repository whose files are those that the series adds; what was measured is not
+/// for the kernel.
 const OVERLAY: &[&str] = &[
+    ":(exclude)Documentation/benchmark",
     "Documentation",
     "fs",
     "include",
