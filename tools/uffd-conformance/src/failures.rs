@@ -90,14 +90,15 @@ fn fork_without_memory(book: &mut Book) {
 
 /// A fork of a user who has as many processes as are allowed.
 fn fork_at_limit(book: &mut Book) {
-    let scenes = [0, ALL_EVENTS].map(|features| {
-        let area = Area::anon(0, 4);
+    let scenes = [(0, 0), (1, ALL_EVENTS)].map(|(slot, features)| {
+        let area = Area::anon(slot, 4);
         let uffd = Uffd::new(features.into());
         let called = uffd.register(area.start, area.len, MISSING);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        (features, area, uffd)
+        // The descriptor goes first: nobody reads what unmapping would tell it.
+        (features, uffd, area)
     });
-    let source = Area::anon(1, 1);
+    let source = Area::anon(2, 1);
     let limit = libc::rlimit {
         rlim_cur: 1,
         rlim_max: 1,
@@ -107,7 +108,7 @@ fn fork_at_limit(book: &mut Book) {
         assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &limit), 0);
         assert_eq!(libc::setresuid(4321, 4321, 4321), 0);
     }
-    for (features, area, uffd) in &scenes {
+    for (features, uffd, area) in &scenes {
         // SAFETY: The child does nothing but end.
         let answer = unsafe {
             let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
