@@ -136,7 +136,7 @@ impl<N: Linked> Queue<N> {
     /// # Safety
     ///
     /// `member` must be in this queue.
-    pub(super) unsafe fn after(&self, member: NonNull<N>) -> Option<NonNull<N>> {
+    unsafe fn after(&self, member: NonNull<N>) -> Option<NonNull<N>> {
         // SAFETY: Members are valid by the type invariants.
         NonNull::new(unsafe { (*N::links(member.as_ptr())).next })
     }

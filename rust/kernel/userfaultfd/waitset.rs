@@ -450,19 +450,31 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// context that was released: none of them sleeps again.
     pub fn wake_all(&self) {
         self.wake(0..u64::MAX);
+        while self.abandon_events() {
+            cond_resched();
+        }
+        self.pollers.wake(events::HUP);
+    }
 
-        let inbox = self.inbox.lock();
-        let mut next = inbox.events.front();
-        while let Some(node) = next {
-            // SAFETY: The members of a queue are valid, and the lock is held.
+    /// Takes [`WAKE_BATCH`] events out of the inbox, which nobody will read, and wakes the threads
+    /// that wait for it. Returns whether there are more.
+    fn abandon_events(&self) -> bool {
+        let mut inbox = self.inbox.lock();
+        for _ in 0..WAKE_BATCH {
+            let Some(node) = inbox.events.front() else {
+                break;
+            };
+            let node = node.as_ptr();
+            // SAFETY: The members of a queue are valid, and the lock is held. The thread takes it
+            // before it goes on, so the node and the task stay until it is dropped.
             unsafe {
-                (*node.as_ptr()).task.as_ref().wake_up();
-                next = inbox.events.after(node);
+                inbox.events.remove(node);
+                (*node).state = EventState::Abandoned;
+                (*node).task.as_ref().wake_up();
             }
         }
-        drop(inbox);
-
-        self.pollers.wake(events::HUP);
+        self.publish(&inbox);
+        !inbox.events.is_empty()
     }
 
     /// Wakes threads of `range`, but none whose fault has a number from `limit` on. After a look at
@@ -711,9 +723,11 @@ enum EventState {
     Unread,
     /// A reader took it out.
     Read,
+    /// It was taken out because there are no readers any more.
+    Abandoned,
 }
 
-/// What readers see of an [`EventWaiter`].
+/// What readers see of a thread that waits for its event to be read.
 struct EventNode<V> {
     links: Links<EventNode<V>>,
     state: EventState,
@@ -745,8 +759,10 @@ pub enum EventOutcome {
 
 impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// Adds an event to the inbox, and sleeps until it was read, a fatal signal arrives, or
-    /// `released` says that there will be no readers any more (for which [`WaitSet::wake_all`]
-    /// wakes the thread). Hands the event back then.
+    /// [`WaitSet::wake_all`] is called. Hands the event back then.
+    ///
+    /// `released` tells whether there will be no readers any more. When it starts to say so,
+    /// [`WaitSet::wake_all`] is called.
     pub fn wait_event(&self, event: V, released: impl Fn() -> bool) -> (EventOutcome, V) {
         let task = current!();
         let node = UnsafeCell::new(EventNode {
@@ -783,11 +799,13 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
 
             inbox = self.inbox.lock();
             // SAFETY: The lock is held.
-            if unsafe { (*ptr).state } == EventState::Read {
-                break EventOutcome::Read;
+            match unsafe { (*ptr).state } {
+                EventState::Read => break EventOutcome::Read,
+                EventState::Abandoned => break EventOutcome::Abandoned,
+                EventState::Unread => (),
             }
-            if released() || task.fatal_signal_pending() {
-                // SAFETY: The event was not read, so it is in the queue.
+            if task.fatal_signal_pending() {
+                // SAFETY: The event is unread, so it is in the queue.
                 unsafe { inbox.events.remove(ptr) };
                 self.publish(&inbox);
                 break EventOutcome::Abandoned;

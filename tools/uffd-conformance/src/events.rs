@@ -7,12 +7,13 @@ use crate::{
     faults::{catch_signals, ends_soon, eventfd, load, store},
     limits::{MISSING, WP},
     memory::{kind_of, pagemap, vm_flags, Area, Names},
-    messages::{receive, send},
+    messages::{receive, send, sleeping_thread},
     sys::{errno_name, Answer, PAGE},
     uffd::{describe, Uffd, REGISTER, UNREGISTER, ZEROPAGE},
 };
 use linux_raw_sys::general::*;
 use std::{
+    collections::BTreeMap,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -769,6 +770,43 @@ fn monitor_ends(book: &mut Book) {
     }
 }
 
+/// The descriptor is closed while many threads wait for their events to be read, and as many sleep
+/// in faults: all go on.
+fn closed_with_many(book: &mut Book) {
+    catch_signals();
+    for many in [1, 32, 33, 100] {
+        let area = Area::anon(0, 2 * many);
+        let names = Names::new(&[("area", &area)]);
+        let uffd = Uffd::new(FEATURES[5].1.into());
+        uffd.register(area.start, area.len, MISSING);
+        let faulting = |page: usize| {
+            let (address, names) = (area.at(page), names.clone());
+            std::thread::spawn(move || load(address, &names))
+        };
+        let changing = |page: usize| {
+            let address = area.at(page);
+            sleeping_thread(move || {
+                // SAFETY: The page is memory of the tests.
+                told(unsafe { libc::madvise(address as _, PAGE, libc::MADV_DONTNEED) })
+            })
+        };
+        let faults: Vec<_> = (0..many).map(faulting).collect();
+        uffd.wait_for_sleepers(many);
+        let changes: Vec<_> = (many..2 * many).map(changing).collect();
+        book.ask(format!("{many},fdinfo"), uffd.fdinfo());
+        book.ask(format!("{many},poll"), format!("{:#x}", uffd.poll(0)));
+        drop(uffd);
+        for (name, threads) in [("fault", faults), ("madvise", changes)] {
+            let mut answers = BTreeMap::new();
+            for thread in threads {
+                *answers.entry(thread.join().expect("no panic")).or_insert(0) += 1;
+            }
+            book.ask(format!("{many},{name}"), format!("{answers:?}"));
+        }
+        book.ask(format!("{many},flags"), vm_flags(area.start, &names));
+    }
+}
+
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in ["anon", "shmem", "hugetlb-memfd"] {
@@ -796,6 +834,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(Case::new("events/several", several));
     cases.push(Case::new("events/descriptor of a child", childs_descriptor));
+    cases.push(Case::new("events/closed with many", closed_with_many));
     cases.push(Case::new("events/target ends", target_ends));
     cases.push(Case::new("events/monitor ends", monitor_ends));
     cases

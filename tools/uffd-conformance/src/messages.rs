@@ -414,8 +414,10 @@ fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
     }
 }
 
-/// Starts a thread, and returns when it sleeps.
-fn sleeping_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+/// Starts a thread, and returns when it sleeps, interruptible or not.
+pub fn sleeping_thread<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         // SAFETY: No pointers are involved.
@@ -430,7 +432,8 @@ fn sleeping_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) 
     let mut seen = 0;
     while seen < 3 {
         let text = std::fs::read_to_string(&stat).unwrap_or_default();
-        seen = if text.contains(") S ") { seen + 1 } else { 0 };
+        let sleeps = text.contains(") S ") || text.contains(") D ");
+        seen = if sleeps { seen + 1 } else { 0 };
         std::thread::sleep(std::time::Duration::from_millis(1));
         if thread.is_finished() {
             break;
