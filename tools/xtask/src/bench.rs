@@ -57,6 +57,9 @@ const ASSERTED_CPUS: usize = 8;
 /// How much worse than C a test lets Rust be.
 const TOLERANCE: f64 = 1.02;
 
+/// What stands at the head of each result that is committed.
+const LICENSE: &str = "<!-- SPDX-License-Identifier: GPL-2.0 -->";
+
 /// How long a guest may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -393,7 +396,7 @@ fn targets_table(targets: &[Target]) -> Table {
 }
 
 fn markdown(about: &str, rows: &[Row], plots: &[String], targets: &[Target]) -> Result<String> {
-    let mut text = format!("# userfaultfd in Rust and in C\n\n{about}\n\n");
+    let mut text = format!("{LICENSE}\n# userfaultfd in Rust and in C\n\n{about}\n\n");
     writeln!(text, "## Targets\n\n{}\n", targets_table(targets))?;
     for plot in plots {
         writeln!(text, "![{plot}]({plot}.svg)\n")?;

@@ -52,13 +52,19 @@ pub enum Accel {
     Icount,
 }
 
+/// All that QEMU can emulate, but no fast string instructions: each byte of a `rep movsb` takes the
+/// time of an instruction there, and counts as one. Without them the kernel moves eight at once.
+const TCG_CPU: &str = "max,erms=off,fsrm=off,fsrs=off,fzrm=off";
+
 impl Accel {
     /// The arguments, with the model of the CPUs at the end.
-    fn args(self) -> &'static str {
+    fn args(self) -> String {
         match self {
-            Self::Kvm => "-accel kvm -cpu host",
-            Self::Tcg => "-accel tcg,thread=multi -cpu max",
-            Self::Icount => "-accel tcg,thread=single -icount shift=0,sleep=off -cpu max",
+            Self::Kvm => "-accel kvm -cpu host".into(),
+            Self::Tcg => format!("-accel tcg,thread=multi -cpu {TCG_CPU}"),
+            Self::Icount => {
+                format!("-accel tcg,thread=single -icount shift=0,sleep=off -cpu {TCG_CPU}")
+            }
         }
     }
 }

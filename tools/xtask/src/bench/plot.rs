@@ -2,11 +2,11 @@
 
 //! Plots, as SVG files.
 
-use super::{Row, CONTENTION, PATH_LENGTH};
+use super::{Row, CONTENTION, LICENSE, PATH_LENGTH};
 use crate::kernel::Impl;
-use anyhow::{anyhow, Result};
+use anyhow::{anyhow, Context, Result};
 use plotters::prelude::*;
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// A plot: a measure whose values grow with one of its parameters.
 struct Plot {
@@ -117,7 +117,8 @@ pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
         curves.retain(|_, points| points.len() > 1);
         if !curves.is_empty() {
             let path = out.join(format!("{}.svg", plot.name));
-            draw(plot, &curves, &path).map_err(|err| anyhow!("{}: {err}", path.display()))?;
+            let svg = draw(plot, &curves).map_err(|err| anyhow!("{}: {err}", plot.name))?;
+            fs::write(&path, svg).with_context(|| path.display().to_string())?;
             names.push(plot.name.into());
         }
     }
@@ -127,8 +128,7 @@ pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
 fn draw(
     plot: &Plot,
     curves: &BTreeMap<String, Vec<(f64, &Row)>>,
-    path: &Path,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<String, Box<dyn std::error::Error + 'static>> {
     let mut lines = Vec::new();
     for ((name, points), shades) in curves.iter().zip(SHADES.iter().cycle()) {
         for (imp, title, color) in [(Impl::Rust, "Rust", shades.0), (Impl::C, "C", shades.1)] {
@@ -155,7 +155,8 @@ fn draw(
 
     // Powers of ten are too far apart where little happens.
     let base = if top / bottom < 100.0 { 2.0 } else { 10.0 };
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let mut svg = format!("{LICENSE}\n");
+    let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(plot.title, ("sans-serif", 24))
@@ -195,5 +196,6 @@ fn draw(
         .border_style(BLACK.mix(0.3))
         .draw()?;
     root.present()?;
-    Ok(())
+    drop((chart, root));
+    Ok(svg)
 }
