@@ -37,6 +37,18 @@ void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma)
 	hugetlb_vma_lock_read(vma);
 }
 
+/*
+ * Does a marker leave the fault to be handled? A poisoned page and a guard
+ * page are answers: taken again, the fault fails. Other markers only say
+ * something about the page to come.
+ */
+static bool marker_pending(pte_t pte)
+{
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	return !is_poisoned_swp_entry(entry) && !is_guard_swp_entry(entry);
+}
+
 #ifdef CONFIG_HUGETLB_PAGE
 static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 {
@@ -48,11 +60,13 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 		return true;
 
 	pte = huge_ptep_get(vma->vm_mm, vmf->address, ptep);
-	if (huge_pte_none_mostly(pte))
+	if (huge_pte_none(pte))
 		return true;
+	if (is_pte_marker(pte))
+		return marker_pending(pte);
 
 	return (reason & VM_UFFD_WP) && pte_present(pte) &&
-		!huge_pte_write(pte);
+		huge_pte_uffd_wp(pte);
 }
 #else
 static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
@@ -64,9 +78,10 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 /*
  * The page table walk of the fault handler: is the fault still to be handled?
  *
- * Nothing there yet, or only a marker: yes, whatever the reason. Otherwise
- * only a present entry has a meaningful write bit. For one that is not
- * present (swapped out, migrating) the fault is taken again and finds out.
+ * Nothing there yet: yes, whatever the reason. A page that is there has to be
+ * handled while it is protected for userfaultfd: lifting that protection need
+ * not make it writable. For an entry that is not present (swapped out,
+ * migrating) the fault is taken again and finds out.
  *
  * The thread is about to sleep: its task state is set, so this must not
  * block. Nothing but the fault lock is held (for hugetlb also the VMA's own
@@ -100,7 +115,7 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 		if (!pmd_present(pmdval))
 			return false;
 		if (pmd_trans_huge(pmdval))
-			return (reason & VM_UFFD_WP) && !pmd_write(pmdval);
+			return (reason & VM_UFFD_WP) && pmd_uffd_wp(pmdval);
 
 		/* Fails where the table has gone since: look again. */
 		ptep = pte_offset_map(pmd, addr);
@@ -108,10 +123,12 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 
 	pte = ptep_get(ptep);
 	pte_unmap(ptep);
-	if (pte_none_mostly(pte))
+	if (pte_none(pte))
 		return true;
+	if (is_pte_marker(pte))
+		return marker_pending(pte);
 
-	return (reason & VM_UFFD_WP) && pte_present(pte) && !pte_write(pte);
+	return (reason & VM_UFFD_WP) && pte_present(pte) && pte_uffd_wp(pte);
 }
 
 /*

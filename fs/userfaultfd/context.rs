@@ -41,11 +41,26 @@ pub(crate) struct Context {
 // What a thread that sleeps in a fault has on its stack.
 static_assert!(size_of::<FaultWaiter<'_, PageFault, Event>>() <= 128);
 
+// What a descriptor has besides its file, inode and dentry, which take more than a kilobyte. Half
+// of it is the index, see `kernel::userfaultfd::waitset`. In C it is 192 bytes, but there the
+// threads that sleep are on lists. However many threads sleep, it does not grow: they bring along
+// what they need. Locks that are debugged, or sleep, are larger.
+static_assert!(
+    cfg!(any(
+        CONFIG_DEBUG_SPINLOCK,
+        CONFIG_DEBUG_LOCK_ALLOC,
+        CONFIG_DEBUG_RWSEMS,
+        CONFIG_PREEMPT_RT
+    )) || size_of::<Context>() <= 384
+);
+
 /// Where contexts come from.
 pub(crate) static CACHE: StaticKmemCache<Context> =
     StaticKmemCache::new(c_str!("userfaultfd_ctx_cache"));
 
-impl_userfaultfd_context!(Context, header, CACHE);
+// SAFETY: The fields are private, and values are made by `Context::new` only, which goes through
+// `new_context`. This is the one implementation of userfaultfd in Rust.
+impl_userfaultfd_context!(unsafe impl for Context { header, CACHE });
 
 impl Context {
     /// Makes a context for `mm`, with the flags of its descriptor and its features.

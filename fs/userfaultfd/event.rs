@@ -8,12 +8,13 @@
 use crate::{context::Context, fault, message::Message};
 use core::ops::Range;
 use kernel::{
-    declare_userfaultfd,
+    alloc::kmem_cache::StaticKmemCache,
+    c_str, declare_userfaultfd,
     prelude::*,
     sync::aref::ARef,
     task, uapi,
     userfaultfd::{
-        pending::Pending,
+        pending::{Entry, Note, Pending},
         vma::{self, Vma, VmaMut},
         waitset::EventOutcome,
         Fault, FaultOutcome, MmapChanging, Operations,
@@ -31,12 +32,12 @@ pub(crate) enum Event {
 }
 
 /// Tells the monitor about an event and waits until it knows.
-fn tell(changing: &MmapChanging<Context>, event: Event) -> (EventOutcome, Event) {
+fn tell(changing: &MmapChanging<Context>, event: &Event) -> EventOutcome {
     let context = changing.context();
 
     // Nobody could interrupt the wait of a task on its way out, and none should get here.
     if warn_on!(current!().flags() & task::flags::EXITING != 0) {
-        return (EventOutcome::Abandoned, event);
+        return EventOutcome::Abandoned;
     }
     context
         .waiters()
@@ -57,6 +58,26 @@ pub(crate) struct Unmap {
     range: Range<usize>,
 }
 
+/// Where notes about forks, and about ranges that are unmapped, come from.
+pub(crate) static FORKS: StaticKmemCache<Entry<Fork>> =
+    StaticKmemCache::new(c_str!("userfaultfd_fork"));
+pub(crate) static UNMAPS: StaticKmemCache<Entry<Unmap>> =
+    StaticKmemCache::new(c_str!("userfaultfd_unmap"));
+
+impl Note for Fork {
+    #[inline]
+    fn cache() -> &'static StaticKmemCache<Entry<Self>> {
+        &FORKS
+    }
+}
+
+impl Note for Unmap {
+    #[inline]
+    fn cache() -> &'static StaticKmemCache<Entry<Self>> {
+        &UNMAPS
+    }
+}
+
 /// Returns the context of an area if it wants to know about `feature`, with its pages kept from
 /// being filled from now on.
 fn interested(vma: &Vma<'_, Context>, feature: u32) -> Option<MmapChanging<Context>> {
@@ -69,7 +90,7 @@ impl Operations for Context {
     type Unmap = Unmap;
 
     #[inline]
-    fn handle_fault(fault: Fault<'_, Self>) -> FaultOutcome {
+    fn handle_fault<'a>(fault: Fault<'a, Self>) -> FaultOutcome<'a> {
         fault::handle(fault)
     }
 
@@ -113,7 +134,7 @@ impl Operations for Context {
     fn fork_complete(fork: Fork) {
         let Fork { changing, child } = fork;
 
-        if let (EventOutcome::Abandoned, Event::Fork(child)) = tell(&changing, Event::Fork(child)) {
+        if tell(&changing, &Event::Fork(child.clone())) == EventOutcome::Abandoned {
             // Nobody manages the new process. Its areas must not outlive the context.
             vma::release_new(&*child);
         }
@@ -136,7 +157,7 @@ impl Operations for Context {
     fn remap_complete(changing: MmapChanging<Self>, from: usize, to: usize, len: usize) {
         tell(
             &changing,
-            Event::Plain(Message::Remap {
+            &Event::Plain(Message::Remap {
                 from: from as u64,
                 to: to as u64,
                 len: len as u64,
@@ -151,7 +172,7 @@ impl Operations for Context {
     fn remove_complete(changing: MmapChanging<Self>, range: Range<usize>) {
         tell(
             &changing,
-            Event::Plain(Message::Remove {
+            &Event::Plain(Message::Remove {
                 start: range.start as u64,
                 end: range.end as u64,
             }),
@@ -180,7 +201,7 @@ impl Operations for Context {
 
         tell(
             &changing,
-            Event::Plain(Message::Unmap {
+            &Event::Plain(Message::Unmap {
                 start: range.start as u64,
                 end: range.end as u64,
             }),

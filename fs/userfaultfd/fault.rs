@@ -6,8 +6,9 @@ use crate::{access, context::Context, message::PageFault};
 use kernel::{
     prelude::*,
     sync::aref::ARef,
-    task, uapi,
-    userfaultfd::{Fault, FaultOutcome},
+    task::{flags, CurrentTask},
+    uapi,
+    userfaultfd::{fault::Kind, Fault, FaultOutcome},
     warn_on,
 };
 
@@ -17,38 +18,20 @@ use kernel::{
 /// is closed, and takes the fault again then. A fault that cannot be handled this way ends in
 /// SIGBUS.
 #[inline]
-pub(crate) fn handle(fault: Fault<'_, Context>) -> FaultOutcome {
+pub(crate) fn handle<'a>(fault: Fault<'a, Context>) -> FaultOutcome<'a> {
     let task = current!();
-
-    // A task on its way out is not to be stopped, nor one whose memory is being dumped.
-    if task.flags() & (task::flags::EXITING | task::flags::DUMPCORE) != 0 {
+    if is_refused(&fault, task) {
         return fault.sigbus();
     }
+    let fault = match fault.kind() {
+        // There is no way to sleep, and to look at the page again afterwards.
+        Kind::Final(fault) => return fault.sigbus(),
+        Kind::Nowait(fault) => return fault.retry(),
+        Kind::Sleepable(fault) => fault,
+    };
     let Some(context) = fault.vma().context() else {
         return fault.sigbus();
     };
-    if cfg!(CONFIG_DEBUG_VM) {
-        warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
-        warn_on!(!fault.reason().is_valid());
-    }
-
-    let features = context.header().features();
-    if features & uapi::UFFD_FEATURE_SIGBUS != 0 {
-        return fault.sigbus();
-    }
-    if !fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0 {
-        return fault.sigbus();
-    }
-    if !fault.allows_retry() {
-        // There is no way to sleep, and to look at the page again afterwards.
-        if cfg!(CONFIG_DEBUG_VM) {
-            warn_on!(fault.is_nowait());
-        }
-        return fault.sigbus();
-    }
-    if fault.is_nowait() {
-        return fault.retry_locked();
-    }
     if context.is_released() {
         // The lock goes in any case: whoever closes the descriptor waits for it.
         return fault.unlock().retry();
@@ -56,12 +39,29 @@ pub(crate) fn handle(fault: Fault<'_, Context>) -> FaultOutcome {
 
     // The area holds no reference, and the lock that protects it is going to be dropped.
     let context = ARef::from(context);
-    let message = message(features, &fault);
-    context
-        .waiters()
-        .wait_fault(task, fault, message.address, message, || {
-            context.is_released()
-        })
+    let message = message(context.header().features(), &fault);
+    let waiters = context.waiters();
+    waiters.wait_fault(task, fault, message.address, message, || {
+        context.is_released()
+    })
+}
+
+/// Whether a fault is none to report.
+#[inline(always)]
+fn is_refused(fault: &Fault<'_, Context>, task: &CurrentTask) -> bool {
+    // A task on its way out is not to be stopped, nor one whose memory is being dumped.
+    if task.flags() & (flags::EXITING | flags::DUMPCORE) != 0 {
+        return true;
+    }
+    let Some(context) = fault.vma().context() else {
+        return true;
+    };
+    if cfg!(CONFIG_DEBUG_VM) {
+        warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
+        warn_on!(!fault.reason().is_valid());
+    }
+    context.has(uapi::UFFD_FEATURE_SIGBUS)
+        || (!fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0)
 }
 
 /// Returns what user space reads about a fault, which depends on the features of the context.

@@ -28,7 +28,7 @@ use kernel::{
     uaccess::UserPtr,
     userfaultfd::{
         limits, vma,
-        waitset::{EventId, Front, Receipt},
+        waitset::{Front, Receipt},
     },
 };
 
@@ -83,18 +83,6 @@ impl NewDescriptor {
     }
 }
 
-/// What is to be done about the next message.
-enum Step {
-    /// It was copied.
-    Done,
-    /// It was copied, and the descriptor that it names is to be installed.
-    DoneFork,
-    /// It is about a fork, for which there has to be a descriptor first.
-    Prepare,
-    /// The buffer was not present.
-    FaultIn,
-}
-
 /// Reads one message.
 ///
 /// It leaves the inbox when it has been copied, so nothing is lost on a bad buffer, or where there
@@ -108,8 +96,8 @@ fn read_message(
     let delivered = context.waiters().receive(nonblocking, |front| {
         let message = match front {
             Front::Fault(fault) => Message::PageFault(*fault),
-            Front::Event(_, Event::Plain(message)) => *message,
-            Front::Event(_, Event::Fork(_)) => return Receipt::Left(false),
+            Front::Event(Event::Plain(message)) => *message,
+            Front::Event(Event::Fork(_)) => return Receipt::Left(false),
         };
         if iov.copy_to_iter_full_nofault(&message.encode()) {
             Receipt::Delivered(true)
@@ -120,12 +108,20 @@ fn read_message(
     if delivered {
         return Ok(());
     }
-    // What follows may sleep, and the wake-up for the message that stays may have been ours.
-    context.waiters().pass_on();
     read_message_slow(context, nonblocking, file, iov)
 }
 
-/// Like [`read_message`], for one that something has to be done for first.
+/// What came of the next message, where something may have to be done for it.
+enum Step {
+    /// It was copied.
+    Delivered,
+    /// It is about a fork, for which there has to be a descriptor first.
+    Fork,
+    /// The buffer was not present.
+    FaultIn([u8; message::SIZE]),
+}
+
+/// Like [`read_message`], for one that could not be delivered at once.
 #[cold]
 fn read_message_slow(
     context: &Context,
@@ -133,74 +129,78 @@ fn read_message_slow(
     file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
-    let mut prepared: Option<(EventId, NewDescriptor)> = None;
-    // What the next message is about, where something has to be done for it first.
-    let mut wanted: Option<(EventId, ARef<Context>)> = None;
-    let mut undelivered = [0; message::SIZE];
-
     loop {
-        // The thread must not sleep with a descriptor that may never be needed.
-        let received = context
-            .waiters()
-            .receive(nonblocking || prepared.is_some(), |front| {
-                let (message, done) = match front {
-                    Front::Fault(fault) => (Message::PageFault(*fault), Step::Done),
-                    Front::Event(_, Event::Plain(message)) => (*message, Step::Done),
-                    Front::Event(id, Event::Fork(child)) => match &prepared {
-                        Some((for_id, new)) if *for_id == id => {
-                            (Message::Fork { ufd: new.number() }, Step::DoneFork)
-                        }
-                        _ => {
-                            wanted = Some((id, child.clone()));
-                            return Receipt::Left(Step::Prepare);
-                        }
-                    },
-                };
-                let message = message.encode();
-                if iov.copy_to_iter_full_nofault(&message) {
-                    Receipt::Delivered(done)
-                } else {
-                    undelivered = message;
-                    Receipt::Left(Step::FaultIn)
-                }
-            });
-        let step = match received {
-            Err(err) if err == EAGAIN && !nonblocking => {
-                prepared = None;
-                continue;
+        let step = context.waiters().receive(nonblocking, |front| {
+            let message = match front {
+                Front::Fault(fault) => Message::PageFault(*fault),
+                Front::Event(Event::Plain(message)) => *message,
+                Front::Event(Event::Fork(_)) => return Receipt::Left(Step::Fork),
+            };
+            let message = message.encode();
+            if iov.copy_to_iter_full_nofault(&message) {
+                Receipt::Delivered(Step::Delivered)
+            } else {
+                Receipt::Left(Step::FaultIn(message))
             }
-            received => received?,
-        };
-
-        // As above. Somebody who takes away what is prepared here, again and again, must not keep
-        // the thread from dying.
-        if !matches!(step, Step::Done | Step::DoneFork) {
-            context.waiters().pass_on();
-            if current!().fatal_signal_pending() {
-                return Err(ERESTARTSYS);
+        })?;
+        match step {
+            Step::Delivered => return Ok(()),
+            Step::Fork => {
+                if read_fork(context, file, iov)? {
+                    return Ok(());
+                }
+            }
+            Step::FaultIn(message) => {
+                // This may sleep, and the wake-up for the message that stays may have been ours.
+                context.waiters().pass_on();
+                fault_in(iov, &message)?;
             }
         }
-        match step {
-            Step::Done => return Ok(()),
-            Step::DoneFork => {
-                if let Some((_, new)) = prepared {
-                    new.install();
-                }
-                return Ok(());
+    }
+}
+
+/// Makes the buffer present that a message could not be copied to.
+#[cold]
+fn fault_in(iov: &mut IovIterDest<'_>, message: &[u8; message::SIZE]) -> Result {
+    // Somebody who takes the buffer away, again and again, must not keep the thread from dying.
+    if current!().fatal_signal_pending() {
+        return Err(ERESTARTSYS);
+    }
+    cond_resched();
+    iov.fault_in_with(message)
+}
+
+/// Reads the next message if it is about a fork, and makes the descriptor that it names.
+///
+/// Returns false where there is none, or not any more.
+#[cold]
+fn read_fork(context: &Context, file: &LocalFile, iov: &mut IovIterDest<'_>) -> Result<bool> {
+    let claimed = context.waiters().claim(|event| match event {
+        Event::Fork(child) => Some(child.clone()),
+        Event::Plain(_) => None,
+    });
+    let Some((claim, child)) = claimed else {
+        // Somebody else came first, and there may be another message.
+        return Ok(false);
+    };
+    let new = match NewDescriptor::reserve(child, Some(file)) {
+        Ok(new) => new,
+        Err(err) => {
+            claim.defer();
+            return Err(err);
+        }
+    };
+    let message = Message::Fork { ufd: new.number() }.encode();
+    // A fork makes the memory of the process that reads read-only, if it is that one.
+    fault_in(iov, &message)?;
+    loop {
+        match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
+            Some(true) => {
+                new.install();
+                return Ok(true);
             }
-            Step::Prepare => {
-                // One that is for another event goes first: there may be no room for two.
-                drop(prepared.take());
-                if let Some((id, child)) = wanted.take() {
-                    let new = NewDescriptor::reserve(child, Some(file))
-                        .inspect_err(|_| context.waiters().defer(id))?;
-                    prepared = Some((id, new));
-                }
-            }
-            Step::FaultIn => {
-                cond_resched();
-                iov.fault_in_with(&undelivered)?;
-            }
+            Some(false) => fault_in(iov, &message)?,
+            None => return Ok(false),
         }
     }
 }

@@ -197,14 +197,12 @@ fill_range!(Poison, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
 /// sense; or what the operation answers.
 pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     let answer = |done: &Result<u64>| {
-        T::answer(
-            arg,
-            match done {
-                // CAST: No address space has so many bytes.
-                Ok(bytes) => *bytes as i64,
-                Err(err) => i64::from(Error::to_errno(*err)),
-            },
-        )
+        let answer = match done {
+            Ok(bytes) => *bytes,
+            // CAST: The field is signed.
+            Err(err) => i64::from(Error::to_errno(*err)) as u64,
+        };
+        T::answer(arg, answer)
     };
 
     if context.header().mmap_changing() {

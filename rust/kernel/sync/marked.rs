@@ -17,12 +17,20 @@ pub struct Marked<T>(UnsafeCell<T>);
 // threads; they copy the value, which may be sent to another thread.
 unsafe impl<T: Copy + Send> Sync for Marked<T> {}
 
-impl<T: Copy> Marked<T> {
-    const IS_WORD: () = assert!(
-        size_of::<T>() <= size_of::<usize>() && size_of::<T>().is_power_of_two(),
-        "only machine words, and parts of them, are accessed as a whole",
-    );
+mod private {
+    /// A type whose values are accessed as a whole by one instruction.
+    pub trait Word: Copy {}
+}
 
+macro_rules! impl_word {
+    ($($ty:ty),*) => { $(impl private::Word for $ty {})* };
+}
+
+impl_word!(bool, u8, i8, u16, i16, u32, i32, usize, isize);
+#[cfg(CONFIG_64BIT)]
+impl_word!(u64, i64);
+
+impl<T: private::Word> Marked<T> {
     /// Wraps a value.
     pub const fn new(value: T) -> Self {
         Self(UnsafeCell::new(value))
@@ -32,7 +40,6 @@ impl<T: Copy> Marked<T> {
     #[doc(alias = "READ_ONCE")]
     #[inline(always)]
     pub fn read_once(&self) -> T {
-        const { Self::IS_WORD };
         // SAFETY: The pointer is valid. This corresponds to `READ_ONCE()`: a volatile access to
         // a machine word is not torn, and in the kernel's memory model it does not race with other
         // marked accesses.
@@ -43,7 +50,6 @@ impl<T: Copy> Marked<T> {
     #[doc(alias = "WRITE_ONCE")]
     #[inline(always)]
     pub fn write_once(&self, value: T) {
-        const { Self::IS_WORD };
         // SAFETY: As in `read_once`, for `WRITE_ONCE()`.
         unsafe { self.0.get().write_volatile(value) }
     }

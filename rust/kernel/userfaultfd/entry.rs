@@ -9,7 +9,7 @@
 use super::{
     fault::{Fault, FaultOutcome},
     header::{Context, MmapChanging},
-    pending::Pending,
+    pending::{Note, Pending},
     vma::{Vma, VmaMut},
 };
 use crate::{
@@ -23,15 +23,15 @@ use core::{ops::Range, ptr::NonNull};
 /// What an implementation of userfaultfd does when mm calls it.
 pub trait Operations: Context {
     /// What is noted about a context while its address space is duplicated.
-    type Fork;
+    type Fork: Note;
 
     /// What is noted about a range that is unmapped.
-    type Unmap;
+    type Unmap: Note;
 
     /// Handles a page fault in a registered area; `handle_userfault()`.
     ///
     /// Sleeps, unless the fault does not allow it.
-    fn handle_fault(fault: Fault<'_, Self>) -> FaultOutcome;
+    fn handle_fault<'a>(fault: Fault<'a, Self>) -> FaultOutcome<'a>;
 
     /// Whether faults on write-protected pages are resolved by the kernel;
     /// `userfaultfd_wp_async()`. Must not sleep.

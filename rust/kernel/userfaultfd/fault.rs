@@ -8,8 +8,9 @@ use crate::{
     mm::virt::{vm_flags_t, VmaRef},
     task::SleepState,
     types::NotThreadSafe,
+    warn_on,
 };
-use core::marker::PhantomData;
+use core::{marker::PhantomData, ops::Deref};
 
 /// Why a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and `VM_UFFD_MINOR`.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -38,7 +39,8 @@ impl Reason {
 /// reading.
 ///
 /// A value of this type is turned into a [`FaultOutcome`], with the lock held or dropped as the
-/// outcome demands.
+/// outcome demands. Whoever handles a fault has to return the outcome of just this one: `'a` stands
+/// for it, and for no other.
 ///
 /// # Invariants
 ///
@@ -47,28 +49,72 @@ pub struct Fault<'a, T> {
     vmf: &'a mut bindings::vm_fault,
     reason: Reason,
     _context: PhantomData<&'a T>,
+    _brand: Brand<'a>,
     // The lock is that of this thread.
     _nts: NotThreadSafe,
 }
 
+/// Ties a value to one fault: the lifetime can be neither longer nor shorter.
+type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
+
+/// What a fault allows for, as [`Fault::kind`] finds out.
+pub enum Kind<'a, T> {
+    /// It must not be answered by a retry.
+    Final(Fault<'a, T>),
+    /// It must not block, and may be taken again.
+    Nowait(NowaitFault<'a, T>),
+    /// It may sleep, and be taken again.
+    Sleepable(SleepableFault<'a, T>),
+}
+
+/// A fault that must not block, and may be taken again.
+pub struct NowaitFault<'a, T> {
+    _fault: Fault<'a, T>,
+}
+
+/// A fault that may sleep, with the lock dropped, and be taken again.
+pub struct SleepableFault<'a, T>(Fault<'a, T>);
+
 /// A fault whose lock was dropped. The area may be gone.
-pub struct UnlockedFault(NotThreadSafe);
+pub struct UnlockedFault<'a> {
+    _brand: Brand<'a>,
+    _nts: NotThreadSafe,
+}
 
-/// What `handle_userfault()` returns to mm.
-pub struct FaultOutcome(bindings::vm_fault_t);
+/// What `handle_userfault()` returns to mm about a fault.
+pub struct FaultOutcome<'a> {
+    raw: bindings::vm_fault_t,
+    _brand: Brand<'a>,
+}
 
-impl FaultOutcome {
+impl<'a> FaultOutcome<'a> {
+    #[inline]
+    fn new(raw: bindings::vm_fault_reason) -> Self {
+        Self {
+            raw,
+            _brand: PhantomData,
+        }
+    }
+
     #[inline]
     pub(super) fn into_raw(self) -> bindings::vm_fault_t {
-        self.0
+        self.raw
     }
 }
 
-impl UnlockedFault {
+impl<'a> UnlockedFault<'a> {
+    #[inline]
+    fn new() -> Self {
+        Self {
+            _brand: PhantomData,
+            _nts: NotThreadSafe,
+        }
+    }
+
     /// The fault is to be taken again.
     #[inline]
-    pub fn retry(self) -> FaultOutcome {
-        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    pub fn retry(self) -> FaultOutcome<'a> {
+        FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_RETRY)
     }
 }
 
@@ -90,6 +136,7 @@ impl<'a, T: Context> Fault<'a, T> {
             vmf,
             reason: Reason(reason),
             _context: PhantomData,
+            _brand: PhantomData,
             _nts: NotThreadSafe,
         }
     }
@@ -137,18 +184,47 @@ impl<'a, T: Context> Fault<'a, T> {
         self.has(bindings::fault_flag_FAULT_FLAG_USER)
     }
 
-    /// Whether it may be answered by a retry.
+    /// Finds out what may be done about it.
     #[inline]
-    pub fn allows_retry(&self) -> bool {
-        self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY)
+    pub fn kind(self) -> Kind<'a, T> {
+        if !self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
+            if cfg!(CONFIG_DEBUG_VM) {
+                warn_on!(self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT));
+            }
+            Kind::Final(self)
+        } else if self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT) {
+            Kind::Nowait(NowaitFault { _fault: self })
+        } else {
+            Kind::Sleepable(SleepableFault(self))
+        }
     }
 
-    /// Whether it must not block.
+    /// Refuses the fault: the access fails. The lock stays held.
     #[inline]
-    pub fn is_nowait(&self) -> bool {
-        self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT)
+    pub fn sigbus(self) -> FaultOutcome<'a> {
+        FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
     }
+}
 
+impl<'a, T: Context> NowaitFault<'a, T> {
+    /// Asks for the fault to be taken again. The lock stays held, as it does for a fault that must
+    /// not block.
+    #[inline]
+    pub fn retry(self) -> FaultOutcome<'a> {
+        FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    }
+}
+
+impl<'a, T> Deref for SleepableFault<'a, T> {
+    type Target = Fault<'a, T>;
+
+    #[inline]
+    fn deref(&self) -> &Fault<'a, T> {
+        &self.0
+    }
+}
+
+impl<'a, T: Context> SleepableFault<'a, T> {
     /// Returns the task state to sleep in.
     #[inline]
     pub fn blocking_state(&self) -> SleepState {
@@ -161,25 +237,18 @@ impl<'a, T: Context> Fault<'a, T> {
         }
     }
 
-    /// Refuses the fault: the access fails. The lock stays held.
+    /// Refuses the fault, as [`Fault::sigbus`] does.
     #[inline]
-    pub fn sigbus(self) -> FaultOutcome {
-        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
-    }
-
-    /// Asks for the fault to be taken again, with the lock still held, as a fault that
-    /// [must not block](Self::is_nowait) expects it.
-    #[inline]
-    pub fn retry_locked(self) -> FaultOutcome {
-        FaultOutcome(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    pub fn sigbus(self) -> FaultOutcome<'a> {
+        self.0.sigbus()
     }
 
     /// Drops the fault lock.
     #[inline]
-    pub fn unlock(self) -> UnlockedFault {
+    pub fn unlock(self) -> UnlockedFault<'a> {
         // SAFETY: By the type invariants the lock is held, and this value is gone afterwards.
-        unsafe { bindings::uffd_shim_release_fault_lock(self.vmf) };
-        UnlockedFault(NotThreadSafe)
+        unsafe { bindings::uffd_shim_release_fault_lock(self.0.vmf) };
+        UnlockedFault::new()
     }
 
     /// Takes what the thread must not sleep in any more once it has set its task state: the lock of
@@ -191,7 +260,7 @@ impl<'a, T: Context> Fault<'a, T> {
             unsafe { bindings::uffd_shim_hugetlb_lock_read(self.vma().as_ptr()) };
         }
         // INVARIANT: For hugetlb the lock of the area was taken.
-        WalkableFault(self)
+        WalkableFault(self.0)
     }
 }
 
@@ -203,15 +272,15 @@ impl<'a, T: Context> Fault<'a, T> {
 #[must_use = "locks are held"]
 pub struct WalkableFault<'a, T>(Fault<'a, T>);
 
-impl<T: Context> WalkableFault<'_, T> {
+impl<'a, T: Context> WalkableFault<'a, T> {
     /// Finds out whether the fault is still to be handled, by a look at the page tables, and drops
     /// the locks. Does not sleep.
     #[inline]
-    pub fn must_wait_unlock(self) -> (bool, UnlockedFault) {
+    pub fn must_wait_unlock(self) -> (bool, UnlockedFault<'a>) {
         let Fault { vmf, reason, .. } = self.0;
         // SAFETY: By the type invariants the fault is valid and the locks are held; this value is
         // gone afterwards.
         let must_wait = unsafe { bindings::uffd_shim_must_wait_unlock(vmf, reason.0) };
-        (must_wait, UnlockedFault(NotThreadSafe))
+        (must_wait, UnlockedFault::new())
     }
 }

@@ -120,6 +120,7 @@ impl Header {
         }
     }
 
+    #[inline]
     fn mmap_changing_atomic(&self) -> &Atomic<i32> {
         // SAFETY: By the type invariants the field is initialised. C code accesses it with
         // `atomic_*` functions.
@@ -187,12 +188,18 @@ pub unsafe fn dec_ref<T: Context>(context: NonNull<T>) {
 
 /// Implements [`Context`] for a `repr(C)` type whose first field is the header.
 ///
+/// # Safety
+///
+/// Values of the type must be made by [`new_context`] only, and the type must be the only one of
+/// the kernel that this is invoked for: the contexts of all areas are taken for values of it.
+///
 /// ```ignore
-/// impl_userfaultfd_context!(Context, header, CACHE);
+/// // SAFETY: ...
+/// impl_userfaultfd_context!(unsafe impl for Context { header, CACHE });
 /// ```
 #[macro_export]
 macro_rules! impl_userfaultfd_context {
-    ($ty:ty, $header:ident, $cache:ident) => {
+    (unsafe impl for $ty:ty { $header:ident, $cache:ident }) => {
         const _: () = assert!(
             ::core::mem::offset_of!($ty, $header) == 0,
             "the header comes first",
@@ -202,8 +209,8 @@ macro_rules! impl_userfaultfd_context {
             // SAFETY: This is never called.
             |context| unsafe { &raw const (*context).$header };
 
-        // SAFETY: The header is the first field as checked above. The fields of the type are
-        // private to the module that invokes this, which makes values with `new_context` only.
+        // SAFETY: The header is the first field as checked above. The rest is for the invoker to
+        // see to.
         unsafe impl $crate::userfaultfd::Context for $ty {
             fn cache() -> &'static $crate::alloc::kmem_cache::StaticKmemCache<Self> {
                 &$cache

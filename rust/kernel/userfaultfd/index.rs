@@ -13,10 +13,10 @@ use core::{
 /// How many shards the index has.
 ///
 /// Each costs 24 bytes of every context (without lock debugging): a lock, the root of a tree and a
-/// count. That is 384 bytes for a descriptor, whether used or not, and no more with its use. More
+/// count. That is 192 bytes for a descriptor, whether used or not, and no more with its use. More
 /// of them would let more threads enter at the same time, but all of them also enter the one
-/// inbox, and a wake-up of a large range looks at every shard.
-pub(super) const SHARDS: usize = 16;
+/// inbox, and a wake-up of a large range, and the end of a context, look at every shard.
+pub(super) const SHARDS: usize = 8;
 
 /// The logarithm of how many bytes of consecutive addresses share a shard.
 ///
@@ -109,18 +109,6 @@ impl<N: Linked> Queue<N> {
         }
     }
 
-    /// Counts the members.
-    pub(super) fn count(&self) -> usize {
-        let mut count = 0;
-        let mut next = self.front();
-        while let Some(member) = next {
-            count += 1;
-            // SAFETY: `member` is in this queue.
-            next = unsafe { self.after(member) };
-        }
-        count
-    }
-
     /// Whether there are no members.
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_null()
@@ -131,14 +119,17 @@ impl<N: Linked> Queue<N> {
         NonNull::new(self.first)
     }
 
-    /// Returns the member that came after `member`.
-    ///
-    /// # Safety
-    ///
-    /// `member` must be in this queue.
-    unsafe fn after(&self, member: NonNull<N>) -> Option<NonNull<N>> {
-        // SAFETY: Members are valid by the type invariants.
-        NonNull::new(unsafe { (*N::links(member.as_ptr())).next })
+    /// Returns the first member that `fits`.
+    pub(super) fn find(&self, fits: impl Fn(NonNull<N>) -> bool) -> Option<NonNull<N>> {
+        let mut next = self.front();
+        while let Some(member) = next {
+            if fits(member) {
+                break;
+            }
+            // SAFETY: Members are valid by the type invariants.
+            next = NonNull::new(unsafe { (*N::links(member.as_ptr())).next });
+        }
+        next
     }
 
     /// Adds a member at the end.
@@ -396,7 +387,7 @@ mod tests {
             // SAFETY: Members of a queue are valid.
             unsafe {
                 *id = (*member.as_ptr()).id;
-                next = queue.after(member);
+                next = NonNull::new((*member.as_ptr()).links.next);
             }
         }
         ids
@@ -412,6 +403,10 @@ mod tests {
             unsafe { queue.push_back(first.add(index)) };
         }
         assert_eq!(ids(&queue), [1, 2, 3, 4]);
+        // SAFETY: Members of a queue are valid.
+        let find = |id| queue.find(|member| unsafe { member.as_ref() }.id == id);
+        assert_eq!(find(3).map(NonNull::as_ptr), Some(first.wrapping_add(2)));
+        assert!(find(5).is_none());
         // SAFETY: These are in the queue.
         unsafe {
             queue.remove(first.add(1));
@@ -424,14 +419,13 @@ mod tests {
             queue.push_back(first);
         }
         assert_eq!(ids(&queue), [3, 1, 0, 0]);
-        assert_eq!(queue.count(), 2);
         // SAFETY: These are in the queue.
         unsafe {
             queue.remove(first.add(2));
             queue.remove(first);
         }
         assert!(queue.front().is_none());
-        assert_eq!(queue.count(), 0);
+        assert!(queue.is_empty());
     }
 
     #[test]

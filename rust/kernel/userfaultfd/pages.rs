@@ -21,6 +21,7 @@ use crate::{
 /// that ranges are of whole pages and do not wrap around.
 ///
 /// Callers have checked that already, with the errors of the interface.
+#[inline]
 fn check<T: Context>(context: &T, mm: &MmWithUser, starts: &[usize], len: usize) -> Result {
     let is_range = |start: usize| {
         (start | len) & !PAGE_MASK == 0 && len != 0 && start.checked_add(len).is_some()
@@ -33,6 +34,7 @@ fn check<T: Context>(context: &T, mm: &MmWithUser, starts: &[usize], len: usize)
 }
 
 /// Turns a count of bytes or negative errno into a result.
+#[inline]
 fn bytes(ret: isize) -> Result<u64> {
     match u64::try_from(ret) {
         Ok(bytes) => Ok(bytes),

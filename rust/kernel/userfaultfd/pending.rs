@@ -6,11 +6,25 @@
 //! told to user space once the locks are dropped. The list is a `struct list_head` on the stack
 //! of mm, which knows nothing of its entries.
 
-use crate::{alloc::flags::GFP_KERNEL, bindings, container_of, prelude::*};
-use core::marker::PhantomData;
+use crate::{
+    alloc::{flags::GFP_KERNEL, kmem_cache::StaticKmemCache},
+    bindings, container_of,
+    prelude::*,
+};
+use core::{
+    marker::PhantomData,
+    ptr::{self, NonNull},
+};
 
+/// What is kept in a [`Pending`] list.
+pub trait Note: Sized + 'static {
+    /// Returns where entries come from. It is always the same cache, and created early.
+    fn cache() -> &'static StaticKmemCache<Entry<Self>>;
+}
+
+/// A [`Note`] in its list.
 #[repr(C)]
-struct Entry<T> {
+pub struct Entry<T> {
     links: bindings::list_head,
     data: T,
 }
@@ -20,14 +34,14 @@ struct Entry<T> {
 /// # Invariants
 ///
 /// `head` is a valid, initialised list head for `'a`, all entries of which are the `links` of an
-/// `Entry<T>` in a box that the list owns.
+/// `Entry<T>` that comes from `T::cache()` and belongs to the list.
 pub struct Pending<'a, T> {
     head: *mut bindings::list_head,
     _head: PhantomData<&'a mut bindings::list_head>,
     _entries: PhantomData<T>,
 }
 
-impl<'a, T> Pending<'a, T> {
+impl<'a, T: Note> Pending<'a, T> {
     /// Wraps a list.
     ///
     /// # Safety
@@ -49,14 +63,10 @@ impl<'a, T> Pending<'a, T> {
     ///
     /// `ENOMEM` where there is no memory; `data` is dropped then. May sleep.
     pub fn push(&mut self, data: T) -> Result {
-        let entry = KBox::into_raw(KBox::new(
-            Entry {
-                links: Default::default(),
-                data,
-            },
-            GFP_KERNEL,
-        )?);
-        // INVARIANT: The entry comes from a box, which the list now owns.
+        let entry = T::cache().alloc(GFP_KERNEL)?.as_ptr();
+        // SAFETY: It is memory for an entry, and nobody else's.
+        unsafe { (&raw mut (*entry).data).write(data) };
+        // INVARIANT: The entry comes from the cache, and the list now owns it.
         // SAFETY: By the type invariants the list is valid, and the entry is on no list.
         unsafe { bindings::list_add_tail(&raw mut (*entry).links, self.head) };
         Ok(())
@@ -66,15 +76,19 @@ impl<'a, T> Pending<'a, T> {
     pub fn pop(&mut self) -> Option<T> {
         // SAFETY: By the type invariants the head is valid.
         let first = unsafe { (*self.head).next };
-        if core::ptr::eq(first, self.head) {
+        if ptr::eq(first, self.head) {
             return None;
         }
         // SAFETY: By the type invariants this is an entry of a valid list.
         unsafe { bindings::list_del(first) };
-        // SAFETY: By the type invariants it was the `links` of an `Entry` in a box, which the list
-        // does not own any more.
-        let entry = unsafe { KBox::from_raw(container_of!(first, Entry<T>, links)) };
-        Some(KBox::into_inner(entry).data)
+        // SAFETY: By the type invariants it was the `links` of an entry, which the list does not
+        // own any more.
+        let entry: *mut Entry<T> = unsafe { container_of!(first, Entry<T>, links) };
+        // SAFETY: The entry is valid, and its memory is not used after that.
+        let data = unsafe { (&raw mut (*entry).data).read() };
+        // SAFETY: The pointer is not null, and the entry comes from the cache.
+        unsafe { T::cache().free(NonNull::new_unchecked(entry)) };
+        Some(data)
     }
 
     /// Goes through the entries in order.
@@ -83,7 +97,7 @@ impl<'a, T> Pending<'a, T> {
         // SAFETY: By the type invariants the head is valid.
         let mut next = unsafe { (*head).next };
         core::iter::from_fn(move || {
-            if core::ptr::eq(next, head) {
+            if ptr::eq(next, head) {
                 return None;
             }
             // SAFETY: By the type invariants this is the `links` of an `Entry`, and the list does

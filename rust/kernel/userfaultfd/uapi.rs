@@ -38,11 +38,9 @@ pub trait Answered: Request {
     /// # Errors
     ///
     /// `EFAULT` where it cannot be written.
-    fn answer<A: AsBytes>(arg: UserPtr, answer: A) -> Result {
-        const { assert!(size_of::<A>() == size_of::<u64>()) };
-        UserSlice::new(arg.wrapping_byte_add(size_of::<Self>()), size_of::<A>())
-            .writer()
-            .write(&answer)
+    #[inline]
+    fn answer(arg: UserPtr, answer: u64) -> Result {
+        arg.wrapping_byte_add(size_of::<Self>()).put_u64(answer)
     }
 }
 

@@ -15,7 +15,8 @@
 //! Until its message is read, the waiter is also in the *inbox*: the queue of unread faults, in
 //! the order of the faults across all shards. Events have a queue of their own there, which is
 //! read when there are no faults. A message leaves the inbox when it was delivered, and not before:
-//! what cannot be delivered is not lost.
+//! what cannot be delivered is not lost. A reader that has to prepare something for an event before
+//! *claims* it, and others do not see it meanwhile.
 //!
 //! # Lock order
 //!
@@ -36,35 +37,43 @@
 //!
 //! # No wake-up is lost
 //!
+//! The names in parentheses are those of litmus tests in `Documentation/litmus-tests/userfaultfd/`.
+//!
 //! *Resolving against sleeping.* The thread that faults makes itself known, then looks whether the
 //! page is still missing; the thread that resolves the fault changes the page table, then looks
 //! for sleeping threads:
 //!
 //! ```text
 //! FaultWaiter::enqueue           change the page table
-//!   Shard::len = len + 1         smp_mb() in WaitSet::wake_shard
+//!   Shard::len = len + 1         smp_mb() in WaitSet::wake
 //! set_state(): smp_mb()          read Shard::len
 //! read the page table
 //! ```
 //!
 //! This is the store buffering pattern (SB+fencembonceonces in `tools/memory-model/`): with a full
-//! barrier on both sides at least one of them sees what the other wrote.
+//! barrier on both sides at least one of them sees what the other wrote. That holds as well where
+//! one thread changes the page table and another one, which knows of that, wakes
+//! (`uffd-fault+resolve`). A thread that sees the change takes the fault again:
+//! `uffd_shim_must_wait_unlock()` tells it to sleep only where the fault would be reported once
+//! more.
 //!
 //! A wake-up that takes long leaves those alone whose faults have a number from a limit on. It
 //! reads the limit with the inbox locked, after the page table was changed. They got their numbers
-//! under the same lock, later, and looked at the page table after that: they see the change.
+//! under the same lock, later, and looked at the page table after that: they see the change
+//! (`uffd-batch-limit`).
 //!
 //! *Waking against going to sleep.* A waker sets `woken` in the waiter, then wakes the task. The
 //! thread sets its task state, then reads `woken`, then calls the scheduler. `set_state()` has a
 //! full barrier and so has the wake-up, which is again store buffering: either the thread sees
-//! that it is woken, or the waker sees the task state and makes the task runnable.
+//! that it is woken, or the waker sees the task state and makes the task runnable
+//! (`uffd-wake+sleep`).
 //!
 //! *Leaving.* The waker still needs the waiter and the task after that store. It says that it is
 //! done with both by setting `released`, as the last thing and with release. A thread that reads
 //! that with acquire is free to go; one that does not takes the lock of the shard, under which the
 //! waker works. A reader is done with a waiter when it clears `unread`, with release as well. The
 //! waker reads `unread` before it sets `released`, and release is cumulative: a thread that sees
-//! the latter is ordered after the reader, too.
+//! the latter is ordered after the reader, too (`uffd-leave-without-lock`).
 //!
 //! *Readers.* A reader looks for a message and queues up to sleep without dropping the inbox lock
 //! in between. Under the same lock a message is added and a reader that sleeps is woken, who leaves
@@ -86,10 +95,11 @@ use crate::{
     task::{cond_resched, CurrentTask, SleepState, Task},
     types::NotThreadSafe,
     userfaultfd::{
+        fault::SleepableFault,
         index::{
             shard_of, shard_of_range, shards_of, Addressed, Linked, Links, Queue, Tree, SHARDS,
         },
-        Context, Fault, FaultOutcome,
+        Context, FaultOutcome,
     },
 };
 use core::{cell::UnsafeCell, marker::PhantomPinned, mem::MaybeUninit, ops::Range, ptr::NonNull};
@@ -182,6 +192,8 @@ impl Linked for ReaderNode {
 /// The messages that were not read yet, and who sleeps until there is one.
 struct Inbox<F, V> {
     faults: Queue<FaultNode<F>>,
+    /// How many faults there are.
+    unread: usize,
     events: Queue<EventNode<V>>,
     readers: Queue<ReaderNode>,
     /// The number of the next fault.
@@ -191,6 +203,52 @@ struct Inbox<F, V> {
 }
 
 impl<F, V> Inbox<F, V> {
+    /// Takes a fault out.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the queue of faults. It may be gone as soon as it was.
+    #[inline]
+    unsafe fn remove_fault(&mut self, node: *mut FaultNode<F>) {
+        self.unread = self.unread.wrapping_sub(1);
+        // SAFETY: By the safety requirements. The store is the last access.
+        unsafe {
+            self.faults.remove(node);
+            (*node).unread.store(0, Release);
+        }
+    }
+
+    /// Whether there is a message for a reader that has claimed none.
+    fn is_readable(&self) -> bool {
+        !self.faults.is_empty()
+            || self
+                .event(|node| node.state == EventState::Unread)
+                .is_some()
+    }
+
+    /// Returns the first event that `fits`.
+    fn event(&self, fits: impl Fn(&EventNode<V>) -> bool) -> Option<NonNull<EventNode<V>>> {
+        // SAFETY: The members of a queue are valid, and the lock that guards their fields is held.
+        self.events.find(|node| fits(unsafe { node.as_ref() }))
+    }
+
+    /// Takes an event out that was delivered, or that nobody is going to read, and wakes the thread
+    /// that waits for it.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the queue of events. It may be gone as soon as the lock is dropped.
+    unsafe fn end_event(&mut self, node: NonNull<EventNode<V>>, state: EventState) {
+        let node = node.as_ptr();
+        // SAFETY: By the safety requirements; the lock is held. The thread takes it before it goes
+        // on, so the node and the task stay until it is dropped.
+        unsafe {
+            self.events.remove(node);
+            (*node).state = state;
+            (*node).task.as_ref().wake_up();
+        }
+    }
+
     /// Wakes the reader that sleeps for the longest time.
     #[inline(always)]
     fn wake_reader(&mut self) {
@@ -223,14 +281,14 @@ pub struct WaitSet<F, V> {
 }
 
 /// The number that tells events apart.
-pub type EventId = u64;
+type EventId = u64;
 
 /// The message that is next in the inbox.
 pub enum Front<'a, F, V> {
     /// A thread sleeps in a fault.
     Fault(&'a F),
     /// A thread waits for an event to be read.
-    Event(EventId, &'a V),
+    Event(&'a V),
 }
 
 /// What a reader did with a message.
@@ -241,7 +299,15 @@ pub enum Receipt<R> {
     Left(R),
 }
 
-impl<F: Copy + Send, V: Send> WaitSet<F, V> {
+/// An event that one reader has taken upon itself to deliver. Others do not see it meanwhile.
+///
+/// When this is dropped and the event was not delivered, it is offered again.
+pub struct Claim<'a, F: Copy + Send, V: Sync> {
+    set: &'a WaitSet<F, V>,
+    event: EventId,
+}
+
+impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// Makes an empty set.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -249,6 +315,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             inbox <- new_spinlock!(
                 Inbox {
                     faults: Queue::new(),
+                    unread: 0,
                     events: Queue::new(),
                     readers: Queue::new(),
                     next_fault: 0,
@@ -263,8 +330,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
 
     /// Makes known to those that do not take the lock whether there are messages.
     fn publish(&self, inbox: &Inbox<F, V>) {
-        self.readable
-            .write_once(!inbox.faults.is_empty() || !inbox.events.is_empty());
+        self.readable.write_once(inbox.is_readable());
     }
 
     /// Whether there is a message. Takes no lock: it may be gone, or come, at any time.
@@ -321,7 +387,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// Returns the number of faults that were not read, and that of all threads that sleep in
     /// faults.
     pub fn count(&self) -> (usize, usize) {
-        let unread = self.inbox.lock().faults.count();
+        let unread = self.inbox.lock().unread;
         let all: u32 = self.shards.iter().map(|shard| shard.len.read_once()).sum();
         (unread, unread.max(all as usize))
     }
@@ -347,36 +413,25 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 let receipt = deliver(Front::Fault(unsafe { &(*node.as_ptr()).message }));
                 return Ok(match receipt {
                     Receipt::Delivered(ret) => {
-                        // SAFETY: The node is in the queue, whose lock is held. It may be gone
-                        // right after the store.
-                        unsafe {
-                            inbox.faults.remove(node.as_ptr());
-                            (*node.as_ptr()).unread.store(0, Release);
-                        }
+                        // SAFETY: The node is in the queue, whose lock is held.
+                        unsafe { inbox.remove_fault(node.as_ptr()) };
                         self.publish(&inbox);
                         ret
                     }
                     Receipt::Left(ret) => ret,
                 });
             }
-            if let Some(node) = inbox.events.front() {
-                let node = node.as_ptr();
+            if let Some(node) = inbox.event(|node| node.state == EventState::Unread) {
                 // SAFETY: The members of a queue are valid, and the lock is held.
-                let receipt = deliver(unsafe { Front::Event((*node).id, &(*node).event) });
+                let receipt = deliver(Front::Event(unsafe { (*node.as_ptr()).event.as_ref() }));
                 return Ok(match receipt {
                     Receipt::Delivered(ret) => {
-                        // SAFETY: The node is in the queue, whose lock is held. The thread that
-                        // waits takes the lock before it goes on, so the node is valid until we
-                        // drop it.
-                        unsafe {
-                            inbox.events.remove(node);
-                            (*node).state = EventState::Read;
-                            (*node).task.as_ref().wake_up();
-                        }
+                        // SAFETY: The node is in the queue, whose lock is held.
+                        unsafe { inbox.end_event(node, EventState::Read) };
                         self.publish(&inbox);
                         // A poller that reads one event for each time that it is told that there
                         // is something waits to be told about the others.
-                        if inbox.events.front().is_some() {
+                        if self.is_readable() {
                             drop(inbox);
                             self.pollers.wake(events::IN);
                         }
@@ -398,20 +453,30 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         }
     }
 
-    /// Moves an event behind the others, if it is the first one: it cannot be delivered now, and
-    /// should not stand in their way.
-    pub fn defer(&self, event: EventId) {
+    /// Claims the first event for this reader, if `wants` it; `wants` is called with the inbox
+    /// locked.
+    ///
+    /// For an event that something has to be done about before it can be delivered. Nobody else
+    /// does that meanwhile.
+    pub fn claim<R>(&self, wants: impl FnOnce(&V) -> Option<R>) -> Option<(Claim<'_, F, V>, R)> {
         let mut inbox = self.inbox.lock();
-        if let Some(node) = inbox.events.front() {
-            // SAFETY: The members of a queue are valid, and the lock is held. The node stays a
-            // member.
-            unsafe {
-                if (*node.as_ptr()).id == event {
-                    inbox.events.remove(node.as_ptr());
-                    inbox.events.push_back(node.as_ptr());
-                }
-            }
+        let node = inbox
+            .event(|node| node.state == EventState::Unread)?
+            .as_ptr();
+        // SAFETY: The members of a queue are valid, and the lock is held.
+        let wanted = wants(unsafe { (*node).event.as_ref() })?;
+        // SAFETY: As above.
+        let event = unsafe {
+            (*node).state = EventState::Claimed;
+            (*node).id
+        };
+        self.publish(&inbox);
+        // The wake-up for what else there is may have been ours.
+        if inbox.is_readable() {
+            inbox.wake_reader();
         }
+        drop(inbox);
+        Some((Claim { set: self, event }, wanted))
     }
 
     /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes, as this is
@@ -420,6 +485,9 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     /// A full memory barrier orders what the caller did to the pages before the search for
     /// threads. Sleeps where there are very many threads.
     pub fn wake(&self, range: Range<u64>) {
+        // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
+        smp_mb();
+
         if let Some(shard) = shard_of_range(&range) {
             return self.wake_shard(&self.shards[shard], range);
         }
@@ -431,17 +499,19 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         }
     }
 
-    /// Does that for one shard.
-    fn wake_shard(&self, shard: &Shard<F>, mut range: Range<u64>) {
-        // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
-        smp_mb();
+    /// Does that for one shard, after the barrier.
+    #[inline]
+    fn wake_shard(&self, shard: &Shard<F>, range: Range<u64>) {
+        if shard.len.read_once() != 0 {
+            self.wake_sleepers(shard, range);
+        }
+    }
 
+    /// Does that for a shard in which threads sleep.
+    fn wake_sleepers(&self, shard: &Shard<F>, mut range: Range<u64>) {
         let mut limit = u64::MAX;
-        while shard.len.read_once() != 0 {
-            match self.wake_batch(shard, &range, &mut limit) {
-                Some(next) => range.start = next,
-                None => break,
-            }
+        while let Some(next) = self.wake_batch(shard, &range, &mut limit) {
+            range.start = next;
             cond_resched();
         }
     }
@@ -464,14 +534,8 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             let Some(node) = inbox.events.front() else {
                 break;
             };
-            let node = node.as_ptr();
-            // SAFETY: The members of a queue are valid, and the lock is held. The thread takes it
-            // before it goes on, so the node and the task stay until it is dropped.
-            unsafe {
-                inbox.events.remove(node);
-                (*node).state = EventState::Abandoned;
-                (*node).task.as_ref().wake_up();
-            }
+            // SAFETY: The node is in the queue, whose lock is held.
+            unsafe { inbox.end_event(node, EventState::Abandoned) };
         }
         self.publish(&inbox);
         !inbox.events.is_empty()
@@ -499,10 +563,10 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                     go_on = Some((*node).address);
                     break;
                 }
-                seen += 1;
+                seen = seen.wrapping_add(1);
                 if (*node).number >= *limit {
                     // So have all others of this address, which came later.
-                    next = tree.first_of(&((*node).address + 1..range.end));
+                    next = tree.first_of(&((*node).address.wrapping_add(1)..range.end));
                     continue;
                 }
                 // Nothing follows the only one.
@@ -512,6 +576,9 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                     tree.next_of(node, range)
                 };
                 tree.remove(node);
+                // The node was counted.
+                len = len.wrapping_sub(1);
+                shard.len.write_once(len);
                 if (*node).unread.load(Relaxed) != 0 {
                     self.forget(node);
                 }
@@ -521,10 +588,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
                 // `FaultWaiter::is_alone`.
                 (*node).released.store(1, Release);
             }
-            // The node was counted.
-            len = len.wrapping_sub(1);
         }
-        shard.len.write_once(len);
         go_on
     }
 
@@ -546,7 +610,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
         // was in its shard and is unread is in the queue.
         unsafe {
             if (*node).unread.load(Relaxed) != 0 {
-                inbox.faults.remove(node);
+                inbox.remove_fault(node);
             }
         }
         self.publish(&inbox);
@@ -560,14 +624,14 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     ///
     /// The fault lock is dropped before the thread sleeps.
     #[inline(always)]
-    pub fn wait_fault<T: Context>(
+    pub fn wait_fault<'f, T: Context>(
         &self,
         task: &CurrentTask,
-        fault: Fault<'_, T>,
+        fault: SleepableFault<'f, T>,
         address: u64,
         message: F,
         released: impl Fn() -> bool,
-    ) -> FaultOutcome {
+    ) -> FaultOutcome<'f> {
         let state = fault.blocking_state();
         let waiter = core::pin::pin!(FaultWaiter::new(self, task, address, message));
         let waiter = waiter.as_ref();
@@ -596,6 +660,57 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
     }
 }
 
+impl<'a, F: Copy + Send, V: Sync> Claim<'a, F, V> {
+    /// Returns the event, unless the thread that waited for it to be read is gone.
+    fn find(&self, inbox: &Inbox<F, V>) -> Option<NonNull<EventNode<V>>> {
+        inbox.event(|node| node.id == self.event)
+    }
+
+    /// Calls `deliver` with the inbox locked: it must not sleep. Where it returns true, the event
+    /// leaves the inbox, and the thread that waits for it goes on.
+    ///
+    /// Returns what `deliver` does, or nothing where nobody waits for the event any more.
+    pub fn deliver(&self, deliver: impl FnOnce() -> bool) -> Option<bool> {
+        let mut inbox = self.set.inbox.lock();
+        let node = self.find(&inbox)?;
+        let delivered = deliver();
+        if delivered {
+            // SAFETY: The node is in the queue, whose lock is held.
+            unsafe { inbox.end_event(node, EventState::Read) };
+        }
+        Some(delivered)
+    }
+
+    /// Puts the event behind the others: it cannot be delivered now, and should not stand in their
+    /// way.
+    pub fn defer(self) {
+        let mut inbox = self.set.inbox.lock();
+        if let Some(node) = self.find(&inbox) {
+            // SAFETY: The node is in the queue, whose lock is held, and stays a member.
+            unsafe {
+                inbox.events.remove(node.as_ptr());
+                inbox.events.push_back(node.as_ptr());
+            }
+        }
+    }
+}
+
+impl<F: Copy + Send, V: Sync> Drop for Claim<'_, F, V> {
+    fn drop(&mut self) {
+        let mut inbox = self.set.inbox.lock();
+        let Some(node) = self.find(&inbox) else {
+            return;
+        };
+        // SAFETY: The node is in the queue, whose lock is held.
+        unsafe { (*node.as_ptr()).state = EventState::Unread };
+        // This is like a new event.
+        self.set.publish(&inbox);
+        inbox.wake_reader();
+        drop(inbox);
+        self.set.pollers.wake(events::IN);
+    }
+}
+
 /// A thread that sleeps in a fault.
 ///
 /// It lives on the stack of that thread, see [`WaitSet::wait_fault`], and leaves the set by itself
@@ -605,7 +720,7 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
 ///
 /// While `node.released` is not zero the node is known to this thread only. Otherwise, while
 /// `node.woken` is not set, the node is in the shard of its address.
-pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
+pub struct FaultWaiter<'a, F: Copy + Send, V: Sync> {
     set: &'a WaitSet<F, V>,
     node: UnsafeCell<FaultNode<F>>,
     _pin: PhantomPinned,
@@ -613,7 +728,7 @@ pub struct FaultWaiter<'a, F: Copy + Send, V: Send> {
     _nts: NotThreadSafe,
 }
 
-impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
+impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
     /// Makes a waiter for the current thread. It must be dropped before the thread goes away, so
     /// it is on the stack.
     #[inline(always)]
@@ -655,21 +770,28 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
     #[inline(always)]
     unsafe fn enqueue(self: Pin<&Self>) {
         let shard = self.shard();
+        let node = self.node.get();
+
         let mut tree = shard.tree.lock();
-        let mut inbox = self.set.inbox.lock();
         // INVARIANT: The node is added to its shard.
-        // SAFETY: By the safety requirements nobody else knows the node, so it is in no tree and no
-        // queue. It is pinned, and leaves both when it is dropped at the latest.
+        // SAFETY: By the safety requirements nobody else knows the node, so it is in no tree. It is
+        // pinned, and leaves the tree when it is dropped at the latest.
         unsafe {
-            let node = self.node.get();
             (&raw mut (*node).released).write(Atomic::new(0));
-            (*node).number = inbox.next_fault;
             tree.insert(node);
+        }
+        shard.len.write_once(shard.len.read_once().wrapping_add(1));
+
+        let mut inbox = self.set.inbox.lock();
+        // SAFETY: As above, for the queue. Others find the node in the tree or in the queue, with
+        // one of the locks that are held.
+        unsafe {
+            (*node).number = inbox.next_fault;
             inbox.faults.push_back(node);
         }
+        inbox.unread = inbox.unread.wrapping_add(1);
         inbox.next_fault = inbox.next_fault.wrapping_add(1);
         self.set.readable.write_once(true);
-        shard.len.write_once(shard.len.read_once() + 1);
         inbox.wake_reader();
     }
 
@@ -703,11 +825,11 @@ impl<'a, F: Copy + Send, V: Send> FaultWaiter<'a, F, V> {
             tree.remove(node);
             self.set.forget(node);
         }
-        shard.len.write_once(shard.len.read_once() - 1);
+        shard.len.write_once(shard.len.read_once().wrapping_sub(1));
     }
 }
 
-impl<F: Copy + Send, V: Send> Drop for FaultWaiter<'_, F, V> {
+impl<F: Copy + Send, V: Sync> Drop for FaultWaiter<'_, F, V> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_alone() {
@@ -721,6 +843,8 @@ impl<F: Copy + Send, V: Send> Drop for FaultWaiter<'_, F, V> {
 enum EventState {
     /// It is in the inbox, or not there yet.
     Unread,
+    /// It is in the inbox, and a reader has claimed it.
+    Claimed,
     /// A reader took it out.
     Read,
     /// It was taken out because there are no readers any more.
@@ -732,14 +856,14 @@ struct EventNode<V> {
     links: Links<EventNode<V>>,
     state: EventState,
     id: EventId,
-    /// The thread that waits. It cannot go away before the node does.
+    /// The thread that waits, and its event. They cannot go away before the node does.
     task: NonNull<Task>,
-    event: V,
+    event: NonNull<V>,
 }
 
 // SAFETY: All fields may be accessed from another thread that holds the inbox lock, as long as the
-// event may be; the task is only woken.
-unsafe impl<V: Send> Send for EventNode<V> {}
+// event may be shared; the task is only woken.
+unsafe impl<V: Sync> Send for EventNode<V> {}
 
 impl<V> Linked for EventNode<V> {
     unsafe fn links(this: *mut Self) -> *mut Links<Self> {
@@ -757,27 +881,26 @@ pub enum EventOutcome {
     Abandoned,
 }
 
-impl<F: Copy + Send, V: Send> WaitSet<F, V> {
+impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// Adds an event to the inbox, and sleeps until it was read, a fatal signal arrives, or
-    /// [`WaitSet::wake_all`] is called. Hands the event back then.
+    /// [`WaitSet::wake_all`] is called.
     ///
     /// `released` tells whether there will be no readers any more. When it starts to say so,
     /// [`WaitSet::wake_all`] is called.
-    pub fn wait_event(&self, event: V, released: impl Fn() -> bool) -> (EventOutcome, V) {
+    pub fn wait_event(&self, event: &V, released: impl Fn() -> bool) -> EventOutcome {
         let task = current!();
         let node = UnsafeCell::new(EventNode {
             links: Links::new(),
             state: EventState::Unread,
             id: 0,
             task: NonNull::from(&**task),
-            event,
+            event: NonNull::from(event),
         });
         let ptr = node.get();
 
         let mut inbox = self.inbox.lock();
         if released() || task.fatal_signal_pending() {
-            drop(inbox);
-            return (EventOutcome::Abandoned, node.into_inner().event);
+            return EventOutcome::Abandoned;
         }
         // SAFETY: The node is in no queue. It stays where it is until it left the queue, which is
         // before the loop below ends; its fields are accessed with the lock held.
@@ -785,11 +908,11 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             (*ptr).id = inbox.next_event;
             inbox.events.push_back(ptr);
         }
-        inbox.next_event += 1;
-        self.publish(&inbox);
+        inbox.next_event = inbox.next_event.wrapping_add(1);
+        self.readable.write_once(true);
         inbox.wake_reader();
 
-        let outcome = loop {
+        loop {
             // Whoever wakes this thread takes the lock first.
             task.set_state(SleepState::KILLABLE);
             drop(inbox);
@@ -800,19 +923,16 @@ impl<F: Copy + Send, V: Send> WaitSet<F, V> {
             inbox = self.inbox.lock();
             // SAFETY: The lock is held.
             match unsafe { (*ptr).state } {
-                EventState::Read => break EventOutcome::Read,
-                EventState::Abandoned => break EventOutcome::Abandoned,
-                EventState::Unread => (),
+                EventState::Read => return EventOutcome::Read,
+                EventState::Abandoned => return EventOutcome::Abandoned,
+                EventState::Unread | EventState::Claimed => (),
             }
             if task.fatal_signal_pending() {
-                // SAFETY: The event is unread, so it is in the queue.
+                // SAFETY: The event was not taken out, so it is in the queue.
                 unsafe { inbox.events.remove(ptr) };
                 self.publish(&inbox);
-                break EventOutcome::Abandoned;
+                return EventOutcome::Abandoned;
             }
-        };
-        drop(inbox);
-
-        (outcome, node.into_inner().event)
+        }
     }
 }

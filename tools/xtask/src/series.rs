@@ -79,7 +79,12 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     let out = session.share("series", &[])?;
     let patches = out.join("patches");
     fs::create_dir_all(&patches)?;
-    for patch in source::patches(&session.repo)? {
+    let all = source::patches(&session.repo)?;
+    let subject = format!("Subject: [PATCH 00/{:02}] ", all.len());
+    if !fs::read_to_string(source::cover_letter(&session.repo))?.starts_with(&subject) {
+        bail!("the cover letter does not begin with \"{subject}\"");
+    }
+    for patch in all {
         let name = patch.file_name().context("no name")?.to_owned();
         fs::copy(&patch, patches.join(name))?;
     }

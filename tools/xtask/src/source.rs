@@ -497,6 +497,11 @@ pub fn patches(repo: &Path) -> Result<Vec<PathBuf>> {
     Ok(patches)
 }
 
+/// Returns where the cover letter is.
+pub fn cover_letter(repo: &Path) -> PathBuf {
+    repo.join(SERIES).join("0000-cover-letter.txt")
+}
+
 /// What identifies the series: a hash of its patches.
 pub fn series_id(repo: &Path) -> Result<String> {
     let mut hash = Sha256::new();
