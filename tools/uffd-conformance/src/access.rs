@@ -7,7 +7,7 @@ use crate::{
     faults::{catch_signals, load},
     limits::{FEATURES, MISSING},
     memory::{Area, Names},
-    sys::{drop_ptrace, errno_name, write_file, Answer, PAGE},
+    sys::{self, drop_ptrace, errno_name, write_file, Answer, PAGE},
     uffd::{describe, Uffd, API, IOC_NEW},
 };
 use linux_raw_sys::general::*;
@@ -182,22 +182,34 @@ const FLAGS: &[(&str, i32)] = &[
     ("-1", -1),
 ];
 
-/// A descriptor from the device.
-fn from_device(flags: i64, mode: i32) -> Result<Uffd, Answer> {
+/// Opens the device.
+fn open_device(mode: i32) -> Result<OwnedFd, Answer> {
     let path = CString::new(NODE).expect("no zero in it");
-    // SAFETY: The path is a string; both calls return a new descriptor, or an error.
+    // SAFETY: The path is a string; the call returns a new descriptor, or an error.
     unsafe {
         let device = libc::open(path.as_ptr(), mode | libc::O_CLOEXEC);
         if device < 0 {
             return Err(Answer::of(device));
         }
-        let device = OwnedFd::from_raw_fd(device);
+        Ok(OwnedFd::from_raw_fd(device))
+    }
+}
+
+/// A descriptor from the device that was opened.
+fn from_opened(device: &OwnedFd, flags: i64) -> Result<Uffd, Answer> {
+    // SAFETY: The call returns a new descriptor, or an error.
+    unsafe {
         let fd = libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags);
         if fd < 0 {
             return Err(Answer::of(fd));
         }
         Ok(Uffd(OwnedFd::from_raw_fd(fd)))
     }
+}
+
+/// A descriptor from the device.
+fn from_device(flags: i64, mode: i32) -> Result<Uffd, Answer> {
+    from_opened(&open_device(mode)?, flags)
 }
 
 /// What a descriptor is good for.
@@ -252,25 +264,44 @@ fn use_of(uffd: &Uffd) -> String {
     text
 }
 
+/// Has somebody do something, in a process of their own.
+fn done_by(book: &mut Book, who: &Who, run: impl FnOnce(&mut Book)) {
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let child = unsafe { sys::fork() };
+    if child == 0 {
+        (who.become_them)();
+        run(book);
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: The pointer is valid.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0, "{} did not end as they should", who.name);
+}
+
+/// What a descriptor is good for, or why there is none.
+fn use_or_error(created: Result<Uffd, Answer>) -> String {
+    match created {
+        Ok(uffd) => use_of(&uffd),
+        Err(answer) => answer.to_string(),
+    }
+}
+
 /// Somebody tries every way, with every flag.
 fn attempts(book: &mut Book, who: &Who, state: &str) {
     catch_signals();
-    book.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        (who.become_them)();
-        type Way = fn(i32) -> Result<Uffd, Answer>;
-        let ways: [(&str, Way); 2] = [
-            ("syscall", Uffd::create),
-            ("device", |flags| from_device(flags.into(), libc::O_RDWR)),
-        ];
+    type Way = fn(i32) -> Result<Uffd, Answer>;
+    let ways: [(&str, Way); 2] = [
+        ("syscall", Uffd::create),
+        ("device", |flags| from_device(flags.into(), libc::O_RDWR)),
+    ];
+    done_by(book, who, |book| {
         for (way, create) in ways {
             for (name, flags) in FLAGS {
-                let answer = match create(*flags) {
-                    Ok(uffd) => use_of(&uffd),
-                    Err(answer) => answer.to_string(),
-                };
+                let answer = use_or_error(create(*flags));
                 book.ask(format!("{state},{way},{name}"), answer);
             }
             for (feature, name) in FEATURES {
@@ -283,14 +314,7 @@ fn attempts(book: &mut Book, who: &Who, state: &str) {
                 book.ask(format!("{state},{way},feature {name}"), answer);
             }
         }
-        book.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "{}, {state}", who.name);
+    });
 }
 
 /// Sets who may open the device.
@@ -342,7 +366,7 @@ fn sysctl(book: &mut Book) {
     write_file(SYSCTL, "0");
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let child = unsafe { libc::fork() };
+    let child = unsafe { sys::fork() };
     if child == 0 {
         become_user(&[]);
         book.ask("write by a user", write_file(SYSCTL, "1"));
@@ -391,10 +415,7 @@ fn device(book: &mut Book) {
             ("2^32+2", (1 << 32) + 2),
             ("-1", -1),
         ] {
-            let answer = match from_device(flags, mode) {
-                Ok(uffd) => use_of(&uffd),
-                Err(answer) => answer.to_string(),
-            };
+            let answer = use_or_error(from_device(flags, mode));
             book.ask(format!("open {name},flags {flag_name}"), answer);
         }
     }
@@ -442,13 +463,37 @@ fn device(book: &mut Book) {
     });
 }
 
+/// A device that its group can only read, and one that root has opened for somebody else.
+fn opened_by(book: &mut Book, who: &Who) {
+    catch_signals();
+    set_node(0o640, GROUP);
+    for (name, mode) in [
+        ("read", libc::O_RDONLY),
+        ("write", libc::O_WRONLY),
+        ("both", libc::O_RDWR),
+    ] {
+        done_by(book, who, |book| {
+            let answer = use_or_error(from_device(0, mode));
+            book.ask(format!("node=640,{name}"), answer);
+        });
+    }
+    set_node(0o600, 0);
+    let device = open_device(libc::O_RDWR).expect("root may open it");
+    for (name, flags) in FLAGS {
+        done_by(book, who, |book| {
+            let answer = use_or_error(from_opened(&device, (*flags).into()));
+            book.ask(format!("inherited,{name}"), answer);
+        });
+    }
+}
+
 /// Limits on descriptors.
 fn limits(book: &mut Book) {
     for limit in [0u64, 3, 4, 5] {
         // SAFETY: The structure is valid. The child has its own copy of everything.
         let child = unsafe {
             book.flush();
-            libc::fork()
+            sys::fork()
         };
         if child == 0 {
             // SAFETY: As above.
@@ -491,6 +536,10 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(format!("access/{}", who.name), move |book| {
             ask_who(book, who)
         }));
+        cases.push(Case::new(
+            format!("access/{}/opened", who.name),
+            move |book| opened_by(book, who),
+        ));
     }
     cases
 }

@@ -5,6 +5,7 @@
 //! Questions are asked in cases. Each case runs in a process of its own, so that what it maps,
 //! limits or breaks is gone with it, and has a time limit.
 
+use crate::sys::fork;
 use std::{
     fmt::Display,
     fs::File,
@@ -88,8 +89,7 @@ impl Case {
         let (mut reader, writer) = pipe();
         PANICS.store(0, Ordering::Relaxed);
         // SAFETY: This program has no other thread here.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0, "cannot fork");
+        let pid = unsafe { fork() };
         if pid == 0 {
             drop(reader);
             // SAFETY: No pointers are involved. A session of its own can be killed as a whole.

@@ -4,25 +4,29 @@
 
 use crate::{
     book::{Book, Case},
-    faults::{catch_signals, ends_soon, eventfd, load, store},
-    limits::{MISSING, WP},
-    memory::{kind_of, pagemap, vm_flags, Area, Names},
-    messages::{receive, send, sleeping_thread},
-    sys::{errno_name, Answer, PAGE},
-    uffd::{describe, Uffd, REGISTER, UNREGISTER, ZEROPAGE},
+    faults::{catch_signals, ends_soon, eventfd, load, store, DONTWAKE},
+    limits::{MINOR, MISSING, WP},
+    memory::{kind_of, pagemap, peek, vm_flags, Area, Names},
+    messages::{receive, send, sleeping_thread, wait_for_sleep},
+    sys::{self, errno_name, Answer, PAGE},
+    uffd::{describe, Uffd, CONTINUE, REGISTER, UNREGISTER, WRITEPROTECT, ZEROPAGE},
 };
 use linux_raw_sys::general::*;
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
-    time::Duration,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// Where things are moved to.
 const ELSEWHERE: usize = 1 << 31;
+
+/// Where mremap() has moved something to, which may be anywhere, and how long that is.
+static MOVED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
 /// What an action is about.
 #[derive(Clone)]
@@ -66,6 +70,8 @@ fn remap(place: &Place, from: usize, old: usize, new: usize, flags: i32, to: usi
     if address == libc::MAP_FAILED {
         return Answer::of_address(address).to_string();
     }
+    MOVED[0].store(address as usize, Ordering::Relaxed);
+    MOVED[1].store(new, Ordering::Relaxed);
     place.names.name(address as u64)
 }
 
@@ -89,6 +95,20 @@ pub fn fork_with(flags: i32, child: impl FnOnce() -> i32) -> String {
         }
         format!("child {}", libc::WEXITSTATUS(status))
     }
+}
+
+/// What a child finds, as a number: a bit for each of the first pages that is write-protected, and
+/// one for whether their mapping is registered.
+fn looked_at(place: &Place) -> i32 {
+    let mut found = 0;
+    for page in 0..4 {
+        let is_protected = pagemap(place.at(page) as usize).contains('W');
+        found |= i32::from(is_protected) << page;
+    }
+    let flags = vm_flags(place.start, &place.names);
+    let mut words = flags.split([' ', '[', ']']);
+    let is_registered = words.any(|word| matches!(word, "um" | "uw" | "ui"));
+    found | i32::from(is_registered) << 4
 }
 
 /// clone3() that fails late, because the process number is taken.
@@ -255,6 +275,7 @@ const ACTIONS: &[Action] = &[
     action("fork, child writes", |p| {
         fork_with(0, || i32::from(store(p.at(0) as usize, &p.names) != "done"))
     }),
+    action("fork, child looks", |p| fork_with(0, || looked_at(p))),
     action("fork, child unmaps", |p| {
         fork_with(0, || unsafe { libc::munmap(p.at(0), p.len) })
     }),
@@ -274,7 +295,7 @@ const ACTIONS: &[Action] = &[
         fork_with(0, || {
             // SAFETY: As in fork_with().
             unsafe {
-                let pid = libc::fork();
+                let pid = sys::fork();
                 if pid == 0 {
                     libc::_exit(0);
                 }
@@ -318,11 +339,31 @@ fn advise(place: &Place, from: usize, pages: usize, advice: i32) -> String {
     told(unsafe { libc::madvise(place.at(from), pages * place.page, advice) })
 }
 
+/// A message, and what was done about it.
+struct Seen {
+    /// Whether it is of a child.
+    child: bool,
+    message: uffd_msg,
+    resolved: String,
+}
+
+impl Seen {
+    fn text(&self, names: &Names) -> String {
+        let who = if self.child { "child: " } else { "" };
+        format!("{who}{}{}", describe(&self.message, names), self.resolved)
+    }
+}
+
+/// What messages are resolved with.
+struct Scene {
+    source: Area,
+    page: usize,
+}
+
 /// Reads what there is, resolves faults, and takes the descriptors of children.
-fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<String> {
+fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<Seen> {
     let message = uffds[index].read().ok()?;
-    let who = if index == 0 { "" } else { "child: " };
-    let text = format!("{who}{}", describe(&message, &scene.names));
+    let mut resolved = String::new();
     // SAFETY: The event says which part of the union counts.
     unsafe {
         match u32::from(message.event) {
@@ -333,57 +374,34 @@ fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<String> {
                 let page = message.arg.pagefault.address as usize & !(scene.page - 1);
                 let flags = message.arg.pagefault.flags as u32;
                 let called = if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
-                    uffds[index].range(&crate::uffd::WRITEPROTECT, page, scene.page, 0)
+                    uffds[index].range(&WRITEPROTECT, page, scene.page, 0)
+                } else if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
+                    uffds[index].range(&CONTINUE, page, scene.page, 0)
                 } else if scene.page == PAGE {
                     uffds[index].range(&ZEROPAGE, page, scene.page, 0)
                 } else {
                     uffds[index].copy(page, scene.source.start, scene.page, 0)
                 };
-                return Some(format!("{text} resolved {called}"));
+                resolved = format!(" resolved {called}");
             }
             _ => {}
         }
     }
-    Some(text)
+    Some(Seen {
+        child: index != 0,
+        message,
+        resolved,
+    })
 }
 
-struct Scene {
-    source: Area,
-    names: Names,
-    page: usize,
-}
-
-/// Runs an action in a thread, and serves the messages until it has ended.
-pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> Option<String> {
-    let area = Area::basic(kind_of(kind), 0);
-    if kind == "anon" && action.name == "collapse" {
-        // Whether there is a huge page to be had is not the question.
-        return None;
-    }
-    let source = Area::anon(1, area.page / PAGE);
-    let mut names = Names::new(&[("area", &area)]);
-    names.add("elsewhere", area.start + ELSEWHERE, area.len);
-    let mut uffds = vec![Uffd::new(features)];
-    let called = uffds[0].register(area.start, area.len, mode);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
-    if mode & MISSING != 0 {
-        uffds[0].copy(area.start, source.start, area.page, 0);
-        uffds[0].copy(area.at(1), source.start, area.page, 0);
-    } else {
-        area.write();
-    }
-    let scene = Scene {
-        source,
-        names: names.clone(),
-        page: area.page,
-    };
-    let place = Place {
-        start: area.start,
-        len: area.len,
-        page: area.page,
-        file: area.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        names,
-    };
+/// Runs an action in a thread, and serves the messages until it has ended. Returns what it told,
+/// and the messages.
+fn run_and_serve(
+    action: &Action,
+    place: &Place,
+    uffds: &mut Vec<Uffd>,
+    scene: &Scene,
+) -> (String, Vec<Seen>) {
     let done = eventfd();
     let (done_fd, run, its) = (done.as_raw_fd(), action.run, place.clone());
     let thread = std::thread::spawn(move || {
@@ -393,7 +411,6 @@ pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64)
         unsafe { libc::write(done_fd, one.as_ptr().cast(), 8) };
         answer
     });
-
     let mut messages = Vec::new();
     loop {
         let mut fds: Vec<libc::pollfd> = uffds
@@ -408,19 +425,106 @@ pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64)
             .collect();
         // SAFETY: The array is as long as is said.
         let count = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, 10_000) };
-        assert_ne!(count, 0, "{} is stuck after {messages:?}", action.name);
+        assert_ne!(
+            count,
+            0,
+            "{} is stuck after {} messages",
+            action.name,
+            messages.len()
+        );
         let ready = (0..uffds.len()).find(|index| fds[*index].revents != 0);
         match ready {
-            Some(index) => messages.extend(serve(&mut uffds, index, &scene)),
+            Some(index) => messages.extend(serve(uffds, index, scene)),
             None => break,
         }
-        assert!(messages.len() < 64, "too many messages: {messages:?}");
+        assert!(messages.len() < 64, "{}: too many messages", action.name);
     }
-    let answer = thread.join().expect("no panic");
+    (thread.join().expect("no panic"), messages)
+}
+
+/// Which part of an area is registered.
+#[derive(Copy, Clone, PartialEq)]
+enum Part {
+    All,
+    First,
+    Second,
+}
+
+impl Part {
+    fn of(self, area: &Area) -> (usize, usize) {
+        let half = area.len / 2;
+        match self {
+            Self::All => (area.start, area.len),
+            Self::First => (area.start, half),
+            Self::Second => (area.start + half, half),
+        }
+    }
+}
+
+/// Has the first pages of an area be as the mode wants them. Returns the mapping by which minor
+/// faults have something to find.
+fn prepare(uffd: &Uffd, area: &Area, source: &Area, mode: u64) -> Option<Area> {
+    let first = 2 * area.page;
+    if mode & MISSING != 0 {
+        uffd.copy(area.start, source.start, area.page, 0);
+        uffd.copy(area.at(1), source.start, area.page, 0);
+    } else if mode & MINOR != 0 {
+        let alias = area.alias(2);
+        alias.write();
+        uffd.range(&CONTINUE, area.start, first, 0);
+        return Some(alias);
+    } else {
+        area.write();
+        uffd.range(&WRITEPROTECT, area.start, first, 1);
+    }
+    None
+}
+
+/// Runs an action on an area that is registered, and says what came of it.
+pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> String {
+    ask_action_on(Part::All, action, kind, mode, features)
+}
+
+fn ask_action_on(
+    part: Part,
+    action: &Action,
+    kind: &'static str,
+    mode: u64,
+    features: u64,
+) -> String {
+    let area = Area::basic(kind_of(kind), 0);
+    let source = Area::anon(1, area.page / PAGE);
+    let mut names = Names::new(&[("area", &area)]);
+    names.add("elsewhere", area.start + ELSEWHERE, area.len);
+    if part != Part::All {
+        area.write();
+    }
+    let mut uffds = vec![Uffd::new(features)];
+    let (start, len) = part.of(&area);
+    let called = uffds[0].register(start, len, mode);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    let _alias = prepare(&uffds[0], &area, &source, mode);
+    let place = Place {
+        start: area.start,
+        len: area.len,
+        page: area.page,
+        file: area.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+        names: names.clone(),
+    };
+    let scene = Scene {
+        source,
+        page: area.page,
+    };
+    let (answer, messages) = run_and_serve(action, &place, &mut uffds, &scene);
+    let [moved, moved_len] = [0, 1].map(|index| MOVED[index].load(Ordering::Relaxed));
+    if names.name(moved as u64) == "somewhere" {
+        names.add("moved", moved, moved_len);
+    }
+    let messages: Vec<String> = messages.iter().map(|seen| seen.text(&names)).collect();
     let flags: Vec<String> = [area.start, area.at(1), area.at(area.pages() - 1)]
         .iter()
         .chain([&(area.start + ELSEWHERE)])
-        .map(|address| vm_flags(*address, &scene.names))
+        .map(|address| vm_flags(*address, &place.names))
         .collect();
     let pages: Vec<String> = (0..4)
         .map(|page| area.start + page * area.page)
@@ -429,12 +533,12 @@ pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64)
         .collect();
     // After it, pages can be filled again, unless they are gone.
     let called = uffds[0].copy(area.at(2), scene.source.start, area.page, 0);
-    Some(format!(
+    format!(
         "{answer} [{}] flags {} pages {} copy {called}",
         messages.join(", "),
         flags.join(", "),
         pages.join(" ")
-    ))
+    )
 }
 
 pub const FEATURES: &[(&str, u32)] = &[
@@ -468,8 +572,8 @@ pub const FEATURES: &[(&str, u32)] = &[
     ),
 ];
 
-/// Two registered areas with one action over both, and two forks before the first is read.
-fn several(book: &mut Book) {
+/// Two registered areas with one action over both.
+fn several_areas(book: &mut Book) {
     catch_signals();
     let all = u64::from(FEATURES[5].1);
     for same in [true, false] {
@@ -498,31 +602,91 @@ fn several(book: &mut Book) {
             format!("{answer} [{}]", seen.join(", ")),
         );
     }
+}
 
+/// Waits for a message, and takes the descriptor that comes with it.
+fn next_message(uffd: &Uffd, names: &Names) -> (String, Option<Uffd>) {
+    assert_ne!(uffd.poll(10_000), 0, "there is no message");
+    let message = uffd.read().expect("there is a message");
+    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
+    // SAFETY: It is a fork event, whose descriptor is new.
+    let child =
+        is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }));
+    (describe(&message, names), child)
+}
+
+/// Forks whose events wait together. Each child loads from a page of its own, by which it can be
+/// told which descriptor is whose.
+fn several_forks(book: &mut Book) {
+    catch_signals();
     let area = Area::anon(0, 8);
     let names = Names::new(&[("area", &area)]);
-    let uffd = Uffd::new(all);
+    let uffd = Uffd::new(FEATURES[5].1.into());
     uffd.register(area.start, area.len, MISSING);
-    let threads: Vec<_> = (0..3)
-        .map(|_| {
-            let thread = std::thread::spawn(|| fork_with(0, || 0));
-            std::thread::sleep(Duration::from_millis(30));
-            thread
-        })
-        .collect();
+    let forker = |index: usize| {
+        let (address, names) = (area.at(index), names.clone());
+        sleeping_thread(move || fork_with(0, || i32::from(load(address, &names) != "done")))
+    };
+    let threads = [0, 1, 2].map(forker);
+    let mut children = Vec::new();
     for index in 0..3 {
-        uffd.poll(10_000);
-        let message = uffd.read();
-        let text = message.map_or_else(|answer| answer.to_string(), |m| describe(&m, &names));
-        book.ask(format!("three forks,message {index}"), text);
+        let (text, child) = next_message(&uffd, &names);
+        book.ask(format!("message {index}"), text);
+        children.extend(child);
+    }
+    for (index, child) in children.iter().enumerate() {
+        book.ask(
+            format!("message of child {index}"),
+            next_message(child, &names).0,
+        );
+        let filled = child.range(&ZEROPAGE, area.at(index), PAGE, 0);
+        book.ask(format!("zeropage for child {index}"), filled);
     }
     for (index, thread) in threads.into_iter().enumerate() {
-        book.ask(
-            format!("three forks,thread {index}"),
-            thread.join().expect("no panic"),
-        );
+        book.ask(format!("thread {index}"), thread.join().expect("no panic"));
     }
-    book.ask("three forks,fdinfo", uffd.fdinfo());
+    book.ask("fdinfo", uffd.fdinfo());
+}
+
+/// A process that two userfaultfds watch forks: both are told, one after the other.
+fn several_watchers(book: &mut Book) {
+    catch_signals();
+    for swapped in [false, true] {
+        let area = Area::anon(0, 8);
+        let names = Names::new(&[("area", &area)]);
+        let uffds = [0, 1].map(|_| Uffd::new(UFFD_FEATURE_EVENT_FORK.into()));
+        for (index, uffd) in uffds.iter().enumerate() {
+            // The events come in the order of the addresses.
+            let page = if swapped { 4 - 4 * index } else { 4 * index };
+            let called = uffd.register(area.at(page), 2 * PAGE, MISSING);
+            assert!(called.answer.is_ok(), "cannot register: {called}");
+        }
+        let question = |text: &str| format!("swapped={swapped},{text}");
+        let (pages, its) = ([area.at(0), area.at(4)], names.clone());
+        let forker = std::thread::spawn(move || {
+            fork_with(0, || {
+                i32::from(pages.map(|page| load(page, &its)) != ["done", "done"])
+            })
+        });
+        let order = if swapped { [1, 0] } else { [0, 1] }.map(|index| &uffds[index]);
+        assert_ne!(order[0].poll(10_000), 0, "there is no event");
+        book.ask(question("other"), format!("{:#x}", order[1].poll(0)));
+        let mut children = Vec::new();
+        for (step, uffd) in order.into_iter().enumerate() {
+            let (text, child) = next_message(uffd, &names);
+            book.ask(question(&format!("message {step}")), text);
+            children.extend(child);
+        }
+        for (index, child) in children.iter().enumerate() {
+            book.ask(
+                question(&format!("message of child {index}")),
+                next_message(child, &names).0,
+            );
+            let filled = child.range(&ZEROPAGE, area.at(4 * index), PAGE, 0);
+            book.ask(question(&format!("zeropage for child {index}")), filled);
+        }
+        book.ask(question("forker"), forker.join().expect("no panic"));
+    }
 }
 
 /// The descriptor of a child.
@@ -622,51 +786,79 @@ fn childs_descriptor(book: &mut Book) {
     }
 }
 
-/// Something to be killed in.
-type Doing = fn(&Place);
+/// Something to be killed in. Returns what came of it.
+type Doing = fn(&Place) -> String;
 
-/// What the process that is killed was doing.
+/// What the process that is killed was doing, or was told about.
 const DOING: &[(&str, Doing)] = &[
-    ("fault", |p| {
-        load(p.start, &p.names);
+    ("fault", |p| load(p.start, &p.names)),
+    ("fork", |_| fork_with(0, || 0)),
+    (CHILD_FAULTS, |p| {
+        fork_with(0, || i32::from(load(p.start, &p.names) != "done"))
     }),
-    ("fork", |_| {
-        fork_with(0, || 0);
-    }),
-    ("dontneed", |p| {
-        advise(p, 0, 1, libc::MADV_DONTNEED);
-    }),
+    ("dontneed", |p| advise(p, 0, 1, libc::MADV_DONTNEED)),
     ("munmap", |p| {
         // SAFETY: The range is memory of the tests.
-        unsafe { libc::munmap(p.at(0), p.len) };
+        told(unsafe { libc::munmap(p.at(0), p.len) })
     }),
     ("mremap", |p| {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        remap(p, 0, 1, 1, flags, p.start + ELSEWHERE);
+        remap(p, 0, 1, 1, flags, p.start + ELSEWHERE)
     }),
-    ("nothing", |_| {
+    (NOTHING, |_| {
         // SAFETY: No pointers are involved.
-        unsafe { libc::pause() };
+        told(unsafe { libc::pause() })
     }),
 ];
+
+const CHILD_FAULTS: &str = "fork, child reads";
+const NOTHING: &str = "nothing";
+
+/// How far a monitor got when it is killed, or the process that it watches.
+#[derive(Copy, Clone, Debug, PartialEq)]
+enum Progress {
+    /// There is a message.
+    Polled,
+    /// It was read.
+    Read,
+    /// It was about a fault, whose page is there; nobody was woken.
+    Filled,
+}
+
+impl Progress {
+    /// All that there are for something.
+    fn all(doing: &str) -> &'static [Self] {
+        match doing {
+            "fault" => &[Self::Polled, Self::Read, Self::Filled],
+            NOTHING => &[Self::Polled],
+            _ => &[Self::Polled, Self::Read],
+        }
+    }
+}
+
+/// An area and what is next to it, for what [`DOING`] has.
+fn place_of(area: &Area) -> Place {
+    let mut names = Names::new(&[("area", area)]);
+    names.add("elsewhere", area.start + ELSEWHERE, area.len);
+    Place {
+        start: area.start,
+        len: area.len,
+        page: PAGE,
+        file: -1,
+        names,
+    }
+}
 
 /// The monitored process is killed, or ends, or runs another program.
 fn target_ends(book: &mut Book) {
     let area = Area::anon(0, 8);
     let source = Area::anon(1, 1);
-    let names = Names::new(&[("area", &area)]);
-    let place = Place {
-        start: area.start,
-        len: area.len,
-        page: PAGE,
-        file: -1,
-        names: names.clone(),
-    };
+    let place = place_of(&area);
     for (doing, run) in DOING {
-        for read in [false, true] {
+        for progress in Progress::all(doing) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             // SAFETY: The child makes system calls and touches memory of the tests only.
-            let target = unsafe { libc::fork() };
+            let target = unsafe { sys::fork() };
             if target == 0 {
                 let uffd = Uffd::new(FEATURES[5].1.into());
                 uffd.register(place.start, place.len, MISSING);
@@ -680,25 +872,20 @@ fn target_ends(book: &mut Book) {
                 };
             }
             let uffd = Uffd(receive(here.as_raw_fd()));
-            let question = |text: &str| format!("{doing},read={read},{text}");
-            if *doing != "nothing" {
+            let question = |text: &str| format!("{doing},{progress:?},{text}");
+            if *doing != NOTHING {
                 assert_ne!(uffd.poll(10_000), 0, "{doing}: there is no message");
-                if read {
-                    let message = uffd.read().expect("there is a message");
-                    book.ask(question("message"), describe(&message, &names));
-                    if u32::from(message.event) == UFFD_EVENT_FORK {
-                        // SAFETY: It is a fork event.
-                        let fd = unsafe { message.arg.fork.ufd } as RawFd;
-                        // SAFETY: The descriptor is new.
-                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
-                    }
-                }
             }
-            // SAFETY: The process is the child of this one.
-            unsafe {
-                libc::kill(target, libc::SIGKILL);
-                libc::waitpid(target, std::ptr::null_mut(), 0);
+            if *progress != Progress::Polled {
+                let (text, child) = next_message(&uffd, &place.names);
+                drop(child);
+                book.ask(question("message"), text);
             }
+            if *progress == Progress::Filled {
+                let copied = uffd.copy(area.start, source.start, PAGE, DONTWAKE);
+                book.ask(question("copy dontwake"), copied);
+            }
+            kill_and_wait(target);
             book.ask(question("fdinfo"), uffd.fdinfo());
             book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
             let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
@@ -715,33 +902,45 @@ fn target_ends(book: &mut Book) {
     }
 }
 
+/// What a monitor does until it is killed.
+fn monitor(uffd: &Uffd, doing: &str, progress: Progress, place: &Place, source: &Area) {
+    assert_ne!(uffd.poll(10_000), 0, "{doing}: there is no message");
+    if progress == Progress::Polled {
+        return;
+    }
+    let (_, child) = next_message(uffd, &place.names);
+    if let Some(child) = child {
+        if doing == CHILD_FAULTS {
+            assert_ne!(child.poll(10_000), 0, "the child does not fault");
+        }
+        // It is there until this process ends.
+        std::mem::forget(child);
+    }
+    if progress == Progress::Filled {
+        let copied = uffd.copy(place.start, source.start, PAGE, DONTWAKE);
+        assert!(copied.answer.is_ok(), "cannot copy: {copied}");
+    }
+}
+
 /// The monitor is killed: whoever waits for it goes on.
 fn monitor_ends(book: &mut Book) {
     catch_signals();
-    for (doing, run) in &DOING[..5] {
-        for read in [false, true] {
+    let source = Area::anon(1, 1);
+    source.write();
+    for (doing, run) in DOING.iter().filter(|(doing, _)| *doing != NOTHING) {
+        for progress in Progress::all(doing) {
             let area = Area::anon(0, 8);
-            let names = Names::new(&[("area", &area)]);
-            let place = Place {
-                start: area.start,
-                len: area.len,
-                page: PAGE,
-                file: -1,
-                names: names.clone(),
-            };
+            let place = place_of(&area);
             let uffd = Uffd::new(FEATURES[5].1.into());
             let (here, there) = UnixStream::pair().expect("there are sockets");
             // The monitor has the descriptor because it is a child. Nothing is registered yet, so
             // there is no event of that fork.
             // SAFETY: The child makes system calls only.
-            let monitor = unsafe { libc::fork() };
-            if monitor == 0 {
+            let pid = unsafe { sys::fork() };
+            if pid == 0 {
                 drop(here);
-                uffd.poll(10_000);
-                if read {
-                    let _ = uffd.read();
-                }
-                let _ = std::io::Write::write(&mut &there, &[1]);
+                monitor(&uffd, doing, *progress, &place, &source);
+                let _ = (&there).write(&[1]);
                 // SAFETY: Nothing of this process is needed any more.
                 unsafe {
                     libc::pause();
@@ -753,19 +952,69 @@ fn monitor_ends(book: &mut Book) {
             drop(uffd);
             let (run, its) = (*run, place.clone());
             let thread = std::thread::spawn(move || run(&its));
-            let _ = std::io::Read::read(&mut &here, &mut [0]);
-            let question = |text: &str| format!("{doing},read={read},{text}");
+            let reported = (&here).read(&mut [0]).unwrap_or(0);
+            assert_eq!(reported, 1, "{doing}: the monitor has ended by itself");
+            let question = |text: &str| format!("{doing},{progress:?},{text}");
             book.ask(question("before"), ends_soon(&thread));
-            // SAFETY: The process is the child of this one.
-            unsafe {
-                libc::kill(monitor, libc::SIGKILL);
-                libc::waitpid(monitor, std::ptr::null_mut(), 0);
-            }
-            thread.join().expect("no panic");
-            book.ask(question("flags"), vm_flags(area.start, &names));
+            kill_and_wait(pid);
+            book.ask(question("answer"), thread.join().expect("no panic"));
+            book.ask(question("flags"), vm_flags(area.start, &place.names));
             book.ask(question("page"), pagemap(area.start));
+            book.ask(question("byte"), peek(area.start));
             // SAFETY: The page was moved by this question only.
             unsafe { libc::munmap((area.start + ELSEWHERE) as _, PAGE) };
+        }
+    }
+}
+
+fn kill_and_wait(process: libc::pid_t) {
+    // SAFETY: The process is the child of this one.
+    unsafe {
+        libc::kill(process, libc::SIGKILL);
+        libc::waitpid(process, std::ptr::null_mut(), 0);
+    }
+}
+
+/// The monitor is killed while it waits for a message. What comes then is for whoever else has the
+/// descriptor.
+fn waiting_monitor_ends(book: &mut Book) {
+    catch_signals();
+    type Wait = fn(&Uffd);
+    let ways: [(&str, i32, Wait); 2] = [
+        ("read", 0, |uffd| {
+            let _ = uffd.read();
+        }),
+        ("poll", libc::O_NONBLOCK, |uffd| {
+            uffd.poll(-1);
+        }),
+    ];
+    for (way, flags, wait) in ways {
+        for keeps in [false, true] {
+            let (area, source) = (Area::anon(0, 8), Area::anon(1, 1));
+            let names = Names::new(&[("area", &area)]);
+            let uffd = Uffd::with(libc::O_CLOEXEC | flags, 0);
+            uffd.register(area.start, area.len, MISSING);
+            // SAFETY: The child makes system calls only.
+            let monitor = unsafe { sys::fork() };
+            if monitor == 0 {
+                wait(&uffd);
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe { libc::_exit(0) };
+            }
+            let uffd = keeps.then_some(uffd);
+            wait_for_sleep(&format!("/proc/{monitor}"), || false);
+            kill_and_wait(monitor);
+            let question = |text: &str| format!("{way},keeps={keeps},{text}");
+            let (start, its) = (area.start, names.clone());
+            let thread = std::thread::spawn(move || load(start, &its));
+            if let Some(uffd) = uffd {
+                uffd.wait_for_sleepers(1);
+                let message = uffd.read().expect("there is a message");
+                book.ask(question("message"), describe(&message, &names));
+                book.ask(question("copy"), uffd.copy(start, source.start, PAGE, 0));
+            }
+            book.ask(question("fault"), thread.join().expect("no panic"));
+            book.ask(question("flags"), vm_flags(start, &names));
         }
     }
 }
@@ -810,32 +1059,67 @@ fn closed_with_many(book: &mut Book) {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in ["anon", "shmem", "hugetlb-memfd"] {
-        for mode in [MISSING, WP] {
+        for mode in [MISSING, WP, MINOR] {
+            if kind == "anon" && mode == MINOR {
+                continue;
+            }
             for (name, features) in FEATURES {
                 // Which events there are depends little on the memory.
                 if (kind, mode) != ("anon", MISSING) && !matches!(*name, "none" | "all") {
                     continue;
                 }
                 for action in ACTIONS {
+                    // Whether there is a huge page to be had is not the question. And a guard page
+                    // where a shared one is protected is tried for ever: what is removed leaves a
+                    // marker, which is removed again.
+                    let unfit = (kind, action.name) == ("anon", "collapse")
+                        || (kind, mode, action.name) == ("shmem", WP, "guard install");
+                    if unfit {
+                        continue;
+                    }
                     cases.push(Case::new(
                         format!("events/{kind}/mode={mode}/{name}/{}", action.name),
                         move |book| {
                             catch_signals();
-                            if let Some(answer) =
-                                ask_action(action, kind, mode, u64::from(*features))
-                            {
-                                book.ask("answer", answer);
-                            }
+                            let features = u64::from(*features);
+                            book.ask("answer", ask_action(action, kind, mode, features));
                         },
                     ));
                 }
             }
         }
     }
-    cases.push(Case::new("events/several", several));
+    for (half, part) in [("first", Part::First), ("second", Part::Second)] {
+        for (name, features) in FEATURES {
+            if !matches!(*name, "none" | "remap" | "all") {
+                continue;
+            }
+            for action in ACTIONS
+                .iter()
+                .filter(|action| action.name.starts_with("mremap"))
+            {
+                cases.push(Case::new(
+                    format!("events/{half} half/{name}/{}", action.name),
+                    move |book| {
+                        catch_signals();
+                        let features = u64::from(*features);
+                        let answer = ask_action_on(part, action, "anon", MISSING, features);
+                        book.ask("answer", answer);
+                    },
+                ));
+            }
+        }
+    }
+    cases.push(Case::new("events/several areas", several_areas));
+    cases.push(Case::new("events/several forks", several_forks));
+    cases.push(Case::new("events/several watchers", several_watchers));
     cases.push(Case::new("events/descriptor of a child", childs_descriptor));
     cases.push(Case::new("events/closed with many", closed_with_many));
     cases.push(Case::new("events/target ends", target_ends));
     cases.push(Case::new("events/monitor ends", monitor_ends));
+    cases.push(Case::new(
+        "events/waiting monitor ends",
+        waiting_monitor_ends,
+    ));
     cases
 }

@@ -5,15 +5,17 @@
 
 use crate::{
     book::{Book, Case},
+    events::fork_with,
     faults::{catch_signals, load},
     limits::MISSING,
-    memory::{kind_of, pagemap, peek, Area, Names},
+    memory::{kind_of, pagemap, peek, Area, Names, MIB},
     messages::{receive, send},
-    sys::{write_file, Answer, PAGE},
+    sys::{self, write_file, Answer, PAGE},
     uffd::{describe, Uffd},
 };
 use linux_raw_sys::general::*;
 use std::{
+    fmt::Display,
     io::{Read, Write},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -46,7 +48,6 @@ fn fork_without_memory(book: &mut Book) {
         // This area is not accounted for, and it is the first of all: the areas of the program,
         // which are, come behind it.
         let area = Area::basic(kind_of("anon-noreserve"), 0);
-        let source = Area::anon(1, 1);
         let uffd = Uffd::new(features.into());
         let called = uffd.register(area.start, area.len, MISSING);
         assert!(called.answer.is_ok(), "cannot register: {called}");
@@ -78,18 +79,13 @@ fn fork_without_memory(book: &mut Book) {
             libc::munmap(much, len);
             answer
         };
-        let name = format!("features={features:#x}");
-        book.ask(format!("{name},fork"), answer);
-        book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
-        book.ask(format!("{name},fdinfo"), uffd.fdinfo());
-        // The mappings do not change any more.
-        let called = uffd.copy(area.start, source.start, PAGE, 0);
-        book.ask(format!("{name},copy"), called);
+        ask_after_fork(book, features, answer, &uffd, area.start);
     }
 }
 
-/// A fork of a user who has as many processes as are allowed.
-fn fork_at_limit(book: &mut Book) {
+/// A fork of a user who has as many processes as are allowed. It is refused before anything is
+/// copied.
+fn fork_refused(book: &mut Book) {
     let scenes = [(0, 0), (1, ALL_EVENTS)].map(|(slot, features)| {
         let area = Area::anon(slot, 4);
         let uffd = Uffd::new(features.into());
@@ -98,7 +94,6 @@ fn fork_at_limit(book: &mut Book) {
         // The descriptor goes first: nobody reads what unmapping would tell it.
         (features, uffd, area)
     });
-    let source = Area::anon(2, 1);
     let limit = libc::rlimit {
         rlim_cur: 1,
         rlim_max: 1,
@@ -117,37 +112,62 @@ fn fork_at_limit(book: &mut Book) {
             }
             Answer::of(child)
         };
-        let name = format!("features={features:#x}");
-        book.ask(format!("{name},fork"), answer);
-        book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
-        book.ask(format!("{name},fdinfo"), uffd.fdinfo());
-        let called = uffd.copy(area.start, source.start, PAGE, 0);
-        book.ask(format!("{name},copy"), called);
+        ask_after_fork(book, *features, answer, uffd, area.start);
     }
 }
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// A memory cgroup, which is removed when this is dropped.
+/// A cgroup, which is removed when this is dropped.
 struct Cgroup(String);
 
 impl Cgroup {
-    fn new(max: &str, swap: &str) -> Self {
-        let enabled = write_file(&format!("{CGROUPS}/cgroup.subtree_control"), "+memory");
-        assert!(enabled.is_ok(), "no memory cgroups: {enabled}");
+    /// One with limits, each of which has the name of its file and a value.
+    fn new(controller: &str, limits: &[(&str, &str)]) -> Self {
+        let enabled = write_file(
+            &format!("{CGROUPS}/cgroup.subtree_control"),
+            &format!("+{controller}"),
+        );
+        assert!(enabled.is_ok(), "no cgroups with {controller}: {enabled}");
         let path = format!("{CGROUPS}/uffd-conformance");
         std::fs::create_dir(&path).expect("a cgroup can be made");
-        for (name, value) in [("memory.max", max), ("memory.swap.max", swap)] {
+        for (name, value) in limits {
             let answer = write_file(&format!("{path}/{name}"), value);
             assert!(answer.is_ok(), "cannot set {name}: {answer}");
         }
         Self(path)
     }
 
+    /// One with a limit on memory.
+    fn of_memory(max: &str, swap: &str) -> Self {
+        Self::new("memory", &[("memory.max", max), ("memory.swap.max", swap)])
+    }
+
     /// Moves this process into it.
     fn enter(&self) {
         let answer = write_file(&format!("{}/cgroup.procs", self.0), "0");
         assert!(answer.is_ok(), "cannot enter: {answer}");
+    }
+
+    /// Moves this process into it, and forks. The limit on memory is gone after that.
+    fn fork_within(&self) -> Answer {
+        let max = std::fs::File::options()
+            .write(true)
+            .open(format!("{}/memory.max", self.0))
+            .expect("there is a limit");
+        self.enter();
+        // Until the limit is gone nothing is touched that needs memory. A fork that should have
+        // failed is seen by its answer.
+        // SAFETY: The child does nothing but end. The string is as long as is said.
+        unsafe {
+            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+            if child == 0 {
+                libc::_exit(0);
+            }
+            let answer = Answer::of(child);
+            assert_eq!(libc::write(max.as_raw_fd(), c"max".as_ptr().cast(), 3), 3);
+            answer
+        }
     }
 }
 
@@ -164,17 +184,118 @@ impl Drop for Cgroup {
     }
 }
 
+/// Does something in a process of its own, and says how that ended.
+fn in_process(book: &mut Book, run: impl FnOnce(&mut Book)) -> String {
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let child = unsafe { sys::fork() };
+    if child == 0 {
+        run(book);
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    ended(child)
+}
+
+/// A fork for which a memory cgroup has no room: it fails when page tables are copied, and the
+/// areas that are registered were duplicated by then.
+fn fork_in_full_cgroup(book: &mut Book) {
+    for features in [0, ALL_EVENTS] {
+        let cgroup = Cgroup::of_memory("1M", "0");
+        let process = in_process(book, |book| fork_without_room(book, features, &cgroup));
+        book.ask(format!("features={features:#x},process"), process);
+    }
+}
+
+fn fork_without_room(book: &mut Book, features: u32, cgroup: &Cgroup) {
+    // A page table for each of these: twice as much as the cgroup may have.
+    const STEP: usize = 2 * MIB;
+    const LEN: usize = 512 * STEP;
+    // Nobody is killed: the kernel looks for somebody, says that there is nobody, and goes on.
+    let answer = write_file("/proc/self/oom_score_adj", "-1000");
+    assert!(answer.is_ok(), "this process can be killed: {answer}");
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let area = Area::map(0, LEN, PAGE, protection, flags, None).expect("there is room");
+    for page in (area.start..area.start + LEN).step_by(STEP) {
+        // SAFETY: The page is memory of the tests.
+        unsafe { std::ptr::write_volatile(page as *mut u8, 1) };
+    }
+    let uffd = Uffd::new(features.into());
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    let answer = cgroup.fork_within();
+    ask_after_fork(book, features, answer, &uffd, area.at(1));
+}
+
+/// A fork that is refused when the memory has been copied: there is an event of it, and no process.
+fn fork_of_one_too_many(book: &mut Book) {
+    for features in [0, ALL_EVENTS] {
+        let cgroup = Cgroup::new("pids", &[("pids.max", "1")]);
+        let process = in_process(book, |book| fork_too_often(book, features, &cgroup));
+        book.ask(format!("features={features:#x},process"), process);
+    }
+}
+
+fn fork_too_often(book: &mut Book, features: u32, cgroup: &Cgroup) {
+    let area = Area::anon(0, 4);
+    let names = Names::new(&[("area", &area)]);
+    let uffd = Uffd::new(features.into());
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    let question = |text: &str| format!("features={features:#x},{text}");
+    let mut event = None;
+    let answer = std::thread::scope(|scope| {
+        // This process has two threads then, which is too many, but not forbidden.
+        let forker = scope.spawn(|| {
+            cgroup.enter();
+            fork_with(0, || 0)
+        });
+        while !forker.is_finished() {
+            uffd.poll(1);
+            if let Ok(message) = uffd.read() {
+                book.ask(question("message"), describe(&message, &names));
+                // SAFETY: It is a fork event, whose descriptor is new.
+                let fd = unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) };
+                event = Some(Uffd(fd));
+            }
+        }
+        forker.join().expect("no panic")
+    });
+    ask_after_fork(book, features, answer, &uffd, area.start);
+    if let Some(event) = event {
+        let source = Area::anon(1, 1);
+        book.ask(question("fdinfo of none"), event.fdinfo());
+        let copied = event.copy(area.start, source.start, PAGE, 0);
+        book.ask(question("copy for none"), copied);
+        let registered = event.register(area.start, PAGE, MISSING);
+        book.ask(question("register for none"), registered);
+    }
+}
+
+/// What a fork answered, and what is left of it. A page can be filled, because the mappings do not
+/// change any more.
+fn ask_after_fork(book: &mut Book, features: u32, answer: impl Display, uffd: &Uffd, page: usize) {
+    let source = Area::anon(2, 1);
+    let question = |text: &str| format!("features={features:#x},{text}");
+    book.ask(question("fork"), answer);
+    book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+    book.ask(question("fdinfo"), uffd.fdinfo());
+    book.ask(question("copy"), uffd.copy(page, source.start, PAGE, 0));
+}
+
 /// More is copied than a memory cgroup may have: by a process of it, or by one that is not.
 fn memory_cgroup(book: &mut Book) {
     const PAGES: usize = 4096;
     const MAX: &str = "8M";
     for (swap_name, swap) in [("swap", "max"), ("no swap", "0")] {
         for by in ["itself", "another"] {
-            let cgroup = Cgroup::new(MAX, swap);
+            let cgroup = Cgroup::of_memory(MAX, swap);
             let (here, there) = UnixStream::pair().expect("there are sockets");
             book.flush();
             // SAFETY: The child has its own copy of everything.
-            let child = unsafe { libc::fork() };
+            let child = unsafe { sys::fork() };
             if child == 0 {
                 drop(here);
                 cgroup.enter();
@@ -229,7 +350,7 @@ fn resolver_is_killed(book: &mut Book) {
         ("so has this", true),
     ] {
         catch_signals();
-        let cgroup = Cgroup::new("8M", "0");
+        let cgroup = Cgroup::of_memory("8M", "0");
         let (area, source) = (Area::anon(0, 8), Area::anon(1, 1));
         source.write();
         let names = Names::new(&[("area", &area)]);
@@ -238,7 +359,7 @@ fn resolver_is_killed(book: &mut Book) {
         assert!(called.answer.is_ok(), "cannot register: {called}");
         book.flush();
         // SAFETY: The child has its own copy of everything.
-        let resolver = unsafe { libc::fork() };
+        let resolver = unsafe { sys::fork() };
         if resolver == 0 {
             cgroup.enter();
             for page in 0..2 {
@@ -328,7 +449,7 @@ fn ends_meanwhile(book: &mut Book) {
                 let (here, there) = UnixStream::pair().expect("there are sockets");
                 book.flush();
                 // SAFETY: The child has its own copy of everything.
-                let child = unsafe { libc::fork() };
+                let child = unsafe { sys::fork() };
                 if child == 0 {
                     drop(here);
                     target(doing, end, there);
@@ -395,7 +516,9 @@ fn target(doing: &'static Doing, end: &str, there: UnixStream) -> ! {
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("failures/fork without memory", fork_without_memory),
-        Case::new("failures/fork at limit", fork_at_limit),
+        Case::new("failures/fork refused", fork_refused),
+        Case::new("failures/fork in a full cgroup", fork_in_full_cgroup),
+        Case::new("failures/fork of one too many", fork_of_one_too_many),
         Case::new("failures/memory cgroup", memory_cgroup),
         Case::new("failures/resolver is killed", resolver_is_killed),
         Case::new("failures/ends meanwhile", ends_meanwhile),

@@ -4,11 +4,11 @@
 
 use crate::{
     book::{Book, Case},
-    memory::{kind_of, memfd, pagemap, Area, Names},
-    sys::{self, Answer, PAGE},
+    memory::{flags_within, kind_of, memfd, pagemap, Area, Names, MIB},
+    sys::{self, fork, Answer, PAGE},
     uffd::{
-        self, Call, Uffd, API, CONTINUE, COPY, IOC_TYPE, MOVE, RANGE_CALLS, UNREGISTER, WAKE,
-        WRITEPROTECT, WRITEPROTECT_WP,
+        self, Call, Uffd, API, CONTINUE, COPY, IOC_TYPE, MOVE, RANGE_CALLS, REGISTER, UNREGISTER,
+        WAKE, WRITEPROTECT, WRITEPROTECT_WP,
     },
 };
 use linux_raw_sys::general::*;
@@ -18,6 +18,7 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
+    sync::LazyLock,
 };
 
 pub const MISSING: u64 = UFFDIO_REGISTER_MODE_MISSING as u64;
@@ -47,9 +48,26 @@ pub const FEATURES: &[(u64, &str)] = &[
 
 const PAGES: usize = 16;
 const SIZE: usize = PAGES * PAGE;
-const TASK_SIZE: usize = 0x7fff_ffff_f000;
+const HUGE: usize = 2 * MIB;
+/// Where user space ends with page tables of four levels, and of five.
+const TASK_SIZE_4: usize = (1 << 47) - PAGE;
+const TASK_SIZE_5: usize = (1 << 56) - PAGE;
 /// vm.mmap_min_addr is not changed by the tests.
 const MMAP_MIN_ADDR: usize = 65536;
+
+/// Where user space ends on this machine: whether there are five levels shows in what can be mapped.
+static TASK_SIZE: LazyLock<usize> = LazyLock::new(|| {
+    let last = (TASK_SIZE_5 - PAGE) as *mut libc::c_void;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: Nothing is there, or the call fails. Nobody uses what is mapped.
+    unsafe {
+        if libc::mmap(last, PAGE, libc::PROT_NONE, flags, -1, 0) != last {
+            return TASK_SIZE_4;
+        }
+        libc::munmap(last, PAGE);
+    }
+    TASK_SIZE_5
+});
 
 /// Addresses: a name, and the value for an area that starts at `base`.
 fn starts(base: usize) -> Vec<(&'static str, usize)> {
@@ -67,9 +85,10 @@ fn starts(base: usize) -> Vec<(&'static str, usize)> {
         ("area_end-page", base + SIZE - PAGE),
         ("area_end-1", base + SIZE - 1),
         ("area_end", base + SIZE),
-        ("task_size-page", TASK_SIZE - PAGE),
-        ("task_size", TASK_SIZE),
-        ("task_size+page", TASK_SIZE + PAGE),
+        ("2^47-page", TASK_SIZE_4),
+        ("task_size-page", *TASK_SIZE - PAGE),
+        ("task_size", *TASK_SIZE),
+        ("task_size+page", *TASK_SIZE + PAGE),
         ("2^63", 1 << 63),
         ("-page", PAGE.wrapping_neg()),
         ("-1", usize::MAX),
@@ -87,7 +106,7 @@ fn lengths(start: usize) -> Vec<(&'static str, usize)> {
         ("2page", 2 * PAGE),
         ("area", SIZE),
         ("area+page", SIZE + PAGE),
-        ("task_size", TASK_SIZE),
+        ("task_size", *TASK_SIZE),
         ("to_task_size", TASK_SIZE.wrapping_sub(start)),
         (
             "past_task_size",
@@ -100,8 +119,10 @@ fn lengths(start: usize) -> Vec<(&'static str, usize)> {
     ]
 }
 
-/// Values of a field of bits.
-const MODES: [u64; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 1 << 31, 1 << 63, u64::MAX];
+/// Values of a field of bits: each bit alone, and the lowest ones with each other.
+fn masks() -> impl Iterator<Item = u64> {
+    (0..8).chain((3..64).map(|bit| 1 << bit)).chain([u64::MAX])
+}
 
 /// What most questions about a call are about: a registered area, and another one to take pages
 /// from.
@@ -193,7 +214,7 @@ fn shared_area(slot: usize) -> Area {
 }
 
 /// The inputs of a call for a range, with a mode.
-fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec<u64> {
+pub fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec<u64> {
     let all = if call.name == COPY.name || call.name == MOVE.name {
         vec![start as u64, other as u64, len as u64, mode]
     } else {
@@ -279,7 +300,7 @@ fn modes(book: &mut Book, call: &'static Call) {
     };
     for registered in [0, first, WP, first | WP] {
         let scene = Scene::new(call, registered);
-        for mode in MODES {
+        for mode in masks() {
             scene.ask(
                 book,
                 format!("registered={registered},mode={mode:#x}"),
@@ -287,6 +308,41 @@ fn modes(book: &mut Book, call: &'static Call) {
             );
         }
     }
+}
+
+/// Calls with an argument of which the fields from number `second` on are in a second page. Each of
+/// the two pages allows what `protections` says.
+pub fn call_across(
+    uffd: &Uffd,
+    call: &Call,
+    inputs: &[u64],
+    second: usize,
+    protections: [i32; 2],
+) -> String {
+    let pages = Area::anon(4, 2);
+    let argument = call.argument(inputs);
+    let pointer = pages.start + PAGE - 8 * second;
+    let protect = |protections: [i32; 2]| {
+        for (page, protection) in protections.into_iter().enumerate() {
+            // SAFETY: The page is mapped, and only this function uses it.
+            unsafe { libc::mprotect(pages.at(page) as _, PAGE, protection) };
+        }
+    };
+    // SAFETY: Both pages are mapped, and nothing else is there.
+    unsafe {
+        let to = pointer as *mut u64;
+        std::ptr::copy_nonoverlapping(argument.as_ptr(), to, argument.len());
+    }
+    protect(protections);
+    let answer = uffd.raw(call.request(), pointer);
+    protect([libc::PROT_READ; 2]);
+    let mut after = argument.clone();
+    // SAFETY: As above; the pages can be read.
+    unsafe {
+        let from = pointer as *const u64;
+        std::ptr::copy_nonoverlapping(from, after.as_mut_ptr(), after.len());
+    }
+    format!("{answer}{}", call.changes(&argument, &after))
 }
 
 /// Arguments that are not, or not all, memory.
@@ -305,7 +361,7 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
         ("null", 0),
         ("1", 1),
         ("unmapped", scene.area.start - PAGE),
-        ("task_size", TASK_SIZE),
+        ("task_size", *TASK_SIZE),
         ("non_canonical", 1 << 62),
         ("kernel", 0xffff_8880_0000_0000),
         ("-1", usize::MAX),
@@ -314,8 +370,7 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
         book.ask(format!("{state},argument={name}"), answer);
     }
 
-    // Two pages of which the second cannot be read, or not be written, and an argument of which
-    // the first fields are in the first page.
+    // The second page cannot be read, or not be written.
     let values = if call.name == API.name {
         vec![u64::from(UFFD_API), 0]
     } else {
@@ -323,51 +378,143 @@ fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
     };
     for (protection_name, protection) in [("none", libc::PROT_NONE), ("read", libc::PROT_READ)] {
         for first in 0..=call.fields.len() {
-            let pages = Area::anon(4, 2);
-            let argument = call.argument(&values);
-            let pointer = pages.start + PAGE - 8 * first;
-            // SAFETY: Both pages are mapped and hold nothing else; the call may go wrong in the
-            // second one.
-            let answer = unsafe {
-                std::ptr::copy_nonoverlapping(
-                    argument.as_ptr(),
-                    pointer as *mut u64,
-                    argument.len(),
-                );
-                libc::mprotect((pages.start + PAGE) as _, PAGE, protection);
-                let answer = scene.uffd.raw(call.request(), pointer);
-                libc::mprotect((pages.start + PAGE) as _, PAGE, libc::PROT_READ);
-                answer
-            };
-            let mut after = argument.clone();
-            // SAFETY: As above; the pages can be read.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    pointer as *const u64,
-                    after.as_mut_ptr(),
-                    after.len(),
-                );
-            }
+            let protections = [libc::PROT_READ | libc::PROT_WRITE, protection];
+            let called = call_across(&scene.uffd, call, &values, first, protections);
             let question = format!("{state},fields={first},then={protection_name}");
             book.ask(
                 &question,
-                format!(
-                    "{answer}{}; {}",
-                    call.changes(&argument, &after),
-                    pagemap(scene.area.start)
-                ),
+                format!("{called}; {}", pagemap(scene.area.start)),
             );
             if call.name == API.name {
                 // Whether that was the handshake shows in what comes next.
                 let again = scene.uffd.call(&API, &[u64::from(UFFD_API), 0]);
                 book.ask(format!("{question},again"), again);
-                drop(pages);
                 drop(scene);
                 scene = new();
             } else if after_api {
                 scene.reset();
             }
         }
+    }
+}
+
+/// Memory of huge pages, maybe with small ones right before it and right after it.
+struct HugeScene {
+    uffd: Uffd,
+    area: Area,
+    beside: Vec<Area>,
+    names: Names,
+    /// All of that, and what is around it where nothing is.
+    extent: std::ops::Range<usize>,
+}
+
+impl HugeScene {
+    fn new(kind: &str, beside: bool) -> Self {
+        let area = Area::basic(kind_of(kind), 1);
+        let extent = area.start - HUGE..area.start + area.len + HUGE;
+        let mut scene = Self {
+            uffd: Uffd::new(0),
+            names: Names::new(&[("area", &area)]),
+            area,
+            beside: Vec::new(),
+            extent,
+        };
+        if beside {
+            let end = scene.area.start + scene.area.len;
+            for (name, start) in [("before", scene.extent.start), ("after", end)] {
+                scene.names.add(name, start, HUGE);
+                scene.beside.push(Area::anon_at(start, HUGE / PAGE));
+            }
+        }
+        scene
+    }
+
+    /// Registers all of it, and protects the huge pages that are not there yet.
+    fn register(&self) {
+        let small = self.beside.iter().map(|area| (area, MISSING | WP));
+        for (area, mode) in small.chain([(&self.area, MISSING | WP | MINOR)]) {
+            let called = self.uffd.register(area.start, area.len, mode);
+            assert!(called.answer.is_ok(), "cannot register: {called}");
+        }
+        let (start, len) = (self.area.start, self.area.len);
+        let called = self
+            .uffd
+            .range(&WRITEPROTECT, start, len, WRITEPROTECT_WP.into());
+        assert!(called.answer.is_ok(), "cannot protect: {called}");
+    }
+
+    /// The mappings, and the huge pages.
+    fn state(&self) -> String {
+        let pages: Vec<String> = (0..self.area.pages())
+            .map(|page| pagemap(self.area.at(page)))
+            .collect();
+        let flags = flags_within(&self.extent, &self.names);
+        format!("{flags}; {}", pages.join(" "))
+    }
+
+    /// Ranges that begin or end inside huge pages, or do not: a name, the start and the end.
+    fn ranges(&self) -> Vec<(String, usize, usize)> {
+        let (start, end) = (self.area.start, self.area.start + self.area.len);
+        let places = [
+            ("-huge", start - HUGE),
+            ("-page", start - PAGE),
+            ("0", start),
+            ("page", start + PAGE),
+            ("huge", start + HUGE),
+            ("huge+page", start + HUGE + PAGE),
+            ("len-page", end - PAGE),
+            ("len", end),
+            ("len+page", end + PAGE),
+        ];
+        let mut ranges = Vec::new();
+        for (index, (from, start)) in places.into_iter().enumerate() {
+            for (to, end) in &places[index + 1..] {
+                ranges.push((format!("{from}..{to}"), start, *end));
+            }
+        }
+        ranges
+    }
+}
+
+/// Which memory of huge pages is registered.
+fn huge_ranges(book: &mut Book, kind: &'static str, beside: bool) {
+    let ranges = HugeScene::new(kind, beside).ranges();
+    for call in [&REGISTER, &UNREGISTER] {
+        for (range, start, end) in &ranges {
+            // Mappings of huge pages that were split are not joined again.
+            let scene = HugeScene::new(kind, beside);
+            if call.name == UNREGISTER.name {
+                scene.register();
+            }
+            let called = scene.uffd.range(call, *start, end - start, MISSING | WP);
+            book.ask(
+                format!("{},{range}", call.name),
+                format!("{called}; {}", scene.state()),
+            );
+        }
+    }
+}
+
+/// What the other calls make of parts of huge pages.
+fn huge_parts(book: &mut Book, kind: &'static str, beside: bool) {
+    for call in RANGE_CALLS.into_iter().skip(2) {
+        let scene = HugeScene::new(kind, beside);
+        scene.register();
+        // Nobody writes there: none of it should get into a huge page.
+        let source = Area::anon(2, (scene.extent.end - scene.extent.start) / PAGE);
+        for (range, start, end) in scene.ranges() {
+            let len = end - start;
+            if (start | len) % HUGE == 0 {
+                continue;
+            }
+            let inputs = inputs(call, start, source.start, len, good_mode(call));
+            let called = scene.uffd.call(call, &inputs);
+            book.ask(
+                format!("{},{range}", call.name),
+                format!("{called}; {} {}", pagemap(start), pagemap(end - PAGE)),
+            );
+        }
+        book.ask(call.name, scene.state());
     }
 }
 
@@ -561,13 +708,13 @@ fn other_process(book: &mut Book) {
     let (mut begun, begin) = crate::book::pipe();
     let (mut told, tell) = crate::book::pipe();
     // SAFETY: This process has one thread. So have those that it forks.
-    let parent = unsafe { libc::fork() };
+    let parent = unsafe { fork() };
     if parent == 0 {
         let uffd = Uffd::new(0);
         let places = Places::new();
         places.register(&uffd);
         // SAFETY: As above. No pointers are involved.
-        let (parent, child) = unsafe { (libc::getpid(), libc::fork()) };
+        let (parent, child) = unsafe { (libc::getpid(), fork()) };
         if child != 0 {
             drop(tell);
             // What the child has too could not be moved.
@@ -615,7 +762,7 @@ fn exec(book: &mut Book) {
     for by_child in [false, true] {
         let (mut reader, writer) = crate::book::pipe();
         // SAFETY: This process has one thread.
-        let pid = unsafe { libc::fork() };
+        let pid = unsafe { fork() };
         if pid == 0 {
             let uffd = Uffd::new(0);
             let places = Places::new();
@@ -835,6 +982,18 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(format!("limits/api/{privileged}"), move |book| {
             handshake(book, privileged)
         }));
+    }
+    for kind in ["hugetlb", "hugetlb-memfd"] {
+        for (name, beside) in [("alone", false), ("beside small ones", true)] {
+            cases.push(Case::new(
+                format!("limits/huge ranges/{kind}/{name}"),
+                move |book| huge_ranges(book, kind, beside),
+            ));
+            cases.push(Case::new(
+                format!("limits/huge parts/{kind}/{name}"),
+                move |book| huge_parts(book, kind, beside),
+            ));
+        }
     }
     for kind in crate::memory::BASIC {
         cases.push(Case::new(format!("limits/features/{kind}"), |book| {

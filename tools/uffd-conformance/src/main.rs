@@ -91,6 +91,9 @@ fn main() -> ExitCode {
         if let Some(trouble) = trouble {
             problem(trouble);
         }
+        if text.is_empty() {
+            problem(format!("{name}: asks nothing"));
+        }
         for line in text.lines() {
             let question = line.split(" = ").next().unwrap_or(line);
             if !questions.insert(question.to_string()) {

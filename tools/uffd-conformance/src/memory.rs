@@ -3,7 +3,10 @@
 //! Kinds of memory that a range of addresses can be of.
 
 use crate::sys::{errno, write_file, Answer, PAGE};
+use linux_raw_sys::general::fsconfig_command::{self, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING};
 use std::{
+    ffi::CStr,
+    ops::Range,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
     time::Duration,
@@ -110,7 +113,18 @@ impl Area {
         flags: i32,
         file: Option<OwnedFd>,
     ) -> Result<Self, i32> {
-        let start = BASE + slot * APART;
+        Self::map_at(BASE + slot * APART, len, page, protection, flags, file)
+    }
+
+    /// Maps an area of a size at an address.
+    fn map_at(
+        start: usize,
+        len: usize,
+        page: usize,
+        protection: i32,
+        flags: i32,
+        file: Option<OwnedFd>,
+    ) -> Result<Self, i32> {
         // SAFETY: Nothing is there, or the call fails.
         let address = unsafe {
             libc::mmap(
@@ -135,8 +149,13 @@ impl Area {
 
     /// Private anonymous memory.
     pub fn anon(slot: usize, pages: usize) -> Self {
-        Self::map(
-            slot,
+        Self::anon_at(BASE + slot * APART, pages)
+    }
+
+    /// Private anonymous memory at an address.
+    pub fn anon_at(start: usize, pages: usize) -> Self {
+        Self::map_at(
+            start,
             pages * PAGE,
             PAGE,
             RW,
@@ -241,14 +260,14 @@ fn shmem(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
     Area::map(slot, len, PAGE, protection, flags, Some(memfd(0, len)?))
 }
 
-fn sealed(slot: usize, seals: i32, protection: i32) -> Result<Area, i32> {
+fn sealed(slot: usize, seals: i32, protection: i32, flags: i32) -> Result<Area, i32> {
     let len = PAGES * PAGE;
     let file = memfd(libc::MFD_ALLOW_SEALING, len)?;
     // SAFETY: No pointers are involved.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
         return Err(errno());
     }
-    Area::map(slot, len, PAGE, protection, libc::MAP_SHARED, Some(file))
+    Area::map(slot, len, PAGE, protection, flags, Some(file))
 }
 
 fn hugetlb(slot: usize, page: usize, pages: usize, flags: i32) -> Result<Area, i32> {
@@ -270,7 +289,7 @@ fn hugetlb_memfd(slot: usize, flags: i32) -> Result<Area, i32> {
 }
 
 /// A file of a file system: this program, or one that was opened.
-fn file(slot: usize, path: &std::ffi::CStr, protection: i32, flags: i32) -> Result<Area, i32> {
+fn file(slot: usize, path: &CStr, protection: i32, flags: i32) -> Result<Area, i32> {
     // SAFETY: The call returns a new descriptor, or an error.
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if fd < 0 {
@@ -281,25 +300,56 @@ fn file(slot: usize, path: &std::ffi::CStr, protection: i32, flags: i32) -> Resu
     Area::map(slot, PAGES * PAGE, PAGE, protection, flags, Some(fd))
 }
 
+/// A file of a size, which can be written, in a new file system that is mounted nowhere and is gone
+/// with it. Each option has a name and a value.
+pub fn new_file(kind: &CStr, options: &[(&CStr, &CStr)], len: usize) -> Result<OwnedFd, i32> {
+    let opened = |fd: i64| {
+        if fd < 0 {
+            return Err(errno());
+        }
+        // SAFETY: The descriptor is new.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    };
+    // SAFETY: The string is valid. The call returns a new descriptor, or an error.
+    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 0) })?;
+    let configure = |command: fsconfig_command, name: Option<&CStr>, value: Option<&CStr>| {
+        let [name, value] = [name, value].map(|text| text.map_or(ptr::null(), CStr::as_ptr));
+        let (fd, command) = (context.as_raw_fd(), command as u32);
+        // SAFETY: Both are strings, or nothing where the command has none.
+        match unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, name, value, 0) } {
+            0 => Ok(()),
+            _ => Err(errno()),
+        }
+    };
+    for (name, value) in options {
+        configure(FSCONFIG_SET_STRING, Some(name), Some(value))?;
+    }
+    configure(FSCONFIG_CMD_CREATE, None, None)?;
+    // SAFETY: No pointers are involved. The call returns a new descriptor, or an error.
+    let root = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 0, 0) })?;
+    // SAFETY: As for the context.
+    let file = opened(i64::from(unsafe {
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
+        libc::openat(root.as_raw_fd(), c"file".as_ptr(), flags, 0o600)
+    }))?;
+    // SAFETY: No pointers are involved.
+    match unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) } {
+        0 => Ok(file),
+        _ => Err(errno()),
+    }
+}
+
 /// Memory that was there when the program began.
 fn of_the_kernel(name: &str) -> Result<Area, i32> {
-    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|_| libc::EIO)?;
-    let line = maps
-        .lines()
-        .find(|line| line.ends_with(name))
-        .ok_or(libc::ENOENT)?;
-    let mut ends = line
-        .split(['-', ' '])
-        .map(|text| usize::from_str_radix(text, 16));
-    match (ends.next(), ends.next()) {
-        (Some(Ok(start)), Some(Ok(end))) => Ok(Area {
-            start,
-            len: end - start,
-            page: PAGE,
-            file: None,
-        }),
-        _ => Err(libc::EINVAL),
-    }
+    let mappings = mappings();
+    let mut found = mappings.iter().filter(|mapping| mapping.name == name);
+    let mapping = found.next().ok_or(libc::ENOENT)?;
+    Ok(Area {
+        start: mapping.start,
+        len: mapping.end - mapping.start,
+        page: PAGE,
+        file: None,
+    })
 }
 
 fn advised(area: Area, advice: i32) -> Result<Area, i32> {
@@ -418,6 +468,14 @@ pub const KINDS: &[Kind] = &[
             _ => Err(errno()),
         }
     }),
+    kind("anon-mlocked", |slot| {
+        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+        // SAFETY: The area is mapped.
+        match unsafe { libc::mlock(area.pointer(), area.len) } {
+            0 => Ok(area),
+            _ => Err(errno()),
+        }
+    }),
     kind("anon-dontfork", |slot| {
         advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, libc::MADV_DONTFORK)
     }),
@@ -476,13 +534,18 @@ pub const KINDS: &[Kind] = &[
         shmem(slot, libc::PROT_NONE, libc::MAP_SHARED)
     }),
     readable("shmem-sealed-write", |slot| {
-        sealed(slot, libc::F_SEAL_WRITE, libc::PROT_READ)
+        sealed(slot, libc::F_SEAL_WRITE, libc::PROT_READ, libc::MAP_SHARED)
+    }),
+    kind("shmem-private-sealed-write", |slot| {
+        sealed(slot, libc::F_SEAL_WRITE, RW, libc::MAP_PRIVATE)
     }),
     readable("shmem-sealed-future-write", |slot| {
-        sealed(slot, libc::F_SEAL_FUTURE_WRITE, libc::PROT_READ)
+        let seals = libc::F_SEAL_FUTURE_WRITE;
+        sealed(slot, seals, libc::PROT_READ, libc::MAP_SHARED)
     }),
     kind("shmem-sealed-shrink", |slot| {
-        sealed(slot, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW, RW)
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        sealed(slot, seals, RW, libc::MAP_SHARED)
     }),
     kind("shmem-sysv", |slot| {
         // SAFETY: The segment is attached where nothing is, and goes with the process.
@@ -525,6 +588,12 @@ pub const KINDS: &[Kind] = &[
     }),
     kind("file-private", |slot| {
         file(slot, c"/proc/self/exe", RW, libc::MAP_PRIVATE)
+    }),
+    kind("file-shared", |slot| {
+        // One in /tmp would be shared memory.
+        let len = PAGES * PAGE;
+        let file = new_file(c"ramfs", &[], len)?;
+        Area::map(slot, len, PAGE, RW, libc::MAP_SHARED, Some(file))
     }),
     kind("zero-private", |slot| {
         file(slot, c"/dev/zero", RW, libc::MAP_PRIVATE)
@@ -625,32 +694,81 @@ pub fn huge_pages(address: usize) -> String {
         .map_or("no mapping".into(), |text| text.trim().into())
 }
 
-/// The flags of the mapping at an address, of those that have to do with userfaultfd, and its
-/// extent.
-pub fn vm_flags(address: usize, names: &Names) -> String {
+/// A mapping of this process.
+struct Mapping {
+    start: usize,
+    end: usize,
+    /// What is mapped, or how it was named.
+    name: String,
+    flags: String,
+}
+
+impl Mapping {
+    /// Its extent, and something about it.
+    fn describe(&self, names: &Names, what: &str) -> String {
+        format!(
+            "{}..{} [{what}]",
+            names.name(self.start as u64),
+            names.name(self.end as u64)
+        )
+    }
+}
+
+/// The extent that the first line about a mapping begins with.
+fn extent(line: &str) -> Option<(usize, usize)> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    Some((number(start)?, number(end)?))
+}
+
+/// All mappings of this process, in order.
+fn mappings() -> Vec<Mapping> {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("there is smaps");
-    let mut extent = None;
+    let mut mappings: Vec<Mapping> = Vec::new();
     for line in smaps.lines() {
-        let first = line.split(' ').next().unwrap_or_default();
-        if let Some((start, end)) = first.split_once('-') {
-            if let (Ok(start), Ok(end)) = (
-                usize::from_str_radix(start, 16),
-                usize::from_str_radix(end, 16),
-            ) {
-                extent = (start..end).contains(&address).then_some((start, end));
-            }
-        } else if let (Some((start, end)), Some(flags)) = (extent, line.strip_prefix("VmFlags:")) {
-            let flags: Vec<&str> = flags
-                .split_whitespace()
-                .filter(|flag| matches!(*flag, "um" | "uw" | "ui"))
-                .collect();
-            return format!(
-                "{}..{} [{}]",
-                names.name(start as u64),
-                names.name(end as u64),
-                flags.join(" ")
-            );
+        if let Some((start, end)) = extent(line) {
+            // Before the name there are the extent, the access, the offset, the device, the inode.
+            let name: Vec<&str> = line.split_whitespace().skip(5).collect();
+            mappings.push(Mapping {
+                start,
+                end,
+                name: name.join(" "),
+                flags: String::new(),
+            });
+        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let mapping = mappings.last_mut().expect("flags are of a mapping");
+            mapping.flags = flags.trim().into();
         }
     }
-    "no mapping".into()
+    mappings
+}
+
+/// The flags of the mapping at an address, and its extent.
+pub fn vm_flags(address: usize, names: &Names) -> String {
+    mappings()
+        .iter()
+        .find(|mapping| (mapping.start..mapping.end).contains(&address))
+        .map_or("no mapping".into(), |mapping| {
+            mapping.describe(names, &mapping.flags)
+        })
+}
+
+/// The mappings in a range, with something about each.
+fn within(range: &Range<usize>, names: &Names, what: impl Fn(&Mapping) -> &str) -> String {
+    mappings()
+        .iter()
+        .filter(|mapping| mapping.start < range.end && range.start < mapping.end)
+        .map(|mapping| mapping.describe(names, what(mapping)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The flags of all mappings in a range.
+pub fn flags_within(range: &Range<usize>, names: &Names) -> String {
+    within(range, names, |mapping| &mapping.flags)
+}
+
+/// The names of all mappings in a range.
+pub fn names_within(range: &Range<usize>, names: &Names) -> String {
+    within(range, names, |mapping| &mapping.name)
 }

@@ -4,11 +4,13 @@
 
 use crate::{
     book::{pipe, Book, Case},
-    faults::{ends_soon, load},
+    events::fork_with,
+    faults::{count_interrupts, ends_soon, interrupt_and_wait, interrupts, load},
     limits::{MISSING, WP},
-    memory::{Area, Names},
-    sys::{errno_name, Answer, PAGE},
-    uffd::{describe, poll_fd, Uffd, API, WAKE},
+    memory::{vm_flags, Area, Names},
+    processes::descriptors,
+    sys::{self, errno_name, Answer, PAGE},
+    uffd::{describe, poll_fd, touch_by_this_thread, Uffd, API, WAKE},
 };
 use io_uring::{opcode, types, IoUring};
 use linux_raw_sys::general::*;
@@ -83,6 +85,20 @@ impl Scene {
             messages.join(", "),
             if rest { " and more written" } else { "" }
         )
+    }
+
+    /// Waits until a thread has ended or its event is there to be read. Returns whether it has
+    /// ended.
+    fn ends_or_waits<T>(&self, thread: &JoinHandle<T>) -> bool {
+        for _ in 0..20_000 {
+            if thread.is_finished() {
+                return true;
+            }
+            if self.uffd.poll(1) != 0 {
+                return false;
+            }
+        }
+        panic!("a thread neither ends nor waits");
     }
 
     /// Lets all sleepers go.
@@ -171,6 +187,113 @@ fn bad_buffers(book: &mut Book) {
     }
 }
 
+/// Something that waits for its event to be read: its name, the feature, and what is done to a
+/// page.
+type Waiting = (&'static str, u32, fn(usize) -> String);
+
+const ELSEWHERE: usize = 1 << 31;
+
+// SAFETY (of all blocks below): the page is memory of the tests, and nothing is elsewhere.
+const WAITING: &[Waiting] = &[
+    ("fork", UFFD_FEATURE_EVENT_FORK, |_| fork_with(0, || 0)),
+    ("dontneed", UFFD_FEATURE_EVENT_REMOVE, |page| {
+        dontneed(page).to_string()
+    }),
+    ("munmap", UFFD_FEATURE_EVENT_UNMAP, |page| {
+        Answer::of(unsafe { libc::munmap(page as _, PAGE) }).to_string()
+    }),
+    ("mremap", UFFD_FEATURE_EVENT_REMAP, |page| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let to = page + ELSEWHERE;
+        Answer::of_address(unsafe { libc::mremap(page as _, PAGE, PAGE, flags, to) }).to_string()
+    }),
+];
+
+/// Events are read into buffers that are not there, or into one that is there for a fault only.
+fn bad_buffers_events(book: &mut Book) {
+    const PAGE_OF_EVENT: usize = 3;
+    for (action, feature, run) in WAITING {
+        for buffer in ["none", "read", "null", "behind a fault"] {
+            let mut scene = Scene::new(libc::O_NONBLOCK, (*feature).into());
+            let elsewhere = scene.area.start + ELSEWHERE;
+            scene.names.add("elsewhere", elsewhere, scene.area.len);
+            let page = scene.area.at(PAGE_OF_EVENT);
+            let memory = Area::anon(2, 2);
+            let (start, len, protection) = match buffer {
+                "none" => (memory.at(1), MESSAGE, libc::PROT_NONE),
+                "read" => (memory.at(1), MESSAGE, libc::PROT_READ),
+                "null" => (0, MESSAGE, libc::PROT_NONE),
+                _ => (memory.at(1) - MESSAGE, 2 * MESSAGE, libc::PROT_NONE),
+            };
+            let before = descriptors();
+            let thread = sleeping_thread(move || run(page));
+            if buffer == "behind a fault" {
+                scene.sleep_on(0);
+            }
+            assert_ne!(scene.uffd.poll(10_000), 0, "there is no message");
+            // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
+            let answer = unsafe {
+                libc::mprotect(memory.at(1) as _, PAGE, protection);
+                Answer::of(libc::syscall(libc::SYS_read, scene.uffd.fd(), start, len))
+            };
+            let question = |text: &str| format!("{action},{buffer},{text}");
+            book.ask(question("read"), answer);
+            book.ask(question("new descriptors"), descriptors() - before);
+            book.ask(question("fdinfo"), scene.uffd.fdinfo());
+            book.ask(question("ended"), scene.ends_or_waits(&thread));
+            book.ask(question("poll"), format!("{:#x}", scene.uffd.poll(0)));
+            book.ask(question("rest"), scene.read(MESSAGE));
+            book.ask(question("answer"), thread.join().expect("no panic"));
+            // SAFETY: The page was moved by this question only.
+            unsafe { libc::munmap(elsewhere as _, scene.area.len) };
+            scene.end();
+        }
+    }
+}
+
+/// The buffer is memory that is registered with another userfaultfd, whose faults another thread
+/// resolves.
+fn registered_buffer(book: &mut Book) {
+    for kind in ["fault", "fork", "dontneed"] {
+        let event = WAITING.iter().find(|(name, ..)| *name == kind);
+        let mut scene = Scene::new(
+            libc::O_NONBLOCK,
+            event.map_or(0, |(_, feature, _)| (*feature).into()),
+        );
+        let memory = Area::anon(2, 1);
+        scene.names.add("buffer", memory.start, memory.len);
+        let resolver = Uffd::new(0);
+        let called = resolver.register(memory.start, memory.len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        let last = scene.area.at(PAGES - 1);
+        let waiting = event.map(|(_, _, run)| sleeping_thread(move || run(last)));
+        if waiting.is_none() {
+            scene.sleep_on(0);
+        }
+        let (fd, start) = (scene.uffd.fd(), memory.start);
+        let reader = std::thread::spawn(move || {
+            // SAFETY: The buffer is longer than is said, and nobody else uses it.
+            Answer::of(unsafe { libc::read(fd, start as _, MESSAGE) })
+        });
+        let question = |text: &str| format!("{kind},{text}");
+        resolver.wait_for_sleepers(1);
+        let message = read_one(resolver.fd(), &scene.names);
+        book.ask(question("fault of the buffer"), message);
+        book.ask(question("fdinfo meanwhile"), scene.uffd.fdinfo());
+        let copied = resolver.copy(start, scene.source.start, PAGE, 0);
+        book.ask(question("copy"), copied);
+        let answer = reader.join().expect("no panic");
+        // SAFETY: The buffer is as long as is said, and present now.
+        let buffer = unsafe { std::slice::from_raw_parts(start as *const u8, MESSAGE) };
+        book.ask(question("read"), scene.told(answer, buffer));
+        book.ask(question("fdinfo"), scene.uffd.fdinfo());
+        if let Some(waiting) = waiting {
+            book.ask(question("answer"), waiting.join().expect("no panic"));
+        }
+        scene.end();
+    }
+}
+
 /// Several threads on one page, and on several: what is read, and who is woken.
 fn order(book: &mut Book) {
     for pattern in [
@@ -210,10 +333,7 @@ fn order(book: &mut Book) {
         let mut scene = Scene::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_REMOVE.into());
         let last = scene.area.at(PAGES - 1);
         scene.uffd.copy(last, scene.source.start, PAGE, 0);
-        let remover = std::thread::spawn(move || {
-            // SAFETY: The page is memory of the tests.
-            Answer::of(unsafe { libc::madvise(last as _, PAGE, libc::MADV_DONTNEED) })
-        });
+        let remover = std::thread::spawn(move || dontneed(last));
         scene.uffd.poll(10_000);
         for page in 0..faults {
             scene.sleep_on(page);
@@ -259,7 +379,22 @@ fn waiting(book: &mut Book) {
                 scene.end();
             }
         }
+        let scene = Scene::new(flags, UFFD_FEATURE_EVENT_REMOVE.into());
+        let last = scene.area.at(PAGES - 1);
+        let remover = sleeping_thread(move || dontneed(last));
+        wait_ways(book, &format!("{state},event"), scene.uffd.fd());
+        book.ask(format!("{state},event,read"), scene.read(4096));
+        wait_ways(book, &format!("{state},event,after"), scene.uffd.fd());
+        let answer = remover.join().expect("no panic");
+        book.ask(format!("{state},event,madvise"), answer);
+        scene.end();
     }
+}
+
+/// Empties a page.
+fn dontneed(page: usize) -> Answer {
+    // SAFETY: The page is memory of the tests.
+    Answer::of(unsafe { libc::madvise(page as _, PAGE, libc::MADV_DONTNEED) })
 }
 
 fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
@@ -424,22 +559,24 @@ pub fn sleeping_thread<T: Send + 'static>(
         let _ = sender.send(unsafe { libc::gettid() });
         run()
     });
-    let stat = format!(
-        "/proc/self/task/{}/stat",
-        receiver.recv().expect("a thread")
-    );
+    let id = receiver.recv().expect("a thread");
+    wait_for_sleep(&format!("/proc/self/task/{id}"), || thread.is_finished());
+    thread
+}
+
+/// Waits until a thread or a process, whose directory in /proc is given, sleeps or is over.
+pub fn wait_for_sleep(directory: &str, is_over: impl Fn() -> bool) {
     // It may be seen to sleep in something else before; not several times.
     let mut seen = 0;
     while seen < 3 {
-        let text = std::fs::read_to_string(&stat).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
         let sleeps = text.contains(") S ") || text.contains(") D ");
         seen = if sleeps { seen + 1 } else { 0 };
         std::thread::sleep(std::time::Duration::from_millis(1));
-        if thread.is_finished() {
+        if is_over() {
             break;
         }
     }
-    thread
 }
 
 /// O_NONBLOCK comes and goes while a thread sleeps in read().
@@ -808,7 +945,7 @@ fn handed_over(book: &mut Book) {
     book.flush();
     let (here, there) = UnixStream::pair().expect("there are sockets");
     // SAFETY: The child uses system calls and its own copy of all memory.
-    let child = unsafe { libc::fork() };
+    let child = unsafe { sys::fork() };
     if child == 0 {
         let uffd = Uffd(receive(there.as_raw_fd()));
         let called = uffd.copy(scene.area.at(3), scene.source.start, PAGE, 0);
@@ -883,37 +1020,133 @@ pub fn receive(socket: RawFd) -> OwnedFd {
     }
 }
 
+/// Waits for one message, and writes it down.
+pub fn read_one(fd: RawFd, names: &Names) -> String {
+    // SAFETY: All values are valid.
+    let mut message: uffd_msg = unsafe { std::mem::zeroed() };
+    let buffer = std::ptr::from_mut(&mut message).cast();
+    // SAFETY: The message is as long as is said.
+    let answer = Answer::of(unsafe { libc::read(fd, buffer, MESSAGE) });
+    if answer == Answer(Ok(MESSAGE as i64)) {
+        describe(&message, names)
+    } else {
+        answer.to_string()
+    }
+}
+
 /// Many readers, and one message each.
 fn readers(book: &mut Book) {
     for readers in [1, 2, 4, 8] {
         let mut scene = Scene::new(0, 0);
         let fd = scene.uffd.fd();
-        let threads: Vec<JoinHandle<i64>> = (0..readers)
+        let threads: Vec<JoinHandle<String>> = (0..readers)
             .map(|_| {
-                std::thread::spawn(move || {
-                    let mut buffer = [0u8; MESSAGE];
-                    // SAFETY: The buffer is as long as is said.
-                    unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), MESSAGE) as i64 }
-                })
+                let names = scene.names.clone();
+                std::thread::spawn(move || read_one(fd, &names))
             })
             .collect();
         for page in 0..readers {
             scene.sleep_on(page);
         }
-        let read: Vec<i64> = threads
+        let mut read: Vec<String> = threads
             .into_iter()
             .map(|thread| thread.join().expect("no panic"))
             .collect();
-        book.ask(format!("readers={readers}"), format!("{read:?}"));
+        // Who reads what is a matter of luck.
+        read.sort();
+        book.ask(format!("readers={readers}"), read.join(", "));
         book.ask(format!("readers={readers},fdinfo"), scene.uffd.fdinfo());
         scene.end();
     }
+}
+
+/// A thread that waits for a message gets a signal.
+fn signals(book: &mut Book) {
+    for (name, flags) in [("no restart", 0), ("restart", libc::SA_RESTART)] {
+        count_interrupts(flags);
+        let mut scene = Scene::new(0, 0);
+        let (fd, names) = (scene.uffd.fd(), scene.names.clone());
+        let reader = sleeping_thread(move || {
+            touch_by_this_thread();
+            read_one(fd, &names)
+        });
+        interrupt_and_wait();
+        // The message is read by whoever still waits, or here.
+        scene.sleep_on(0);
+        book.ask(
+            format!("{name},sleeping read"),
+            reader.join().expect("no panic"),
+        );
+        book.ask(format!("{name},handled"), interrupts());
+        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
+        scene.end();
+    }
+}
+
+/// The descriptor is doubled, and one of the two is closed while a thread sleeps.
+fn doubled(book: &mut Book) {
+    let (area, source) = (Area::anon(0, PAGES), Area::anon(1, 1));
+    let names = Names::new(&[("area", &area)]);
+    let uffd = Uffd::new(0);
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    let (start, its) = (area.start, names.clone());
+    let sleeper = std::thread::spawn(move || [0, PAGE].map(|at| load(start + at, &its)).join(", "));
+    uffd.wait_for_sleepers(1);
+    // SAFETY: The call returns a new descriptor.
+    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(uffd.fd())) });
+    drop(uffd);
+    book.ask("goes on", double.ends_or_sleeps(&sleeper));
+    book.ask("fdinfo", double.fdinfo());
+    book.ask("flags", vm_flags(start, &names));
+    book.ask("message", read_one(double.fd(), &names));
+    book.ask("copy", double.copy(start, source.start, PAGE, 0));
+    double.wait_for_sleepers(1);
+    drop(double);
+    book.ask("sleeper", sleeper.join().expect("no panic"));
+    book.ask("flags after", vm_flags(start, &names));
+}
+
+/// Reads with io_uring from a descriptor that does not block, before there is a message and after.
+fn ring_nonblocking(book: &mut Book) {
+    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+    for (name, before) in [("message first", true), ("read first", false)] {
+        let page = scene.sleepers.len();
+        if before {
+            scene.sleep_on(page);
+        }
+        let mut ring = IoUring::new(4).expect("there is io_uring");
+        let mut buffer = [0xeeu8; MESSAGE];
+        let read = opcode::Read::new(types::Fd(scene.uffd.fd()), buffer.as_mut_ptr(), 32).build();
+        // SAFETY: The buffer lives until the request is over.
+        unsafe { ring.submission().push(&read).expect("there is room") };
+        ring.submit().expect("the request is taken");
+        let mut result = ring.completion().next().map(|entry| entry.result());
+        let at_once = result.map_or("pending".into(), |result| result.to_string());
+        book.ask(format!("{name},at once"), at_once);
+        if !before {
+            scene.sleep_on(page);
+        }
+        if result.is_none() {
+            ring.submit_and_wait(1).expect("the request is taken");
+            result = ring.completion().next().map(|entry| entry.result());
+        }
+        let answer = match result.unwrap_or(0) {
+            error if error < 0 => Answer(Err(-error)),
+            read => Answer(Ok(read.into())),
+        };
+        book.ask(format!("{name},read"), scene.told(answer, &buffer));
+        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
+    }
+    scene.end();
 }
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("messages/sizes", sizes),
         Case::new("messages/bad buffers", bad_buffers),
+        Case::new("messages/bad buffers of events", bad_buffers_events),
+        Case::new("messages/registered buffer", registered_buffer),
         Case::new("messages/order", order),
         Case::new("messages/waiting", waiting),
         Case::new("messages/wakeups", wakeups),
@@ -923,5 +1156,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("messages/nonblocking", nonblocking),
         Case::new("messages/handed over", handed_over),
         Case::new("messages/readers", readers),
+        Case::new("messages/signals", signals),
+        Case::new("messages/doubled", doubled),
+        Case::new("messages/io_uring nonblocking", ring_nonblocking),
     ]
 }

@@ -4,9 +4,10 @@
 
 use crate::{
     book::{Book, Case},
-    limits::{MINOR, MISSING, WP},
-    memory::{kind_of, memfd, pagemap, peek, vm_flags, Area, Names, BASIC},
-    sys::{Answer, PAGE},
+    faults::{catch_signals, load},
+    limits::{call_across, inputs, MINOR, MISSING, WP},
+    memory::{kind_of, memfd, new_file, pagemap, peek, vm_flags, Area, Names, BASIC},
+    sys::{fork, Answer, PAGE},
     uffd::{
         Call, Called, Uffd, CONTINUE, COPY, MOVE, POISON, REGISTER, UNREGISTER, WAKE, WRITEPROTECT,
         ZEROPAGE,
@@ -50,13 +51,13 @@ impl Scene {
     }
 
     fn call_at(&self, call: &Call, start: usize, pages: usize, mode: u64) -> Called {
+        self.uffd.call(call, &self.inputs(call, start, pages, mode))
+    }
+
+    /// The fields that a call reads.
+    fn inputs(&self, call: &Call, start: usize, pages: usize, mode: u64) -> Vec<u64> {
         let len = pages * self.area.page;
-        if call.fields.len() == 5 {
-            let fields = [start as u64, self.source.start as u64, len as u64, mode];
-            self.uffd.call(call, &fields)
-        } else {
-            self.uffd.range(call, start, len, mode)
-        }
+        inputs(call, start, self.source.start, len, mode)
     }
 
     /// What the first pages are, and what is in them.
@@ -191,7 +192,7 @@ fn sources(book: &mut Book, kind: &'static str) {
                             "read-only" => libc::mprotect(at as _, len, libc::PROT_READ),
                             "locked" => libc::mlock(at as _, len),
                             _ => {
-                                child = libc::fork();
+                                child = fork();
                                 if child == 0 {
                                     libc::pause();
                                     libc::_exit(0);
@@ -317,6 +318,48 @@ fn mappings(book: &mut Book, kind: &'static str) {
     }
 }
 
+/// An answer that cannot be written: what was done stays, and nobody hears of it.
+fn unanswered(book: &mut Book, kind: &'static str, call: &'static Call) {
+    catch_signals();
+    let scene = Scene::new(kind, mode_for(call), 0);
+    let names = Names::new(&[("area", &scene.area)]);
+    scene.source.write();
+    if let Some(alias) = &scene.alias {
+        alias.write();
+    }
+    let start = scene.area.start;
+    let thread = std::thread::spawn(move || load(start, &names));
+    scene.uffd.wait_for_sleepers(1);
+    let called = call_across(
+        &scene.uffd,
+        call,
+        &scene.inputs(call, start, 2, 0),
+        call.fields.len() - 1,
+        [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ],
+    );
+    book.ask("call", format!("{called}; {}", scene.pages(2)));
+    book.ask("fdinfo", scene.uffd.fdinfo());
+    book.ask("woken", scene.uffd.ends_or_sleeps(&thread));
+    book.ask("wake", scene.call(&WAKE, 0, 1, 0));
+    book.ask("load", thread.join().expect("no panic"));
+}
+
+/// Arguments that are not, or not all, memory, while the mappings change: then a call only writes.
+fn arguments_while_changing(book: &mut Book, scene: &Scene, call: &Call, page: usize) {
+    let answer = scene.uffd.raw(call.request(), 0);
+    book.ask(format!("while,{},null", call.name), answer);
+    let inputs = scene.inputs(call, scene.area.at(page), 1, 0);
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    for (name, protections) in [
+        ("nothing to read", [libc::PROT_NONE, writable]),
+        ("no answer", [writable, libc::PROT_READ]),
+    ] {
+        let last = call.fields.len() - 1;
+        let called = call_across(&scene.uffd, call, &inputs, last, protections);
+        book.ask(format!("while,{},{name}", call.name), called);
+    }
+}
+
 /// Everything while the mappings change: an event that was not read yet.
 fn changing(book: &mut Book, kind: &'static str) {
     let minor = if suits(kind, &CONTINUE) { MINOR } else { 0 };
@@ -363,8 +406,17 @@ fn changing(book: &mut Book, kind: &'static str) {
                 let called = scene.call(call, 0, 0, 0);
                 book.ask(format!("while,{},empty", call.name), called);
             }
-            let called = scene.call(&REGISTER, 0, 1, MISSING);
-            book.ask("while,register,missing", called);
+            for call in calls.clone() {
+                arguments_while_changing(book, &scene, call, place(call));
+            }
+            let names = Names::new(&[("area", &scene.area)]);
+            for call in [&UNREGISTER, &REGISTER] {
+                let called = scene.call(call, 0, 1, MISSING);
+                book.ask(
+                    format!("while,{},missing", call.name),
+                    format!("{called}; {}", vm_flags(scene.area.start, &names)),
+                );
+            }
             book.ask("while,fdinfo", scene.uffd.fdinfo());
             scene.uffd.read().expect("there is an event");
             thread.join().expect("no panic");
@@ -372,8 +424,8 @@ fn changing(book: &mut Book, kind: &'static str) {
     }
 }
 
-/// More huge pages than there are.
-fn exhausted(book: &mut Book) {
+/// More huge pages than there are: of this process only, or of a file.
+fn exhausted(book: &mut Book, shared: bool) {
     let free: usize =
         std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
             .ok()
@@ -395,7 +447,21 @@ fn exhausted(book: &mut Book) {
     // All but two, which takes a while for nothing if they are many.
     let hog = map(0, free - 2);
     hog.write();
-    let area = map(1, 4);
+    let area = if shared {
+        let file = memfd(libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, 4 * huge);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let file = file.expect("there are memfds");
+        Area::map(1, 4 * huge, huge, protection, flags, Some(file)).expect("there is memory")
+    } else {
+        map(1, 4)
+    };
+    // What is in a file stays there when it is not mapped any more.
+    let removal = if shared {
+        libc::MADV_REMOVE
+    } else {
+        libc::MADV_DONTNEED
+    };
     let source = Area::anon(2, 4 * huge / PAGE);
     source.write();
     let uffd = Uffd::new(0);
@@ -421,7 +487,7 @@ fn exhausted(book: &mut Book) {
     for hog_page in 1..3 {
         // SAFETY: As above.
         unsafe {
-            libc::madvise(area.at(2) as _, huge, libc::MADV_DONTNEED);
+            libc::madvise(area.at(2) as _, huge, removal);
             source.madvise(libc::MADV_DONTNEED);
         }
         let called = uffd.copy(area.at(2), source.start, huge, 0);
@@ -432,6 +498,41 @@ fn exhausted(book: &mut Book) {
         // SAFETY: As above.
         unsafe { libc::madvise(hog.at(hog_page) as _, huge, libc::MADV_DONTNEED) };
     }
+}
+
+/// A file system that has room for half of its file.
+fn full(book: &mut Book) {
+    let pages = 8;
+    let file = new_file(c"tmpfs", &[(c"size", c"16k")], pages * PAGE).expect("there is tmpfs");
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED;
+    let area = Area::map(0, pages * PAGE, PAGE, protection, flags, Some(file));
+    let scene = Scene {
+        uffd: Uffd::new(0),
+        area: area.expect("there are addresses"),
+        source: Area::anon(1, pages),
+        alias: None,
+    };
+    scene.source.write();
+    let (start, len) = (scene.area.start, scene.area.len);
+    let called = scene.uffd.register(start, len, MISSING | WP | MINOR);
+    book.ask("register", called);
+    let mut ask = |question: &str, call: &Call, page: usize, count: usize| {
+        let called = scene.call(call, page, count, 0);
+        book.ask(question, format!("{called}; {}", scene.pages(pages)));
+    };
+    ask("copy of six", &COPY, 0, 6);
+    ask("copy of one more", &COPY, 4, 1);
+    ask("zeropage", &ZEROPAGE, 4, 1);
+    ask("poison", &POISON, 5, 1);
+    // One comes back.
+    // SAFETY: The page is memory of the tests.
+    unsafe { libc::madvise(start as _, PAGE, libc::MADV_REMOVE) };
+    ask("zeropage where one is free", &ZEROPAGE, 6, 1);
+    ask("copy of the last", &COPY, 7, 1);
+    // SAFETY: As above.
+    unsafe { libc::madvise(scene.area.at(1) as _, PAGE, libc::MADV_DONTNEED) };
+    ask("continue", &CONTINUE, 1, 1);
 }
 
 /// A file that ends inside the area.
@@ -488,13 +589,23 @@ fn truncated(book: &mut Book, kind: &'static str) {
 }
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = vec![Case::new("partial/exhausted", exhausted)];
+    let mut cases = vec![
+        Case::new("partial/exhausted", |book| exhausted(book, false)),
+        Case::new("partial/exhausted memfd", |book| exhausted(book, true)),
+        Case::new("partial/full tmpfs", full),
+    ];
     for kind in BASIC.iter().copied().chain(["hugetlb-memfd"]) {
         for call in CALLS {
             if suits(kind, call) {
                 cases.push(Case::new(
                     format!("partial/{kind}/positions/{}", call.name),
                     move |book| positions(book, kind, call),
+                ));
+            }
+            if suits(kind, call) && call.name != WRITEPROTECT.name {
+                cases.push(Case::new(
+                    format!("partial/{kind}/unanswered/{}", call.name),
+                    move |book| unanswered(book, kind, call),
                 ));
             }
         }

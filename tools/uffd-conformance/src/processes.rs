@@ -6,12 +6,12 @@ use crate::{
     book::{Book, Case},
     events::{action, ask_action, fork_with, Action, Place, FEATURES},
     failures::ended,
-    faults::{catch_signals, load},
+    faults::{catch_signals, load, DONTWAKE},
     limits::{MISSING, WP},
-    memory::{kind_of, Area, Names},
-    messages::{receive, send},
-    sys::{write_file, Answer, PAGE},
-    uffd::{describe, touch_by_this_thread, Uffd, WRITEPROTECT},
+    memory::{kind_of, peek, vm_flags, Area, Names},
+    messages::{read_one, receive, send, sleeping_thread},
+    sys::{self, write_file, Answer, PAGE},
+    uffd::{describe, touch_by_this_thread, Uffd, MOVE, UNREGISTER, WAKE, WRITEPROTECT},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -113,13 +113,13 @@ fn fork_in(new_namespace: bool, shared: &Shared) -> Option<(libc::pid_t, libc::p
     // SAFETY: The children have their own copies of everything.
     unsafe {
         shared.set(CHILD, 0);
-        let first = libc::fork();
+        let first = sys::fork();
         if !new_namespace {
             return (first != 0).then_some((first, first));
         }
         if first == 0 {
             assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0, "unshare");
-            let second = libc::fork();
+            let second = sys::fork();
             if second == 0 {
                 return None;
             }
@@ -259,22 +259,21 @@ fn run_program(_: &Place) -> i32 {
 }
 
 /// clone() with a child that shares the memory of this process.
-fn share_memory(flags: i32, place: &Place, run: Run) -> String {
-    extern "C" fn child(argument: *mut libc::c_void) -> i32 {
+fn share_memory<F: FnMut() -> i32>(flags: i32, mut run: F) -> String {
+    extern "C" fn child<F: FnMut() -> i32>(argument: *mut libc::c_void) -> i32 {
         // SAFETY: The pointer is the one below, and the other process waits.
-        let (place, run) = unsafe { *argument.cast::<(&Place, Run)>() };
-        run(place)
+        let run = unsafe { &mut *argument.cast::<F>() };
+        run()
     }
     let mut stack = vec![0u128; 1 << 13];
-    let mut argument = (place, run);
-    // SAFETY: The stack and the argument stay until the child has ended. It uses the storage of
-    // this thread, which does nothing but wait.
+    // SAFETY: The stack and what is to be run stay until the child has ended. It uses the storage
+    // of this thread, which does nothing but wait.
     let pid = unsafe {
         libc::clone(
-            child,
+            child::<F>,
             stack.as_mut_ptr_range().end.cast(),
             flags | libc::CLONE_VM | libc::SIGCHLD,
-            std::ptr::from_mut(&mut argument).cast(),
+            std::ptr::from_mut(&mut run).cast(),
         )
     };
     if pid < 0 {
@@ -311,28 +310,28 @@ const OTHERS: i32 = libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND;
 
 /// Ways to make a process.
 const CLONES: &[Action] = &[
-    action("vfork", |p| share_memory(VFORK, p, nothing)),
+    action("vfork", |p| share_memory(VFORK, || nothing(p))),
     action("vfork, child reads what is missing", |p| {
-        share_memory(VFORK, p, load_last)
+        share_memory(VFORK, || load_last(p))
     }),
     action("vfork, child unmaps", |p| {
-        share_memory(VFORK, p, unmap_first)
+        share_memory(VFORK, || unmap_first(p))
     }),
     action("vfork, child runs a program", |p| {
-        share_memory(VFORK, p, run_program)
+        share_memory(VFORK, || run_program(p))
     }),
-    action("shared memory", |p| share_memory(0, p, nothing)),
+    action("shared memory", |p| share_memory(0, || nothing(p))),
     action("shared memory, child reads what is missing", |p| {
-        share_memory(0, p, load_last)
+        share_memory(0, || load_last(p))
     }),
     action("shared memory, child unmaps", |p| {
-        share_memory(0, p, unmap_first)
+        share_memory(0, || unmap_first(p))
     }),
     action("shared memory, child runs a program", |p| {
-        share_memory(0, p, run_program)
+        share_memory(0, || run_program(p))
     }),
     action("all shared, child reads what is missing", |p| {
-        share_memory(OTHERS, p, load_last)
+        share_memory(OTHERS, || load_last(p))
     }),
     action("vfork with its own memory", |p| {
         fork_with(VFORK, || nothing(p))
@@ -365,7 +364,7 @@ const CLONES: &[Action] = &[
 ];
 
 /// How many descriptors this process has.
-fn descriptors() -> u32 {
+pub fn descriptors() -> u32 {
     let list = std::fs::read_dir("/proc/self/fd").expect("there is a list");
     list.count() as u32
 }
@@ -381,7 +380,7 @@ fn passed_on(book: &mut Book) {
     let (here, there) = UnixStream::pair().expect("there are sockets");
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let target = unsafe { libc::fork() };
+    let target = unsafe { sys::fork() };
     if target == 0 {
         drop(here);
         let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
@@ -440,34 +439,45 @@ fn limit_descriptors(count: u64) {
     }
 }
 
+/// What is there besides the event of a fork.
+#[derive(Copy, Clone, Debug, PartialEq)]
+enum Besides {
+    Nothing,
+    Fault,
+    Event,
+}
+
 /// The event of a fork is read when there is no room for a descriptor.
 fn no_room(book: &mut Book) {
-    const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
-    for faults in [0, 1] {
+    for besides in [Besides::Nothing, Besides::Fault, Besides::Event] {
         let area = Area::anon(0, 8);
         let source = Area::anon(1, 1);
         let names = Names::new(&[("area", &area)]);
-        let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
+        let uffd = Uffd::new((UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE).into());
         let called = uffd.register(area.start, area.len, MISSING);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        let question = |text: &str| format!("faults={faults},{text}");
+        let question = |text: &str| format!("{besides:?},{text}");
         let forker = std::thread::spawn(|| fork_with(0, || 0));
         assert_ne!(uffd.poll(10_000), 0, "there is no event");
-        let (start, its) = (area.start, names.clone());
-        let sleeper = (faults != 0).then(|| {
-            let sleeper = std::thread::spawn(move || load(start, &its));
-            uffd.wait_for_sleepers(1);
-            sleeper
-        });
+        let (start, last, its) = (area.start, area.at(7), names.clone());
+        let other = match besides {
+            Besides::Nothing => None,
+            Besides::Fault => {
+                let sleeper = std::thread::spawn(move || load(start, &its));
+                uffd.wait_for_sleepers(1);
+                Some(sleeper)
+            }
+            Besides::Event => Some(sleeping_thread(move || {
+                // SAFETY: The page is memory of the tests.
+                let answer = unsafe { libc::madvise(last as _, PAGE, libc::MADV_DONTNEED) };
+                Answer::of(answer).to_string()
+            })),
+        };
         // As many as poll() is asked about.
         limit_descriptors(1);
-        for attempt in 0..2 {
-            let mut messages = [0u8; 3 * MESSAGE];
-            // SAFETY: The buffer is as long as is said.
-            let answer = Answer::of(unsafe {
-                libc::read(uffd.fd(), messages.as_mut_ptr().cast(), messages.len())
-            });
-            book.ask(question(&format!("read {attempt}")), answer);
+        for attempt in 0..3 {
+            let told = read_several(&uffd, &names);
+            book.ask(question(&format!("read {attempt}")), told);
             let state = format!("{:#x}", uffd.poll(0));
             book.ask(question(&format!("poll {attempt}")), state);
         }
@@ -483,14 +493,71 @@ fn no_room(book: &mut Book) {
         // The mappings do not change any more.
         let copied = uffd.copy(area.start, source.start, PAGE, 0);
         book.ask(question("copy"), copied);
-        if let Some(sleeper) = sleeper {
-            book.ask(question("sleeper"), sleeper.join().expect("no panic"));
+        if let Some(other) = other {
+            book.ask(question("other"), other.join().expect("no panic"));
         }
         if let Ok(message) = message {
             // SAFETY: It is a fork event, whose descriptor is new.
             drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
         }
     }
+}
+
+/// Reads up to three messages at once.
+fn read_several(uffd: &Uffd, names: &Names) -> String {
+    // SAFETY: All values are valid.
+    let mut messages: [uffd_msg; 3] = unsafe { std::mem::zeroed() };
+    let size = std::mem::size_of_val(&messages);
+    // SAFETY: The buffer is as long as is said.
+    let answer = Answer::of(unsafe { libc::read(uffd.fd(), messages.as_mut_ptr().cast(), size) });
+    let count = answer.0.unwrap_or(0) as usize / std::mem::size_of::<uffd_msg>();
+    let texts: Vec<String> = messages[..count]
+        .iter()
+        .map(|message| describe(message, names))
+        .collect();
+    format!("{answer} [{}]", texts.join(", "))
+}
+
+/// Two readers wait, and there is room for one descriptor: one of them reads about a fork, and the
+/// other one waits on until there is a fault.
+fn room_for_one(book: &mut Book) {
+    let area = Area::anon(0, 8);
+    let source = Area::anon(1, 1);
+    let names = Names::new(&[("area", &area)]);
+    let uffd = Uffd::with(libc::O_CLOEXEC, UFFD_FEATURE_EVENT_FORK.into());
+    let called = uffd.register(area.start, area.len, MISSING);
+    assert!(called.answer.is_ok(), "cannot register: {called}");
+    let readers = [0, 1].map(|_| {
+        let (fd, names) = (uffd.fd(), names.clone());
+        sleeping_thread(move || read_one(fd, &names))
+    });
+    // Until the fork was read about, nothing else here opens a file.
+    // SAFETY: No pointers are involved. The number is the next one that is free.
+    let free = unsafe {
+        let free = libc::dup(0);
+        assert!(free >= 0, "there is no descriptor");
+        libc::close(free);
+        free as u64
+    };
+    limit_descriptors(free + 1);
+    let forked = fork_with(0, || 0);
+    while !readers.iter().any(|reader| reader.is_finished()) {
+        std::thread::yield_now();
+    }
+    limit_descriptors(u64::MAX);
+    book.ask("forker", forked);
+    let done = readers.iter().filter(|reader| reader.is_finished());
+    book.ask("readers that are done", done.count());
+    let (start, its) = (area.start, names.clone());
+    let sleeper = std::thread::spawn(move || load(start, &its));
+    let mut read = readers.map(|reader| reader.join().expect("no panic"));
+    // Who reads what is a matter of luck.
+    read.sort();
+    book.ask("messages", read.join(", "));
+    book.ask("fdinfo", uffd.fdinfo());
+    let copied = uffd.copy(area.start, source.start, PAGE, 0);
+    book.ask("copy", copied);
+    book.ask("sleeper", sleeper.join().expect("no panic"));
 }
 
 /// A stopped process is looked at, and written to, by its tracer.
@@ -511,7 +578,7 @@ fn traced(book: &mut Book) {
         let (here, there) = UnixStream::pair().expect("there are sockets");
         book.flush();
         // SAFETY: The child has its own copy of everything.
-        let child = unsafe { libc::fork() };
+        let child = unsafe { sys::fork() };
         if child == 0 {
             let uffd = Uffd::new(features.into());
             let called = uffd.register(area.start, area.len, mode);
@@ -570,6 +637,93 @@ fn traced(book: &mut Book) {
         }
         book.ask(question("child"), ended(child));
     }
+}
+
+/// A process that shares the memory has all rights of a thread of the one that it shares it with.
+fn shared_memory_resolves(book: &mut Book) {
+    catch_signals();
+    for (name, flags) in [("vfork", VFORK), ("clone", 0), ("all shared", OTHERS)] {
+        let (area, source) = (Area::anon(0, 8), Area::anon(1, 2));
+        source.write();
+        let names = Names::new(&[("area", &area)]);
+        let uffd = Uffd::new(0);
+        let (start, half) = (area.start, area.len / 2);
+        let called = uffd.register(start, half, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        let sleepers = [0, 1, 2].map(|page| {
+            let (address, its) = (area.at(page), names.clone());
+            let sleeper = std::thread::spawn(move || load(address, &its));
+            uffd.wait_for_sleepers(page + 1);
+            sleeper
+        });
+        let question = |text: &str| format!("{name},{text}");
+        let child = share_memory(flags, || {
+            let copied = uffd.copy(start, source.start, PAGE, 0);
+            book.ask(question("copy"), copied);
+            let inputs = [area.at(1), source.at(1), PAGE].map(|value| value as u64);
+            let [dst, src, len] = inputs;
+            book.ask(question("move"), uffd.call(&MOVE, &[dst, src, len, 0]));
+            let copied = uffd.copy(area.at(2), source.start, PAGE, DONTWAKE);
+            book.ask(question("copy dontwake"), copied);
+            let woken = uffd.range(&WAKE, area.at(2), PAGE, 0);
+            book.ask(question("wake"), woken);
+            let registered = uffd.register(start + half, half, MISSING | WP);
+            book.ask(question("register"), registered);
+            0
+        });
+        book.ask(question("child"), child);
+        book.ask(question("fdinfo"), uffd.fdinfo());
+        for (page, sleeper) in sleepers.into_iter().enumerate() {
+            let loaded = sleeper.join().expect("no panic");
+            book.ask(question(&format!("sleeper {page}")), loaded);
+            book.ask(question(&format!("page {page}")), peek(area.at(page)));
+        }
+        book.ask(question("flags"), vm_flags(start + half, &names));
+    }
+}
+
+/// A thread makes and uses a userfaultfd when the first thread of the process has ended.
+fn without_leader(book: &mut Book) {
+    catch_signals();
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let child = unsafe { sys::fork() };
+    if child == 0 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let path = format!("/proc/self/task/{}/stat", std::process::id());
+                while !std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") Z ")) {
+                    std::thread::yield_now();
+                }
+                use_without_leader(book);
+                book.flush();
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe { libc::_exit(0) };
+            });
+            // SAFETY: Only this thread ends. Its memory stays, for the other one.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        });
+    }
+    book.ask("process", ended(child));
+}
+
+fn use_without_leader(book: &mut Book) {
+    let (area, uffd) = registered();
+    let source = Area::anon(1, 1);
+    let names = Names::new(&[("area", &area)]);
+    let (start, its) = (area.start, names.clone());
+    let sleeper = std::thread::spawn(move || {
+        touch_by_this_thread();
+        load(start, &its)
+    });
+    let message = wait_for_fault(&uffd);
+    book.ask("message", describe(&message, &names));
+    book.ask("fdinfo", uffd.fdinfo());
+    let copied = uffd.copy(start, source.start, PAGE, 0);
+    book.ask("copy", copied);
+    book.ask("sleeper", sleeper.join().expect("no panic"));
+    let unregistered = uffd.range(&UNREGISTER, start, area.len, 0);
+    book.ask("unregister", unregistered);
 }
 
 /// A file of /proc, which gets back what it had when this is dropped.
@@ -636,7 +790,7 @@ fn core_dump(book: &mut Book) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             book.flush();
             // SAFETY: The child has its own copy of everything.
-            let child = unsafe { libc::fork() };
+            let child = unsafe { sys::fork() };
             if child == 0 {
                 let uffd = Uffd::new(0);
                 let called = uffd.register(area.start, area.len, mode);
@@ -712,13 +866,19 @@ pub fn cases() -> Vec<Case> {
                 move |book| {
                     catch_signals();
                     let answer = ask_action(action, "anon", MISSING, u64::from(*features));
-                    book.ask("answer", answer.unwrap_or_default());
+                    book.ask("answer", answer);
                 },
             ));
         }
     }
     cases.push(Case::new("processes/passed on", passed_on));
     cases.push(Case::new("processes/no room", no_room));
+    cases.push(Case::new("processes/room for one", room_for_one));
+    cases.push(Case::new(
+        "processes/shared memory resolves",
+        shared_memory_resolves,
+    ));
+    cases.push(Case::new("processes/without leader", without_leader));
     cases.push(Case::new("processes/traced", traced));
     cases.push(Case::new("processes/core dump", core_dump));
     cases

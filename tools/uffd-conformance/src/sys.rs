@@ -85,6 +85,19 @@ pub fn bits(value: u64, names: &[(u64, &str)]) -> String {
     parts.join("|")
 }
 
+/// Makes a child: returns its number, or 0 in it.
+///
+/// # Safety
+///
+/// The child of a process that has more than one thread only makes system calls.
+pub unsafe fn fork() -> libc::pid_t {
+    // SAFETY: No pointers are involved; the caller sees to the rest.
+    let pid = unsafe { libc::fork() };
+    // Whoever kills the process -1 kills all.
+    assert!(pid >= 0, "cannot fork: {}", errno_name(errno()));
+    pid
+}
+
 /// Writes a file of /proc or /sys.
 pub fn write_file(path: &str, text: &str) -> Answer {
     match std::fs::write(path, text) {

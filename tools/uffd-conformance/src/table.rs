@@ -5,14 +5,17 @@
 use crate::{
     book::{Book, Case},
     limits::{MINOR, MISSING, WP},
-    memory::{huge_pages, kind_of, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB},
-    sys::{errno_name, PAGE},
+    memory::{
+        huge_pages, kind_of, names_within, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB,
+    },
+    sys::{errno_name, Answer, PAGE},
     uffd::{
         Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MOVE, MOVE_ALLOW_SRC_HOLES, POISON,
         UNREGISTER, WAKE, WRITEPROTECT, WRITEPROTECT_DONTWAKE, WRITEPROTECT_WP, ZEROPAGE,
     },
 };
 use linux_raw_sys::general::*;
+use std::ffi::CStr;
 
 /// What is there before the registration.
 #[derive(Copy, Clone, PartialEq)]
@@ -92,7 +95,9 @@ impl Scene {
 /// Memory to take from: pages move between mappings of the same access, locked or not.
 fn other_for(kind: &Kind, area: &Area) -> Area {
     match kind.name {
-        "anon-exec" | "anon-locked" | "anon-growsdown" | "anon-noreserve" => Area::basic(kind, 1),
+        "anon-exec" | "anon-locked" | "anon-mlocked" | "anon-growsdown" | "anon-noreserve" => {
+            Area::basic(kind, 1)
+        }
         _ => Area::anon(1, area.page.max(8 * PAGE) / PAGE),
     }
 }
@@ -245,6 +250,76 @@ fn neighbours(book: &mut Book, kind: &'static str) {
             drop((one, two));
             book.ask(question("flags closed"), vm_flags(area.start, &names));
         }
+    }
+}
+
+/// Gives a part of an area a name.
+fn give_name(start: usize, len: usize, name: &CStr) -> Answer {
+    const PR_SET_VMA: i32 = 0x5356_4d41;
+    const PR_SET_VMA_ANON_NAME: i32 = 0;
+    // SAFETY: The string is valid, and nothing is done to the memory.
+    Answer::of(unsafe { libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, len, name.as_ptr()) })
+}
+
+/// An area whose halves have a name, which decides about what is joined as well.
+fn named(book: &mut Book, kind: &'static str) {
+    for (titles, second) in [("same", c"one"), ("different", c"two")] {
+        for part in ["first", "second", "both"] {
+            let area = Area::basic(kind_of(kind), 0);
+            let names = Names::new(&[("area", &area)]);
+            let range = area.start..area.start + area.len;
+            let half = area.len / 2;
+            let (start, len) = match part {
+                "first" => (area.start, half),
+                "second" => (area.start + half, half),
+                _ => (area.start, area.len),
+            };
+            let uffd = Uffd::new(0);
+            let mut ask = |what: &str, answer: String| {
+                let mappings = names_within(&range, &names);
+                book.ask(
+                    format!("{titles},{part},{what}"),
+                    format!("{answer}; {mappings}"),
+                );
+            };
+            let answer = give_name(area.start, half, c"one");
+            ask("name of first", answer.to_string());
+            let answer = give_name(area.start + half, half, second);
+            ask("name of second", answer.to_string());
+            let called = uffd.register(start, len, MISSING | WP);
+            ask("register", called.to_string());
+            let called = uffd.range(&UNREGISTER, start, len, 0);
+            ask("unregister", called.to_string());
+        }
+    }
+}
+
+/// A copy of a huge page of the biggest size, of which there is one. If a part of the source had to
+/// be brought, the kernel would copy all of it into a second one first.
+fn gigantic(book: &mut Book) {
+    let area = match (kind_of("hugetlb-gigantic").make)(0) {
+        Ok(area) => area,
+        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+    };
+    let source = Area::anon(1, area.len / PAGE);
+    // What is only read is a huge page of zeros, over and over.
+    source.madvise(libc::MADV_HUGEPAGE);
+    let last = area.len - PAGE;
+    for (offset, byte) in [(0, 0x33), (last, 0x44)] {
+        // SAFETY: The area is mapped, and nothing of Rust's is there.
+        unsafe { std::ptr::write_volatile((source.start + offset) as *mut u8, byte) };
+    }
+    book.ask("populate", source.madvise(libc::MADV_POPULATE_READ));
+    let uffd = Uffd::new(0);
+    book.ask("register", uffd.register(area.start, area.len, MISSING));
+    for question in ["copy", "copy again"] {
+        let called = uffd.copy(area.start, source.start, area.len, 0);
+        let look = [0, area.len / 2, last].map(|offset| {
+            let address = area.start + offset;
+            // Whether it counts as mapped by this process alone depends on who had it before.
+            format!("{}{}", pagemap(address).replace('X', ""), peek(address))
+        });
+        book.ask(question, format!("{called}; {}", look.join(" ")));
     }
 }
 
@@ -436,17 +511,25 @@ fn scan(book: &mut Book, kind: &'static str, features: u64, name: &str) {
 }
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = vec![Case::new("table/hugetlb-gigantic/copy", gigantic)];
+    // Modes of registration: a name, the mode, and the features.
+    let modes: Vec<(String, u64, u64)> = [
+        MISSING,
+        WP,
+        MINOR,
+        MISSING | WP,
+        MISSING | MINOR,
+        WP | MINOR,
+        7,
+    ]
+    .into_iter()
+    .map(|mode| (format!("mode={mode}"), mode, 0))
+    // All kinds can be protected then.
+    .chain([("wp_async".to_string(), WP, UFFD_FEATURE_WP_ASYNC.into())])
+    .collect();
     for kind in KINDS {
-        for mode in [
-            MISSING,
-            WP,
-            MINOR,
-            MISSING | WP,
-            MISSING | MINOR,
-            WP | MINOR,
-            7,
-        ] {
+        for (mode_name, mode, features) in &modes {
+            let (mode, features) = (*mode, *features);
             for (name, state) in [
                 ("empty", State::Empty),
                 ("read", State::Read),
@@ -456,26 +539,35 @@ pub fn cases() -> Vec<Case> {
                 let gigantic = kind.name == "hugetlb-gigantic";
                 // What they are when nobody has touched them.
                 let name = match (kind.name, name) {
-                    ("anon-thp" | "anon-ksm" | "anon-swapped" | "anon-soft-dirty", "empty") => {
-                        "as made"
-                    }
+                    (
+                        "anon-thp" | "anon-ksm" | "anon-swapped" | "anon-soft-dirty"
+                        | "anon-mlocked",
+                        "empty",
+                    ) => "as made",
                     ("anon-swapped", "read") => "read back",
                     ("anon-swapped", "written") => "written back",
                     _ => name,
                 };
                 let special = !kind.writable && kind.name != "anon-read-only";
-                let shared = ["anon-shared", "shmem", "hugetlb-memfd", "hugetlb-shared"];
+                let shared = [
+                    "anon-shared",
+                    "shmem",
+                    "hugetlb-memfd",
+                    "hugetlb-shared",
+                    "file-shared",
+                ];
                 if state == State::Cached && !shared.contains(&kind.name)
                     || state == State::Written && !kind.writable
                     || state == State::Read && special
                     || gigantic && (state != State::Empty || mode == MISSING | MINOR || mode == 7)
+                    || gigantic && features != 0
                 {
                     continue;
                 }
                 let kind = *kind;
                 cases.push(Case::new(
-                    format!("table/{}/mode={mode}/{name}", kind.name),
-                    move |book| ask_kind(book, &kind, mode, state, 0),
+                    format!("table/{}/{mode_name}/{name}", kind.name),
+                    move |book| ask_kind(book, &kind, mode, state, features),
                 ));
             }
         }
@@ -483,6 +575,12 @@ pub fn cases() -> Vec<Case> {
     for kind in ["hugetlb-memfd", "hugetlb-memfd-private"] {
         cases.push(Case::new(format!("table/{kind}/neighbours"), move |book| {
             neighbours(book, kind)
+        }));
+    }
+    // Files cannot be named.
+    for kind in ["anon", "anon-shared", "shmem"] {
+        cases.push(Case::new(format!("table/{kind}/named"), move |book| {
+            named(book, kind)
         }));
     }
     for (name, filling) in [
@@ -496,16 +594,12 @@ pub fn cases() -> Vec<Case> {
         }));
     }
     for kind in crate::memory::BASIC {
-        for (name, features) in [
-            ("wp_unpopulated", UFFD_FEATURE_WP_UNPOPULATED),
-            ("wp_async", UFFD_FEATURE_WP_ASYNC),
-        ] {
-            for (state_name, state) in [("empty", State::Empty), ("written", State::Written)] {
-                cases.push(Case::new(
-                    format!("table/{kind}/{name}/{state_name}"),
-                    move |book| ask_kind(book, kind_of(kind), WP, state, features.into()),
-                ));
-            }
+        for (name, state) in [("empty", State::Empty), ("written", State::Written)] {
+            let features = UFFD_FEATURE_WP_UNPOPULATED.into();
+            cases.push(Case::new(
+                format!("table/{kind}/wp_unpopulated/{name}"),
+                move |book| ask_kind(book, kind_of(kind), WP, state, features),
+            ));
         }
         cases.push(Case::new(format!("table/{kind}/neighbours"), |book| {
             neighbours(book, kind)

@@ -245,9 +245,10 @@ impl Uffd {
         poll_fd(self.fd(), libc::POLLIN, milliseconds)
     }
 
-    /// The lines of /proc/self/fdinfo that are of userfaultfd.
+    /// The lines of fdinfo in /proc that are of userfaultfd: by way of this thread, because the
+    /// first one of the process may have ended.
     pub fn fdinfo(&self) -> String {
-        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd()))
+        let text = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", self.fd()))
             .expect("there is fdinfo");
         text.lines()
             .skip_while(|line| !line.starts_with("pending"))
@@ -328,6 +329,12 @@ pub fn touch_by_this_thread() {
     TOUCHING.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
 }
 
+/// Whether a thread of this process is one that io_uring made.
+fn is_worker(id: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm"));
+    name.is_ok_and(|name| name.starts_with("iou-wrk"))
+}
+
 /// Flags of a fault in a message.
 const FAULT_FLAGS: &[(u64, &str)] = &[(1, "write"), (2, "wp"), (4, "minor")];
 
@@ -348,6 +355,7 @@ pub fn describe(message: &uffd_msg, names: &Names) -> String {
             let thread = match thread {
                 0 => "",
                 id if id == TOUCHING.load(Ordering::Relaxed) => " thread",
+                id if is_worker(id) => " worker",
                 _ => " another thread",
             };
             (
