@@ -6,6 +6,7 @@
 //! Each command prints its results as TAP, and what it measured as `# measure: NAME = VALUE UNIT`.
 
 mod criu;
+mod crowd;
 mod gc;
 mod postcopy;
 mod snapshot;
@@ -37,6 +38,8 @@ enum Program {
     CriuTarget(criu::TargetOptions),
     /// Restore memory from a file in another process, as a virtual machine monitor does.
     Snapshot,
+    /// Have very many threads sleep in faults, and go on.
+    Crowd,
     /// Collect garbage: write protection, SIGBUS mode, compaction by UFFDIO_MOVE.
     Gc,
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Program::Criu(options) => criu::run(&mut tap, options, cli.long),
         Program::CriuTarget(_) => unreachable!("it ran before"),
         Program::Snapshot => snapshot::run(&mut tap, cli.long),
+        Program::Crowd => crowd::run(&mut tap),
         Program::Gc => gc::run(&mut tap, cli.long),
     };
     if let Err(err) = result {

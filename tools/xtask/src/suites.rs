@@ -85,9 +85,11 @@ pub const PROGRAMS: &[Suite] = &[
     suite("CRIU lazy restore", "uffd-programs criu", 180),
     suite("snapshot restore", "uffd-programs snapshot", 90),
     suite("garbage collector", "uffd-programs gc", 90),
+    suite("very many threads", "uffd-programs crowd", 120),
+    // It ends with success as well where it did nothing.
     suite(
         "stress-ng",
-        "stress-ng --userfaultfd 2 --userfaultfd-ops 20000 --userfaultfd-bytes 32M --verify --metrics",
+        "sh -c 'stress-ng --userfaultfd 2 --userfaultfd-ops 20000 --userfaultfd-bytes 32M --verify --metrics > stress.log 2>&1; code=$?; cat stress.log; grep -q \"passed: 2: userfaultfd\" stress.log && exit $code; exit 1'",
         60,
     ),
 ];

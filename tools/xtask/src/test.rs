@@ -65,7 +65,8 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
         .map(|kernel| run(session, &workshop, kernel, slowness, options.long))
         .collect::<Result<_>>()?;
 
-    println!("\n{}\n\n{}\n", table(&all), measures(&all));
+    let measures = measures(&all).to_string();
+    println!("\n{}\n\n{measures}\n", table(&all));
     for results in &all {
         let (passed, failed, skipped) = results.kunit;
         println!(
@@ -76,6 +77,8 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     print_exceptions(&all);
 
     let mut problems = Vec::new();
+    let lost = measures.lines().filter(|line| line.contains(NOT_MEASURED));
+    problems.extend(lost.map(str::to_string));
     for results in &all {
         for problem in &results.problems {
             problems.push(format!("{}: {problem}", results.kernel.title()));
@@ -247,18 +250,29 @@ fn run(
     let mut reports = Vec::new();
     for outcome in [&selftests, &first, &refused] {
         for line in outcome.output.lines() {
-            if let Some(note) = line.strip_prefix("@@ note ") {
-                problems.push(note.to_string());
-            }
+            let note = line.strip_prefix("@@ note ");
+            // What the program that asks says about itself.
+            let own = line.strip_prefix("problem: ");
+            problems.extend(note.or(own).map(str::to_string));
         }
         for line in console.check(&outcome.console)? {
             problems.push(format!("console: {line}"));
         }
         reports.extend(suites::reports(&outcome.output)?);
     }
+    let ours: Vec<&str> = suites::PROGRAMS
+        .iter()
+        .chain([&suites::CONFORMANCE, &suites::LSM])
+        .map(|suite| suite.name)
+        .collect();
     for (name, report) in &reports {
         for problem in report.problems() {
             problems.push(format!("{name}: {problem}"));
+        }
+        // Nothing of ours is skipped on a kernel that has all that it needs.
+        let complete = report.passed != 0 && report.skipped == 0;
+        if ours.contains(&name.as_str()) && kernel.flavour != Flavour::Rt && !complete {
+            problems.push(format!("{name}: {}", report.totals()));
         }
     }
     let expected = names().count();
@@ -322,6 +336,9 @@ fn table(all: &[Results]) -> Table {
     table
 }
 
+/// What stands in place of a value that a program printed on one kernel only.
+const NOT_MEASURED: &str = "not measured";
+
 /// What the programs measured, a column for each kernel.
 fn measures(all: &[Results]) -> Table {
     let mut table = Table::new();
@@ -334,7 +351,7 @@ fn measures(all: &[Results]) -> Table {
         let mut found = measures.filter(|(other, _)| other == name);
         found
             .next()
-            .map_or(String::new(), |(_, value)| value.clone())
+            .map_or(NOT_MEASURED.into(), |(_, value)| value.clone())
     };
     for (name, _) in all[0].reports.iter().flat_map(|(_, r)| &r.measures) {
         let mut row = vec![name.clone()];
