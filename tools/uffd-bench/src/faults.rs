@@ -191,6 +191,8 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
 const LOAD_FAULTS: (usize, usize) = (2048, 32);
 /// How many times as many where time is measured.
 const LOAD_FACTOR: usize = 2;
+/// How far apart the memory of the threads is, in pages: as that of virtual CPUs is.
+const APART: usize = 512;
 
 /// 5: threads fault as fast as they can.
 pub fn load(
@@ -206,18 +208,20 @@ pub fn load(
         1
     };
     let pages = (all / faulting).max(least) * factor;
-    let memory = Memory::new(Backing::Shmem, pages * faulting)?;
-    memory.populate(memory.alias.context("this memory is not shared")?);
-
-    let handlers = match handlers {
-        Handlers::One => 1,
-        Handlers::AsMany => faulting,
-    };
+    let apart = pages.next_multiple_of(APART);
+    let memory = Memory::new(Backing::Shmem, apart * faulting)?;
     let part = |thread| Memory {
-        start: memory.page(thread * pages),
+        start: memory.page(thread * apart),
         pages,
+        alias: memory.alias.map(|alias| alias + thread * apart * PAGE),
         ..memory
     };
+    for thread in 0..faulting {
+        let part = part(thread);
+        part.populate(part.alias.context("this memory is not shared")?);
+    }
+
+    let handlers = handlers.count(faulting);
     let mode = uapi::UFFDIO_REGISTER_MODE_MINOR;
     let mut uffds = Vec::new();
     match descriptors {
@@ -245,11 +249,11 @@ pub fn load(
     threads::spawn(faulting, move |thread| {
         started.wait(1);
         for page in 0..pages {
-            uffd::write(memory.page(thread * pages + page));
+            uffd::write(memory.page(thread * apart + page));
         }
         ended.wait();
     })?;
-    threads::settle();
+    start.wait_for_waiters(faulting);
 
     let faults = (pages * faulting) as f64;
     let begin = Instant::now();

@@ -189,7 +189,7 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
             backing,
         } => faults::single(resolution, backing, &report),
         Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
-        Case::ResolveSleepers { sleepers } => sleepers::resolve(sleepers, &report),
+        Case::ResolveSleepers { sleepers, whole } => sleepers::resolve(sleepers, whole, &report),
         Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, &report),
         Case::Load {
             faulting,

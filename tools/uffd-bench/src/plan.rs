@@ -49,6 +49,7 @@ pub enum Descriptors {
 #[serde(rename_all = "kebab-case")]
 pub enum Handlers {
     One,
+    Four,
     /// As many as threads fault.
     AsMany,
 }
@@ -89,7 +90,12 @@ pub enum Case {
     UnrelatedResolve { sleepers: usize },
     /// 3: copying a page to each of the threads that sleep, in several orders; and waking all or
     /// half of them at once. Each is a result of its own.
-    ResolveSleepers { sleepers: usize },
+    ResolveSleepers {
+        sleepers: usize,
+        /// Whether one by one even if there are very many.
+        #[serde(skip)]
+        whole: bool,
+    },
     /// 4: a fault that several threads wait to hear of.
     Waiters { waiting: Waiting, waiters: usize },
     /// 5: threads that fault all the time, with continued shmem pages, and threads that resolve.
@@ -108,6 +114,17 @@ pub enum Case {
     Builtin { operation: Plain },
     /// 9: bytes for each context, and for each thread that sleeps. Several results.
     Memory,
+}
+
+impl Handlers {
+    /// How many there are for so many threads that fault.
+    pub fn count(self, faulting: usize) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Four => 4,
+            Self::AsMany => faulting,
+        }
+    }
 }
 
 impl Case {
@@ -185,6 +202,7 @@ const FAULTING: &[(usize, Extent)] = &[
 /// Who handles them.
 const LOADS: &[(Handlers, Descriptors)] = &[
     (Handlers::One, Descriptors::One),
+    (Handlers::Four, Descriptors::One),
     (Handlers::AsMany, Descriptors::One),
     (Handlers::AsMany, Descriptors::Each),
 ];
@@ -225,6 +243,10 @@ pub fn cases(mode: Mode, extent: Extent) -> Vec<Case> {
     let load = |cases: &mut Vec<Case>| {
         for &(handlers, descriptors) in LOADS {
             for &(faulting, _) in FAULTING.iter().filter(|(_, from)| *from <= extent) {
+                // More handlers than threads that fault have nothing to do.
+                if handlers.count(faulting) > faulting {
+                    continue;
+                }
                 cases.push(Case::Load {
                     faulting,
                     handlers,
@@ -255,7 +277,8 @@ pub fn cases(mode: Mode, extent: Extent) -> Vec<Case> {
     }
     for &(sleepers, _, from) in SLEEPERS {
         if from <= extent {
-            cases.push(Case::ResolveSleepers { sleepers });
+            let whole = extent == Extent::Full;
+            cases.push(Case::ResolveSleepers { sleepers, whole });
         }
     }
     for &waiting in WAITINGS {

@@ -21,10 +21,16 @@ use std::{
 /// How many unrelated pages are copied.
 const UNRELATED: usize = 128;
 
+/// How much memory there is, in pages, however few threads sleep in it: room for the unrelated ones.
+const MEMORY_AT_LEAST: usize = 2 * UNRELATED;
+
 /// How many resolves of a kind there are at least, however few threads sleep; and how many at
 /// most, however many do: the others are woken at once then.
 const RESOLVES: usize = 64;
 const RESOLVES_AT_MOST: usize = 1024;
+
+/// The order in which all are resolved one by one, however many sleep.
+const RANDOM: &str = "random";
 
 /// Which part of the resolves counts as done while all threads sleep: one in so many, the first
 /// ones.
@@ -41,6 +47,8 @@ const PATIENCE: usize = 10_000;
 struct Sleepers {
     uffd: Uffd,
     count: usize,
+    /// The distance of their pages, in pages.
+    stride: usize,
     memory: Memory,
     /// A page to copy from.
     source: usize,
@@ -49,21 +57,23 @@ struct Sleepers {
 }
 
 impl Sleepers {
-    fn new(count: usize, rounds: usize) -> Result<Self> {
-        let memory = Memory::new(Backing::Anon, count * rounds)?;
+    fn new(count: usize, rounds: usize, stride: usize) -> Result<Self> {
+        let pages = (count * rounds * stride).max(MEMORY_AT_LEAST);
+        let memory = Memory::new(Backing::Anon, pages)?;
         let source = Memory::new(Backing::Anon, 1)?;
         source.populate(source.start);
         let uffd = Uffd::new(true, 0)?;
         uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
         threads::spawn(count, move |thread| {
             for round in 0..rounds {
-                uffd::write(memory.page(round * count + thread));
+                uffd::write(memory.page((round * count + thread) * stride));
             }
             Gate::default().wait(1);
         })?;
         Ok(Self {
             uffd,
             count,
+            stride,
             memory,
             source: source.start,
             round: 0,
@@ -86,14 +96,20 @@ impl Sleepers {
 
     /// The address of the first page of the round. Those of the others follow.
     fn base(&self) -> usize {
-        self.memory.page(self.round * self.count)
+        self.memory.page(self.round * self.count * self.stride)
     }
 
     /// Copies a page to each thread, in an order of their numbers. The first of them, while nearly
     /// all threads sleep, are noted apart as well.
-    fn resolve(&mut self, order: &[usize], first: &mut Samples, all: &mut Samples) -> Result<()> {
+    fn resolve(
+        &mut self,
+        order: &[usize],
+        at_most: usize,
+        first: &mut Samples,
+        all: &mut Samples,
+    ) -> Result<()> {
         self.settle()?;
-        let (one_by_one, at_once) = order.split_at(order.len().min(RESOLVES_AT_MOST));
+        let (one_by_one, at_once) = order.split_at(order.len().min(at_most));
         for (index, &thread) in one_by_one.iter().enumerate() {
             let mut result = Ok(());
             let address = self.base() + thread * PAGE;
@@ -145,22 +161,21 @@ impl Sleepers {
     }
 }
 
-/// 2: a page is copied that nobody waits for.
+/// 2: a page is copied that nobody waits for, between those of the threads that sleep: wherever an
+/// implementation looks for them, it finds their neighbours.
 pub fn unrelated(count: usize, report: &Report) -> Result<()> {
-    let mut sleepers = Sleepers::new(count, 1)?;
+    const STRIDE: usize = 2;
+    let mut sleepers = Sleepers::new(count, 1, STRIDE)?;
     sleepers.settle()?;
-    let other = Memory::new(Backing::Anon, UNRELATED)?;
-    sleepers
-        .uffd
-        .register(&other, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
+    let distance = (count / UNRELATED).max(1) * STRIDE;
     let mut samples = Samples::with_capacity(UNRELATED);
-    for page in 0..UNRELATED {
+    for index in 0..UNRELATED {
+        let address = sleepers.memory.page(index * distance + 1);
         let mut result = Ok(());
         samples.push(instructions(|| {
-            result =
-                sleepers
-                    .uffd
-                    .resolve(Resolution::Copy, other.page(page), PAGE, sleepers.source);
+            result = sleepers
+                .uffd
+                .resolve(Resolution::Copy, address, PAGE, sleepers.source);
         }) as f64);
         result?;
     }
@@ -182,28 +197,34 @@ fn shuffled(count: usize) -> Vec<usize> {
 }
 
 /// 3: a page is copied to each thread; and many are woken at once, at last by closing the descriptor.
-pub fn resolve(count: usize, report: &Report) -> Result<()> {
+/// `whole` says whether very many are resolved one by one as well.
+pub fn resolve(count: usize, whole: bool, report: &Report) -> Result<()> {
     let in_order: Vec<usize> = (0..count).collect();
     let reverse = in_order.iter().rev().copied().collect();
     let orders = [
         ("in order", in_order),
         ("reverse", reverse),
-        ("random", shuffled(count)),
+        (RANDOM, shuffled(count)),
     ];
     let parts = [("wake all", count), ("wake half", count / 2)];
     let repeats = RESOLVES.div_ceil(count);
-    let wakes = repeats.max(2);
+    let wakes = repeats.max(3);
 
     let rounds = orders.len() * repeats + parts.len() * wakes + 1;
-    let mut sleepers = Sleepers::new(count, rounds)?;
+    let mut sleepers = Sleepers::new(count, rounds, 1)?;
     for (name, order) in &orders {
+        let at_most = if whole && *name == RANDOM {
+            usize::MAX
+        } else {
+            RESOLVES_AT_MOST
+        };
         let mut first = Samples::with_capacity(repeats * count);
         let mut all = Samples::with_capacity(repeats * count);
         for _ in 0..repeats {
-            sleepers.resolve(order, &mut first, &mut all)?;
+            sleepers.resolve(order, at_most, &mut first, &mut all)?;
         }
         report.part(&[("how", name)], &first, "instructions per thread")?;
-        if count <= RESOLVES_AT_MOST {
+        if count <= at_most {
             let name = format!("{name}, to the last");
             report.part(&[("how", &name)], &all, "instructions per thread")?;
         }
@@ -231,7 +252,7 @@ const BATCH_ROUNDS: usize = 16;
 /// 6: several messages are read at once.
 pub fn batched(size: usize, report: &Report) -> Result<()> {
     ensure!(UNREAD % size == 0, "{UNREAD} is not a multiple of {size}");
-    let mut sleepers = Sleepers::new(UNREAD, BATCH_ROUNDS)?;
+    let mut sleepers = Sleepers::new(UNREAD, BATCH_ROUNDS, 1)?;
     let mut samples = Samples::with_capacity(BATCH_ROUNDS);
     for _ in 0..BATCH_ROUNDS {
         threads::settle();
@@ -253,8 +274,7 @@ pub fn batched(size: usize, report: &Report) -> Result<()> {
     report.row(&samples, "instructions per message")
 }
 
-/// 6: many threads begin to sleep, one after the other or as the CPUs allow, while another one
-/// reads.
+/// 6: many threads begin to sleep, while another one reads what they have to say.
 pub fn enqueue(count: usize, report: &Report) -> Result<()> {
     let memory = Memory::new(Backing::Shmem, count)?;
     let uffd = Uffd::new(false, 0)?;
@@ -267,8 +287,11 @@ pub fn enqueue(count: usize, report: &Report) -> Result<()> {
         noted[thread].store(counter(), Ordering::Relaxed);
         uffd::write(memory.page(thread));
     })?;
-    // The page tables are there, and nothing but the faults is left to do.
-    threads::settle();
+    gate.wait_for_waiters(count);
+    if report.mode == Mode::PathLength {
+        // It comes in between the others, as it would on a CPU of its own.
+        threads::run_first()?;
+    }
 
     let mut buffer = messages(BATCH);
     let mut read = 0;

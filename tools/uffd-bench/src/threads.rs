@@ -6,7 +6,7 @@ use anyhow::{ensure, Context, Result};
 use std::{
     ffi::c_void,
     fs, io, mem, ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -69,7 +69,16 @@ pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> Resu
 /// Makes this process and the threads that it starts run in the order in which they wake up, until
 /// they sleep: so that what is counted does not depend on when the scheduler has had enough.
 pub fn run_in_order() -> Result<()> {
-    let param = libc::sched_param { sched_priority: 10 };
+    run_with_priority(10)
+}
+
+/// Makes this thread run before all others as soon as it is woken.
+pub fn run_first() -> Result<()> {
+    run_with_priority(11)
+}
+
+fn run_with_priority(sched_priority: i32) -> Result<()> {
+    let param = libc::sched_param { sched_priority };
     // SAFETY: The structure is valid.
     let ret = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) };
     ensure!(
@@ -88,21 +97,31 @@ pub fn settle() {
 
 /// A word that threads wait for, without anything that would differ between the kernels.
 #[derive(Default)]
-pub struct Gate(AtomicU32);
+pub struct Gate {
+    opened: AtomicU32,
+    waiters: AtomicUsize,
+}
 
 impl Gate {
     fn futex(&self, operation: i32, value: u32) {
         // SAFETY: The word is valid; nothing else is passed.
         unsafe {
             let timeout: *const libc::timespec = ptr::null();
-            libc::syscall(libc::SYS_futex, self.0.as_ptr(), operation, value, timeout);
+            libc::syscall(
+                libc::SYS_futex,
+                self.opened.as_ptr(),
+                operation,
+                value,
+                timeout,
+            );
         }
     }
 
     /// Waits until the gate was opened `times` times.
     pub fn wait(&self, times: u32) {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
         loop {
-            let now = self.0.load(Ordering::Acquire);
+            let now = self.opened.load(Ordering::Acquire);
             if now >= times {
                 break;
             }
@@ -110,9 +129,17 @@ impl Gate {
         }
     }
 
+    /// Waits until so many threads got here, and most likely sleep.
+    pub fn wait_for_waiters(&self, count: usize) {
+        while self.waiters.load(Ordering::Relaxed) < count {
+            settle();
+        }
+        settle();
+    }
+
     /// Opens the gate once more.
     pub fn open(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.opened.fetch_add(1, Ordering::AcqRel);
         self.futex(libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX as u32);
     }
 }

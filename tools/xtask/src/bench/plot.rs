@@ -16,7 +16,15 @@ struct Plot {
     /// The parameter, and the unit of the values.
     x: &'static str,
     unit: &'static str,
+    /// Which rows, by a parameter that is not `x`: those that have one of these words in it, or all.
+    only: &'static [&'static str],
     title: &'static str,
+}
+
+impl Plot {
+    fn shows(&self, params: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| params.contains(word))
+    }
 }
 
 const fn plot(
@@ -31,6 +39,7 @@ const fn plot(
         measure,
         x,
         unit: "instructions",
+        only: &[],
         title,
     }
 }
@@ -42,12 +51,24 @@ const PLOTS: &[Plot] = &[
         "sleepers",
         "A copy that nobody waits for, with N threads asleep",
     ),
-    plot(
-        "resolve-sleepers",
-        "resolve-sleepers",
-        "sleepers",
-        "Waking N threads that sleep in faults",
-    ),
+    Plot {
+        only: &["in order", "reverse", "random"],
+        ..plot(
+            "resolve-sleepers",
+            "resolve-sleepers",
+            "sleepers",
+            "A copy for one of N threads that sleep in faults",
+        )
+    },
+    Plot {
+        only: &["wake"],
+        ..plot(
+            "wake-sleepers",
+            "resolve-sleepers",
+            "sleepers",
+            "Waking N threads that sleep in faults at once, for each",
+        )
+    },
     plot(
         "waiters",
         "waiters",
@@ -96,6 +117,7 @@ const SHADES: &[(RGBColor, RGBColor)] = &[
     (RGBColor(150, 40, 40), RGBColor(40, 40, 110)),
     (RGBColor(250, 180, 90), RGBColor(120, 180, 240)),
     (RGBColor(110, 60, 20), RGBColor(20, 110, 130)),
+    (RGBColor(230, 90, 90), RGBColor(90, 90, 230)),
 ];
 
 /// Draws what there are results for. Returns the names of the plots.
@@ -108,6 +130,7 @@ pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
             if key.mode == plot.mode
                 && key.measure == plot.measure
                 && key.unit.starts_with(plot.unit)
+                && plot.shows(&key.params(plot.x))
             {
                 if let Some(x) = key.number(plot.x) {
                     curves.entry(key.params(plot.x)).or_default().push((x, row));

@@ -34,23 +34,38 @@ pub fn measure(session: &Session, workshop: &Workshop, imp: Impl) -> Result<Vec<
         out: &build,
     };
     let paths = workshop.lab.paths(&mounts);
-    let run = |command: &str| {
-        let script = format!("cd '{}' && {command} {}", paths.build, objects(imp));
+    let run = |command: &str, files: &str| {
+        let script = format!("cd '{}' && {command} {files}", paths.build);
         ui::output(&mut workshop.lab.sh(&mounts, &script))
     };
-    let (text, data) = symbols(&run("readelf --syms --wide")?)?;
-    let stack = frame(&run("objdump -d --no-show-raw-insn")?, SLEEPS)?;
-    Ok([("text", text), ("data", data), (FRAMES, stack)]
-        .map(|(what, bytes)| {
-            let key = Key {
-                mode: BUILD.into(),
-                measure: "memory".into(),
-                params: [("what".into(), what.into())].into(),
-                unit: "bytes".into(),
-            };
-            (key, bytes as f64)
-        })
-        .into())
+    let (text, data) = symbols(&run("readelf --syms --wide", objects(imp))?)?;
+    let stack = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;
+    let (all_text, all_data) = whole(&run("size", "vmlinux")?)?;
+    Ok([
+        ("text", text),
+        ("data", data),
+        ("text of the kernel", all_text),
+        ("data of the kernel", all_data),
+        (FRAMES, stack),
+    ]
+    .map(|(what, bytes)| {
+        let key = Key {
+            mode: BUILD.into(),
+            measure: "memory".into(),
+            params: [("what".into(), what.into())].into(),
+            unit: "bytes".into(),
+        };
+        (key, bytes as f64)
+    })
+    .into())
+}
+
+/// Returns the sizes of text, with constants, and of data that `size` prints for a file.
+fn whole(text: &str) -> Result<(u64, u64)> {
+    let numbers = text.lines().nth(1).context("no sizes")?;
+    let mut numbers = numbers.split_whitespace().map(str::parse::<u64>);
+    let mut next = || anyhow::Ok(numbers.next().context("too few sizes")??);
+    Ok((next()?, next()?))
 }
 
 /// Adds up the sizes of functions and of objects, but for those of unit tests, and for those of
