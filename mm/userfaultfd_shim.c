@@ -38,15 +38,26 @@ void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma)
 }
 
 /*
- * Does a marker leave the fault to be handled? A poisoned page and a guard
- * page are answers: taken again, the fault fails. Other markers only say
- * something about the page to come.
+ * Where there is no page, is the fault still to be handled? A write to a
+ * protected page is not: what has become of the page shows when the fault is
+ * taken again.
  */
-static bool marker_pending(pte_t pte)
+static bool absent_pending(unsigned long reason)
+{
+	return !(reason & VM_UFFD_WP);
+}
+
+/*
+ * The same for a marker. A poisoned page and a guard page are answers: taken
+ * again, the fault fails. Other markers only say something about the page to
+ * come.
+ */
+static bool marker_pending(pte_t pte, unsigned long reason)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
 
-	return !is_poisoned_swp_entry(entry) && !is_guard_swp_entry(entry);
+	return !is_poisoned_swp_entry(entry) && !is_guard_swp_entry(entry) &&
+		absent_pending(reason);
 }
 
 #ifdef CONFIG_HUGETLB_PAGE
@@ -57,13 +68,13 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 
 	ptep = hugetlb_walk(vma, vmf->address, vma_mmu_pagesize(vma));
 	if (!ptep)
-		return true;
+		return absent_pending(reason);
 
 	pte = huge_ptep_get(vma->vm_mm, vmf->address, ptep);
 	if (huge_pte_none(pte))
-		return true;
+		return absent_pending(reason);
 	if (is_pte_marker(pte))
-		return marker_pending(pte);
+		return marker_pending(pte, reason);
 
 	return (reason & VM_UFFD_WP) && pte_present(pte) &&
 		huge_pte_uffd_wp(pte);
@@ -78,10 +89,10 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 /*
  * The page table walk of the fault handler: is the fault still to be handled?
  *
- * Nothing there yet: yes, whatever the reason. A page that is there has to be
- * handled while it is protected for userfaultfd: lifting that protection need
- * not make it writable. For an entry that is not present (swapped out,
- * migrating) the fault is taken again and finds out.
+ * A page that is there has to be handled while it is protected for
+ * userfaultfd: lifting that protection need not make it writable. For an
+ * entry that is not present (swapped out, migrating) the fault is taken again
+ * and finds out.
  *
  * The thread is about to sleep: its task state is set, so this must not
  * block. Nothing but the fault lock is held (for hugetlb also the VMA's own
@@ -99,19 +110,19 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 
 	pgd = pgd_offset(vmf->vma->vm_mm, addr);
 	if (!pgd_present(*pgd))
-		return true;
+		return absent_pending(reason);
 	p4d = p4d_offset(pgd, addr);
 	if (!p4d_present(*p4d))
-		return true;
+		return absent_pending(reason);
 	pud = pud_offset(p4d, addr);
 	if (!pud_present(*pud))
-		return true;
+		return absent_pending(reason);
 	pmd = pmd_offset(pud, addr);
 
 	do {
 		pmdval = pmdp_get_lockless(pmd);
 		if (pmd_none(pmdval))
-			return true;
+			return absent_pending(reason);
 		if (!pmd_present(pmdval))
 			return false;
 		if (pmd_trans_huge(pmdval))
@@ -124,9 +135,9 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 	pte = ptep_get(ptep);
 	pte_unmap(ptep);
 	if (pte_none(pte))
-		return true;
+		return absent_pending(reason);
 	if (is_pte_marker(pte))
-		return marker_pending(pte);
+		return marker_pending(pte, reason);
 
 	return (reason & VM_UFFD_WP) && pte_present(pte) && pte_uffd_wp(pte);
 }

@@ -64,14 +64,16 @@ pub(crate) static FORKS: StaticKmemCache<Entry<Fork>> =
 pub(crate) static UNMAPS: StaticKmemCache<Entry<Unmap>> =
     StaticKmemCache::new(c_str!("userfaultfd_unmap"));
 
-impl Note for Fork {
+// SAFETY: It is one cache.
+unsafe impl Note for Fork {
     #[inline]
     fn cache() -> &'static StaticKmemCache<Entry<Self>> {
         &FORKS
     }
 }
 
-impl Note for Unmap {
+// SAFETY: It is one cache.
+unsafe impl Note for Unmap {
     #[inline]
     fn cache() -> &'static StaticKmemCache<Entry<Self>> {
         &UNMAPS

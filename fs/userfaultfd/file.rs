@@ -175,6 +175,12 @@ fn fault_in(iov: &mut IovIterDest<'_>, message: &[u8; message::SIZE]) -> Result 
 /// Returns false where there is none, or not any more.
 #[cold]
 fn read_fork(context: &Context, file: &LocalFile, iov: &mut IovIterDest<'_>) -> Result<bool> {
+    // A fork makes the memory of the process that reads read-only, if it is that one. Whoever
+    // brings the buffer may have to read this very event first: nobody fills pages before that. So
+    // it is not claimed yet.
+    context.waiters().pass_on();
+    fault_in(iov, &[0; message::SIZE])?;
+
     let claimed = context.waiters().claim(|event| match event {
         Event::Fork(child) => Some(child.clone()),
         Event::Plain(_) => None,
@@ -191,17 +197,13 @@ fn read_fork(context: &Context, file: &LocalFile, iov: &mut IovIterDest<'_>) -> 
         }
     };
     let message = Message::Fork { ufd: new.number() }.encode();
-    // A fork makes the memory of the process that reads read-only, if it is that one.
-    fault_in(iov, &message)?;
-    loop {
-        match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
-            Some(true) => {
-                new.install();
-                return Ok(true);
-            }
-            Some(false) => fault_in(iov, &message)?,
-            None => return Ok(false),
+    match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
+        Some(true) => {
+            new.install();
+            Ok(true)
         }
+        // The buffer is gone again, or the process that forks.
+        Some(false) | None => Ok(false),
     }
 }
 

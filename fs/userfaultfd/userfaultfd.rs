@@ -58,12 +58,13 @@ struct Userfaultfd {
 
 impl kernel::Module for Userfaultfd {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        // Contexts can be made as soon as the device is there, so their caches come first. The
-        // system call does without what comes after that, so none of it is fatal.
-        context::CACHE
+        // Contexts can be made as soon as there is a cache for them, so that comes behind the
+        // others that they need. The system call does without what comes after that, so none of it
+        // is fatal.
+        event::FORKS
             .create()
-            .and_then(|()| event::FORKS.create())
             .and_then(|()| event::UNMAPS.create())
+            .and_then(|()| context::CACHE.create())
             .inspect_err(|err| pr_err!("no memory for contexts: {err:?}\n"))?;
         if let Err(err) = access::UNPRIVILEGED.register(c_str!("vm")) {
             pr_err!("no vm.unprivileged_userfaultfd: {err:?}\n");

@@ -17,8 +17,12 @@ use core::{
 };
 
 /// What is kept in a [`Pending`] list.
-pub trait Note: Sized + 'static {
-    /// Returns where entries come from. It is always the same cache, and created early.
+///
+/// # Safety
+///
+/// [`Note::cache`] must return the same cache each time.
+pub unsafe trait Note: Sized + 'static {
+    /// Returns where entries come from.
     fn cache() -> &'static StaticKmemCache<Entry<Self>>;
 }
 
@@ -86,7 +90,8 @@ impl<'a, T: Note> Pending<'a, T> {
         let entry: *mut Entry<T> = unsafe { container_of!(first, Entry<T>, links) };
         // SAFETY: The entry is valid, and its memory is not used after that.
         let data = unsafe { (&raw mut (*entry).data).read() };
-        // SAFETY: The pointer is not null, and the entry comes from the cache.
+        // SAFETY: The pointer is not null. The entry comes from this cache, which is always the
+        // same by the safety requirements of `Note`.
         unsafe { T::cache().free(NonNull::new_unchecked(entry)) };
         Some(data)
     }

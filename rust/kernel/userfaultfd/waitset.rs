@@ -53,9 +53,8 @@
 //! This is the store buffering pattern (SB+fencembonceonces in `tools/memory-model/`): with a full
 //! barrier on both sides at least one of them sees what the other wrote. That holds as well where
 //! one thread changes the page table and another one, which knows of that, wakes
-//! (`uffd-fault+resolve`). A thread that sees the change takes the fault again:
-//! `uffd_shim_must_wait_unlock()` tells it to sleep only where the fault would be reported once
-//! more.
+//! (`uffd-fault+resolve`). A thread that sees the change takes the fault again. Only the page table
+//! is looked at: a page that came into the page cache in another way changes nothing.
 //!
 //! A wake-up that takes long leaves those alone whose faults have a number from a limit on. It
 //! reads the limit with the inbox locked, after the page table was changed. They got their numbers
@@ -677,6 +676,11 @@ impl<'a, F: Copy + Send, V: Sync> Claim<'a, F, V> {
         if delivered {
             // SAFETY: The node is in the queue, whose lock is held.
             unsafe { inbox.end_event(node, EventState::Read) };
+            // As in `WaitSet::receive`.
+            if inbox.is_readable() {
+                drop(inbox);
+                self.set.pollers.wake(events::IN);
+            }
         }
         Some(delivered)
     }

@@ -294,6 +294,41 @@ fn registered_buffer(book: &mut Book) {
     }
 }
 
+/// The buffer for an event is memory that is registered with the descriptor itself, and another
+/// thread resolves its fault.
+fn own_buffer(book: &mut Book) {
+    for kind in ["fork", "dontneed"] {
+        let (_, feature, run) = WAITING
+            .iter()
+            .find(|(name, ..)| *name == kind)
+            .expect("it is in the list");
+        let scene = Scene::new(libc::O_NONBLOCK, (*feature).into());
+        let (first, last) = (scene.area.at(0), scene.area.at(PAGES - 1));
+        let waiting = sleeping_thread(move || run(last));
+        let fd = scene.uffd.fd();
+        let reader = std::thread::spawn(move || {
+            // SAFETY: The buffer is longer than is said, and nobody else uses it.
+            Answer::of(unsafe { libc::read(fd, first as _, MESSAGE) })
+        });
+        scene.uffd.wait_for_sleepers(1);
+        let question = |text: &str| format!("{kind},{text}");
+        let fault = scene.read(MESSAGE);
+        book.ask(question("fault of the buffer"), fault);
+        let copy = |scene: &Scene| scene.uffd.copy(first, scene.source.start, PAGE, 0);
+        book.ask(question("copy at once"), copy(&scene));
+        let rest = scene.read(MESSAGE);
+        book.ask(question("rest"), rest);
+        // Pages are filled again once it goes on.
+        book.ask(question("answer"), waiting.join().expect("no panic"));
+        book.ask(question("copy"), copy(&scene));
+        let answer = reader.join().expect("no panic");
+        // SAFETY: The buffer is as long as is said, and present now.
+        let buffer = unsafe { std::slice::from_raw_parts(first as *const u8, MESSAGE) };
+        book.ask(question("read"), scene.told(answer, buffer));
+        scene.end();
+    }
+}
+
 /// Several threads on one page, and on several: what is read, and who is woken.
 fn order(book: &mut Book) {
     for pattern in [
@@ -632,6 +667,29 @@ fn edges(book: &mut Book) {
         let answer = scene.read(MESSAGE);
         book.ask(format!("{name},read"), answer);
         book.ask(format!("{name},after a read"), epoll.wait(0));
+        scene.end();
+    }
+    // Two events that are told about at once, of which one is read.
+    for kinds in [["fork", "dontneed"], ["dontneed", "fork"]] {
+        let features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE;
+        let scene = Scene::new(libc::O_NONBLOCK, features.into());
+        let epoll = Epoll::new(scene.uffd.fd(), libc::EPOLLIN | libc::EPOLLET);
+        let last = scene.area.at(PAGES - 1);
+        let waiting = kinds.map(|kind| {
+            let found = WAITING.iter().find(|(name, ..)| *name == kind);
+            let run = found.expect("it is in the list").2;
+            sleeping_thread(move || run(last))
+        });
+        let question = |text: &str| format!("{kinds:?},{text}");
+        book.ask(question("before"), epoll.wait(1000));
+        for read in ["first", "second"] {
+            let answer = scene.read(MESSAGE);
+            book.ask(question(&format!("{read} read")), answer);
+            book.ask(question(&format!("after {read} read")), epoll.wait(500));
+        }
+        for (kind, waiting) in kinds.iter().zip(waiting) {
+            book.ask(question(kind), waiting.join().expect("no panic"));
+        }
         scene.end();
     }
 }
@@ -1147,6 +1205,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("messages/bad buffers", bad_buffers),
         Case::new("messages/bad buffers of events", bad_buffers_events),
         Case::new("messages/registered buffer", registered_buffer),
+        Case::new("messages/own buffer", own_buffer),
         Case::new("messages/order", order),
         Case::new("messages/waiting", waiting),
         Case::new("messages/wakeups", wakeups),
