@@ -25,7 +25,7 @@ use userfaultfd::{Event, EventBuffer, Uffd, UffdBuilder};
 const THREADS: usize = 16_384;
 
 /// One in so many gets its page.
-const RESOLVED: usize = 16;
+const RESOLVED: usize = 64;
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -137,7 +137,7 @@ fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT / 3;
     while !is_so()? {
         ensure!(Instant::now() < deadline, "it takes too long");
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
