@@ -5,7 +5,7 @@
 use super::{size::FRAMES, Row, BUILD, CONTENTION, PATH_LENGTH};
 use crate::kernel::Impl;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt};
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
 /// How much a value may be off that should be the same as another.
 const REPEATABLE: f64 = 1.01;
@@ -62,40 +62,43 @@ struct Found {
     value: f64,
 }
 
-/// Judges values that must not exceed a bound. The worst is reported.
-fn at_most(
-    measure: &str,
-    mode: &'static str,
-    what: String,
-    bound: f64,
-    found: Vec<Found>,
-) -> Target {
-    let good = |value| value <= bound;
-    judge_by(measure, mode, what, found, good, f64::total_cmp)
+/// What values must keep to.
+#[derive(Copy, Clone)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
-/// The same for values that must not fall below.
-fn at_least(
-    measure: &str,
-    mode: &'static str,
-    what: String,
-    bound: f64,
-    found: Vec<Found>,
-) -> Target {
-    let good = |value| value >= bound;
-    judge_by(measure, mode, what, found, good, |a, b| b.total_cmp(a))
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
+        }
+    }
+
+    /// Compares values by how bad they are.
+    fn worse(self, a: f64, b: f64) -> Ordering {
+        match self {
+            Self::AtMost(_) => a.total_cmp(&b),
+            Self::AtLeast(_) => b.total_cmp(&a),
+        }
+    }
 }
 
+/// Judges values by a bound. The worst is reported.
 fn judge_by(
     measure: &str,
     mode: &'static str,
     what: String,
+    bound: Bound,
     found: Vec<Found>,
-    good: impl Fn(f64) -> bool,
-    worse: impl Fn(&f64, &f64) -> std::cmp::Ordering,
 ) -> Target {
-    let bad = found.iter().filter(|found| !good(found.value)).count();
-    let worst = found.iter().max_by(|a, b| worse(&a.value, &b.value));
+    let bad = found
+        .iter()
+        .filter(|found| !bound.holds(found.value))
+        .count();
+    let worst = found.iter().max_by(|a, b| bound.worse(a.value, b.value));
     Target {
         measure: measure.into(),
         mode,
@@ -200,11 +203,11 @@ fn ahead(number: &str, measure: &str, rows: &[&Row]) -> Vec<Target> {
                     value: 1.0 / row.ratio()?,
                 })
             });
-        at_least(
+        judge_by(
             number,
             PATH_LENGTH,
             format!("{measure}: {times} x fewer instructions than C at {sleepers}"),
-            times,
+            Bound::AtLeast(times),
             found.collect(),
         )
     };
@@ -224,29 +227,29 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
     let path = |measures: &[&str]| of(PATH_LENGTH, measures, "instructions");
     let mut targets = Vec::new();
 
-    targets.push(at_most(
+    targets.push(judge_by(
         "all",
         PATH_LENGTH,
         format!("two runs differ by at most {REPEATABLE} x"),
-        REPEATABLE,
+        Bound::AtMost(REPEATABLE),
         spreads(&rows.iter().collect::<Vec<_>>()),
     ));
     for (number, measure) in [("1", "single-fault"), ("7", "event"), ("8", "builtin")] {
-        targets.push(at_most(
+        targets.push(judge_by(
             number,
             PATH_LENGTH,
             format!("{measure}: at most {REPEATABLE} x the instructions of C"),
-            REPEATABLE,
+            Bound::AtMost(REPEATABLE),
             ratios(&path(&[measure])),
         ));
     }
 
     let flat = |number, what: &str, rows: &[&Row]| {
-        at_most(
+        judge_by(
             number,
             PATH_LENGTH,
             format!("{what}: flat in N, at most {FLAT} x the cost of the fewest"),
-            FLAT,
+            Bound::AtMost(FLAT),
             growth(&curves(rows, "sleepers")),
         )
     };
@@ -273,11 +276,11 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
     // Both implementations have to wake them all.
     targets.push(Target {
         verdict: Verdict::NoTarget,
-        ..at_most(
+        ..judge_by(
             "3",
             PATH_LENGTH,
             format!("{what}: the instructions of C"),
-            REPEATABLE,
+            Bound::AtMost(REPEATABLE),
             ratios(&many),
         )
     });
@@ -297,20 +300,20 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
             })
         })
         .collect();
-    targets.push(at_most(
+    targets.push(judge_by(
         "4",
         PATH_LENGTH,
         "waiters: one context switch per fault, in read and with EPOLLEXCLUSIVE".into(),
-        REPEATABLE,
+        Bound::AtMost(REPEATABLE),
         switches,
     ));
 
     let load = path(&["load"]);
-    targets.push(at_most(
+    targets.push(judge_by(
         "5",
         PATH_LENGTH,
         format!("load: instructions flat in V, at most {FLAT} x those at V = 1"),
-        FLAT,
+        Bound::AtMost(FLAT),
         growth(&curves(&load, "faulting")),
     ));
     let many: Vec<&Row> = load
@@ -321,11 +324,11 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
         .iter()
         .partition(|row| row.key.param("descriptors").as_deref() == Some("one"));
     for (rows, what) in [(one, "one descriptor"), (each, "a descriptor each")] {
-        targets.push(at_most(
+        targets.push(judge_by(
             "5",
             PATH_LENGTH,
             format!("load, {what}: fewer instructions than C from V = {AHEAD_FROM} on"),
-            1.0,
+            Bound::AtMost(1.0),
             ratios(&rows),
         ));
     }
@@ -374,12 +377,14 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
             value: row.median(Impl::Rust)?,
         })
     });
-    targets.push(at_most(
+    targets.push(judge_by(
         "9",
         PATH_LENGTH,
         "memory: no heap for a sleeping thread (objects of the slab, bytes)".into(),
-        // Other things happen meanwhile.
-        8.0,
+        Bound::AtMost(
+            // Other things happen meanwhile.
+            8.0,
+        ),
         heap.collect(),
     ));
     targets
@@ -407,18 +412,18 @@ fn contention(rows: &[&Row], asserted: bool) -> Vec<Target> {
         .filter(|row| row.key.number("faulting").is_some_and(|v| v >= AHEAD_FROM))
         .collect();
     let mut targets = vec![
-        at_least(
+        judge_by(
             "5",
             CONTENTION,
             format!("load: throughput keeps {OF_PEAK} of its own peak as V grows"),
-            OF_PEAK,
+            Bound::AtLeast(OF_PEAK),
             kept,
         ),
-        at_least(
+        judge_by(
             "5",
             CONTENTION,
             format!("load: throughput ahead of C from V = {AHEAD_FROM} on"),
-            1.0,
+            Bound::AtLeast(1.0),
             ratios(&many),
         ),
     ];
