@@ -8,7 +8,7 @@ use crate::{
     faults::{ask_setup, catch_signals, fill, Access, Scene, ACCESSES, FEATURES, SETUPS},
     limits::{MINOR, MISSING, WP},
     memory::{huge_pages, kind_of, merge, pagemap, swap_out, vm_flags, Area, Names, MIB},
-    sys::{Answer, PAGE},
+    sys::{errno_name, Answer, PAGE},
     uffd::{Uffd, UNREGISTER, WRITEPROTECT},
 };
 use linux_raw_sys::general::*;
@@ -147,7 +147,11 @@ enum Protected {
 /// Each way to touch a page, after a change.
 fn after_change(book: &mut Book, change: &Change, mode: u64, features: u64, when: Protected) {
     catch_signals();
-    let area = Area::basic(kind_of(change.kind), 0);
+    let area = match (kind_of(change.kind).make)(0) {
+        Ok(area) => area,
+        // A PREEMPT_RT kernel has no transparent huge pages.
+        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+    };
     if change.filled {
         fill(area.start, area.len);
     }
