@@ -155,19 +155,24 @@ pub fn has(program: &str) -> bool {
     })
 }
 
-/// The tools that this program needs on the host, with the package of each.
+/// The tool that makes the lab, and its package.
+pub const LAB_TOOL: (&str, &str) = ("mmdebstrap", "mmdebstrap");
+
+/// The tools that this program always needs on the host, with the package of each.
 pub const HOST_TOOLS: &[(&str, &str)] = &[
-    ("mmdebstrap", "mmdebstrap"),
     ("git", "git"),
     ("unshare", "util-linux"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
 
-/// Installs what is missing on the host, or says how to.
-pub fn ensure_host_tools(ui: &Ui) -> Result<()> {
-    let missing: Vec<&str> = HOST_TOOLS
-        .iter()
+/// Installs what is missing of `tools` on the host, or says how to.
+pub fn ensure_host_tools<'a>(
+    ui: &Ui,
+    tools: impl IntoIterator<Item = &'a (&'a str, &'a str)>,
+) -> Result<()> {
+    let missing: Vec<&str> = tools
+        .into_iter()
         .filter(|(program, _)| !has(program))
         .map(|(_, package)| *package)
         .collect();
@@ -194,7 +199,7 @@ pub fn ensure_host_tools(ui: &Ui) -> Result<()> {
 
 /// Makes the lab, if it is not there already.
 pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
-    ensure_host_tools(ui)?;
+    ensure_host_tools(ui, HOST_TOOLS.iter().chain([&LAB_TOOL]))?;
     let root = cache.join("lab");
     let stamp = root.join("etc/lab-packages");
     let wanted = format!("{SUITE} {}\n", PACKAGES.join(" "));

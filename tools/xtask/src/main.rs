@@ -121,6 +121,7 @@ pub struct Workshop {
 impl Session {
     pub fn lab(&self) -> Result<Lab> {
         if self.host_tools {
+            lab::ensure_host_tools(&self.ui, lab::HOST_TOOLS)?;
             for line in lab::host_versions()?.lines() {
                 self.ui.note(line);
             }
@@ -442,11 +443,15 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
 
 /// Says what there is.
 fn doctor(session: &Session) -> Result<()> {
-    let mut missing = 0;
-    for (program, package) in lab::HOST_TOOLS {
-        let found = lab::has(program);
-        missing += usize::from(!found);
-        println!("{program:20} {}", if found { "yes" } else { package });
+    let mut missing = Vec::new();
+    let lab_tool = (!session.host_tools).then_some(&lab::LAB_TOOL);
+    for &(program, package) in lab::HOST_TOOLS.iter().chain(lab_tool) {
+        if lab::has(program) {
+            println!("{program:20} yes");
+        } else {
+            println!("{program:20} missing (package {package})");
+            missing.push(package);
+        }
     }
     println!(
         "{:20} {}",
@@ -464,30 +469,42 @@ fn doctor(session: &Session) -> Result<()> {
             if works { "yes" } else { "no" }
         );
     }
-    match lab::host_versions() {
+    let host_versions = lab::host_versions();
+    match &host_versions {
         Ok(_) => println!("{:20} yes", "--host-tools"),
         Err(err) => println!("{:20} no: {err}", "--host-tools"),
     }
     fs::create_dir_all(&session.cache)?;
-    let lab = session.cache.join("lab/etc/lab-versions");
+    let root = session.cache.join("lab");
+    let made = root.join("etc/lab-versions").exists();
     println!(
         "{:20} {}",
         "lab",
-        if lab.exists() { "made" } else { "not made yet" }
+        if made { "made" } else { "not made yet" }
     );
     println!("{:20} {}", "cache", session.cache.display());
     if let Err(err) = lab::require_space(&session.cache, 20) {
         println!("{:20} {err}", "space");
     }
     let kernel = session.results.join("rust");
-    if lab.exists() && kernel.join("bzImage").exists() {
-        let root = Lab::Root(session.cache.join("lab"));
-        session.accel(&root, &kernel)?;
+    let (lab, usable) = if session.host_tools {
+        (Lab::Host, host_versions.is_ok())
+    } else {
+        (Lab::Root(root), made)
+    };
+    if usable && kernel.join("bzImage").exists() {
+        session.accel(&lab, &kernel)?;
     } else {
         println!("{:20} known once a kernel is built", "KVM");
     }
-    if missing != 0 {
-        bail!("{missing} tools are missing; `cargo xtask run` installs them as root, or says how");
+    if !missing.is_empty() {
+        bail!(
+            "tools are missing: `cargo xtask run` installs them as root, or says how; packages: {}",
+            missing.join(" ")
+        );
+    }
+    if session.host_tools && host_versions.is_err() {
+        bail!("--host-tools needs other tools, see above");
     }
     Ok(())
 }
