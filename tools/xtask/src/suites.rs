@@ -95,7 +95,7 @@ pub const PROGRAMS: &[Suite] = &[
 ];
 
 /// The suite whose answers are compared. It leaves them in a file beside the console.
-pub const CONFORMANCE: Suite = suite("conformance", "uffd-conformance", 300);
+pub const CONFORMANCE: Suite = suite("conformance", "uffd-conformance", 900);
 
 /// The file with the answers.
 pub const TRANSCRIPT: &str = "transcript.txt";
