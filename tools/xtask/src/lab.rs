@@ -156,25 +156,30 @@ pub fn has(program: &str) -> bool {
 }
 
 /// The tool that makes the lab, and its package.
-pub const LAB_TOOL: (&str, &str) = ("mmdebstrap", "mmdebstrap");
+const LAB_TOOL: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 
 /// The tools that this program always needs on the host, with the package of each.
-pub const HOST_TOOLS: &[(&str, &str)] = &[
+const HOST_TOOLS: &[(&str, &str)] = &[
     ("git", "git"),
     ("unshare", "util-linux"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
 
+/// Lists the tools that the host needs, with the package of each, for use with a lab or without.
+pub fn host_tools(with_lab: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tools = HOST_TOOLS.iter().copied();
+    tools.chain(with_lab.then_some(LAB_TOOL))
+}
+
 /// Installs what is missing of `tools` on the host, or says how to.
-pub fn ensure_host_tools<'a>(
+pub fn ensure_host_tools(
     ui: &Ui,
-    tools: impl IntoIterator<Item = &'a (&'a str, &'a str)>,
+    tools: impl Iterator<Item = (&'static str, &'static str)>,
 ) -> Result<()> {
     let missing: Vec<&str> = tools
-        .into_iter()
         .filter(|(program, _)| !has(program))
-        .map(|(_, package)| *package)
+        .map(|(_, package)| package)
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -199,7 +204,7 @@ pub fn ensure_host_tools<'a>(
 
 /// Makes the lab, if it is not there already.
 pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
-    ensure_host_tools(ui, HOST_TOOLS.iter().chain([&LAB_TOOL]))?;
+    ensure_host_tools(ui, host_tools(true))?;
     let root = cache.join("lab");
     let stamp = root.join("etc/lab-packages");
     let wanted = format!("{SUITE} {}\n", PACKAGES.join(" "));
