@@ -100,7 +100,7 @@ impl Kernel {
         }
     }
 
-    /// What goes on top of tinyconfig.
+    /// The options that are not off.
     fn config(self) -> String {
         let mut config = String::from(include_str!("../config/kernel.config"));
         config.push_str(match self.flavour {
@@ -132,9 +132,7 @@ const CONFIGURE: &str = r##"
 set -e
 cd "$src"
 if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
-	make LLVM=-19 O="$build" tinyconfig >/dev/null
-	scripts/kconfig/merge_config.sh -m -O "$build" "$build/.config" "$out/wanted.config" >/dev/null
-	make LLVM=-19 O="$build" olddefconfig >/dev/null
+	KCONFIG_ALLCONFIG="$out/wanted.config" make LLVM=-19 O="$build" allnoconfig >/dev/null
 	# The last line about an option counts.
 	sed -n 's/^# \(CONFIG_[A-Za-z0-9_]*\) is not set$/\1=n/p; /^CONFIG_/p' "$out/wanted.config" |
 		awk -F= '{ last[$1] = $0 } END { for (name in last) print last[name] }' > "$build/wanted"

@@ -122,8 +122,7 @@ const BUILD: &str = r#"
 set -e
 cd "$src"
 if [ ! -e "$build/.config" ]; then
-	make LLVM=-19 O="$build" tinyconfig >/dev/null
-	scripts/kconfig/merge_config.sh -m -O "$build" "$build/.config" "$out/wanted.config" >/dev/null
+	KCONFIG_ALLCONFIG="$out/wanted.config" make LLVM=-19 O="$build" allnoconfig >/dev/null
 fi
 scripts/config --file "$build/.config" $option
 make LLVM=-19 O="$build" olddefconfig >/dev/null
