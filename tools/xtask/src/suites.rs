@@ -85,7 +85,7 @@ pub const PROGRAMS: &[Suite] = &[
     suite("CRIU lazy restore", "uffd-programs criu", 180),
     suite("snapshot restore", "uffd-programs snapshot", 90),
     suite("garbage collector", "uffd-programs gc", 90),
-    suite("very many threads", "uffd-programs crowd", 300),
+    suite("very many threads", "uffd-programs crowd", 600),
     // It ends with success as well where it did nothing.
     suite(
         "stress-ng",
