@@ -156,30 +156,25 @@ pub fn has(program: &str) -> bool {
 }
 
 /// The tool that makes the lab, and its package.
-const LAB_TOOL: (&str, &str) = ("mmdebstrap", "mmdebstrap");
+pub const LAB_TOOL: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 
 /// The tools that this program always needs on the host, with the package of each.
-const HOST_TOOLS: &[(&str, &str)] = &[
+pub const HOST_TOOLS: &[(&str, &str)] = &[
     ("git", "git"),
     ("unshare", "util-linux"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
 
-/// Lists the tools that the host needs, with the package of each, for use with a lab or without.
-pub fn host_tools(with_lab: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let tools = HOST_TOOLS.iter().copied();
-    tools.chain(with_lab.then_some(LAB_TOOL))
-}
-
 /// Installs what is missing of `tools` on the host, or says how to.
-pub fn ensure_host_tools(
+pub fn ensure_host_tools<'a>(
     ui: &Ui,
-    tools: impl Iterator<Item = (&'static str, &'static str)>,
+    tools: impl IntoIterator<Item = &'a (&'a str, &'a str)>,
 ) -> Result<()> {
     let missing: Vec<&str> = tools
+        .into_iter()
         .filter(|(program, _)| !has(program))
-        .map(|(_, package)| package)
+        .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -204,7 +199,7 @@ pub fn ensure_host_tools(
 
 /// Makes the lab, if it is not there already.
 pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
-    ensure_host_tools(ui, host_tools(true))?;
+    ensure_host_tools(ui, HOST_TOOLS.iter().chain([&LAB_TOOL]))?;
     let root = cache.join("lab");
     let stamp = root.join("etc/lab-packages");
     let wanted = format!("{SUITE} {}\n", PACKAGES.join(" "));

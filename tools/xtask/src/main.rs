@@ -22,12 +22,10 @@ use lab::Lab;
 use nix::sys::signal::{signal, SigHandler, Signal};
 use source::Source;
 use std::{
+    cell::OnceCell,
     fs,
-    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::OnceLock,
-    thread,
     time::{Duration, Instant},
 };
 use ui::Ui;
@@ -110,7 +108,7 @@ pub struct Session {
     pub results: PathBuf,
     host_tools: bool,
     kdir: Option<PathBuf>,
-    accel: OnceLock<Accel>,
+    accel: OnceCell<Accel>,
 }
 
 /// A source tree with the series applied, and the lab.
@@ -123,7 +121,7 @@ pub struct Workshop {
 impl Session {
     pub fn lab(&self) -> Result<Lab> {
         if self.host_tools {
-            lab::ensure_host_tools(&self.ui, lab::host_tools(false))?;
+            lab::ensure_host_tools(&self.ui, lab::HOST_TOOLS)?;
             for line in lab::host_versions()?.lines() {
                 self.ui.note(line);
             }
@@ -140,18 +138,9 @@ impl Session {
     }
 
     pub fn workshop(&self) -> Result<Workshop> {
-        lab::ensure_host_tools(&self.ui, lab::host_tools(!self.host_tools))?;
-        // One is mostly fetched, and the other mostly unpacked.
-        let (lab, source) = thread::scope(|scope| {
-            let lab = scope.spawn(|| self.lab());
-            let source = self.source().and_then(|source| {
-                let series = source.prepare(&self.ui, &self.repo)?;
-                Ok((source, series))
-            });
-            (lab.join(), source)
-        });
-        let lab = lab.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let (source, series) = source?;
+        let lab = self.lab()?;
+        let source = self.source()?;
+        let series = source.prepare(&self.ui, &self.repo)?;
         Ok(Workshop {
             lab,
             source,
@@ -226,7 +215,7 @@ fn run() -> Result<()> {
         cache,
         host_tools: cli.host_tools,
         kdir: cli.kdir,
-        accel: OnceLock::new(),
+        accel: OnceCell::new(),
     };
     match cli.command {
         Task::Run => run_once(&session),
@@ -455,7 +444,8 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
 /// Says what there is.
 fn doctor(session: &Session) -> Result<()> {
     let mut missing = Vec::new();
-    for (program, package) in lab::host_tools(!session.host_tools) {
+    let lab_tool = (!session.host_tools).then_some(&lab::LAB_TOOL);
+    for &(program, package) in lab::HOST_TOOLS.iter().chain(lab_tool) {
         if lab::has(program) {
             println!("{program:20} yes");
         } else {

@@ -3,7 +3,7 @@
 //! Steps that take long: shown while they run, with their output kept in a log.
 
 use anyhow::{bail, Context, Result};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, IsTerminal, Write},
@@ -17,8 +17,6 @@ use std::{
 pub struct Ui {
     pub verbose: bool,
     logs: PathBuf,
-    /// Of the steps that run.
-    bars: MultiProgress,
 }
 
 /// How many lines of a log are shown when a step fails.
@@ -27,11 +25,7 @@ const TAIL: usize = 30;
 impl Ui {
     pub fn new(verbose: bool, logs: PathBuf) -> Result<Self> {
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        Ok(Self {
-            verbose,
-            logs,
-            bars: MultiProgress::new(),
-        })
+        Ok(Self { verbose, logs })
     }
 
     pub fn log_path(&self, name: &str) -> PathBuf {
@@ -40,11 +34,7 @@ impl Ui {
 
     /// Says that something is as it should be without anything having been done.
     pub fn note(&self, text: &str) {
-        self.bars.suspend(|| println!("  {text}"));
-    }
-
-    fn done(&self, title: &str, start: Instant) {
-        self.note(&format!("{title}: done in {}", duration(start.elapsed())));
+        println!("  {text}");
     }
 
     fn bar(&self, title: &str) -> ProgressBar {
@@ -52,7 +42,7 @@ impl Ui {
             println!("> {title}");
             return ProgressBar::hidden();
         }
-        let bar = self.bars.add(ProgressBar::new_spinner());
+        let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}")
         {
             bar.set_style(style);
@@ -101,7 +91,7 @@ impl Ui {
                 log.display()
             );
         }
-        self.done(title, start);
+        println!("  {title}: done in {}", duration(start.elapsed()));
         Ok(())
     }
 
@@ -112,7 +102,7 @@ impl Ui {
         let result = step(&bar);
         bar.finish_and_clear();
         let value = result.with_context(|| format!("{title}: failed"))?;
-        self.done(title, start);
+        println!("  {title}: done in {}", duration(start.elapsed()));
         Ok(value)
     }
 }
