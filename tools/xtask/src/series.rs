@@ -121,8 +121,9 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
 const BUILD: &str = r#"
 set -e
 cd "$src"
-if [ ! -e "$build/.config" ]; then
+if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
 	KCONFIG_ALLCONFIG="$out/wanted.config" make LLVM=-19 O="$build" allnoconfig >/dev/null
+	cp "$out/wanted.config" "$build/wanted.config"
 fi
 scripts/config --file "$build/.config" $option
 make LLVM=-19 O="$build" olddefconfig >/dev/null
