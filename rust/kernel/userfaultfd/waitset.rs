@@ -153,7 +153,8 @@ impl<F> Linked for FaultNode<F> {
 /// A part of the index.
 #[pin_data]
 struct Shard<F> {
-    /// The number of nodes in the tree. Changed under the lock, read without.
+    /// The number of nodes in the tree. Changed under the lock, read without. Whoever changes it by
+    /// a node that is unread holds the inbox lock as well.
     len: Marked<u32>,
     #[pin]
     tree: SpinLock<Tree<FaultNode<F>>>,
@@ -386,9 +387,10 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// Returns the number of faults that were not read, and that of all threads that sleep in
     /// faults.
     pub fn count(&self) -> (usize, usize) {
-        let unread = self.inbox.lock().unread;
+        let inbox = self.inbox.lock();
+        // Those who are unread stay the same while the lock is held.
         let all: u32 = self.shards.iter().map(|shard| shard.len.read_once()).sum();
-        (unread, unread.max(all as usize))
+        (inbox.unread, all as usize)
     }
 
     /// Offers the next message to `deliver`: faults in the order in which they happened, and
@@ -577,9 +579,11 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
                 tree.remove(node);
                 // The node was counted.
                 len = len.wrapping_sub(1);
-                shard.len.write_once(len);
                 if (*node).unread.load(Relaxed) != 0 {
-                    self.forget(node);
+                    self.forget(node, shard, len);
+                } else {
+                    // The control dependency orders it after the reader, for `WaitSet::count`.
+                    shard.len.write_once(len);
                 }
                 (*node).woken.write_once(true);
                 (*node).task.as_ref().wake_up();
@@ -597,13 +601,14 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
         self.inbox.lock().next_fault
     }
 
-    /// Takes a fault out of the inbox, unless it was read.
+    /// Takes a fault out of the inbox, unless it was read, and no longer counts it in its shard,
+    /// where `len` are left. Whoever sees that, and looks with the inbox locked, finds no message.
     ///
     /// # Safety
     ///
-    /// `node` must be valid, and have been in its shard when its lock was taken, which is held.
+    /// `node` must be valid, and have been in `shard` when its lock was taken, which is held.
     #[inline(never)]
-    unsafe fn forget(&self, node: *mut FaultNode<F>) {
+    unsafe fn forget(&self, node: *mut FaultNode<F>, shard: &Shard<F>, len: u32) {
         let mut inbox = self.inbox.lock();
         // SAFETY: The node is valid by the safety requirements, and the lock is held. A node that
         // was in its shard and is unread is in the queue.
@@ -613,6 +618,7 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
             }
         }
         self.publish(&inbox);
+        shard.len.write_once(len);
     }
 
     /// Sleeps in a fault, if there is still a reason to, until a wake-up for `address` (in bytes,
@@ -784,7 +790,6 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
             (&raw mut (*node).released).write(Atomic::new(0));
             tree.insert(node);
         }
-        shard.len.write_once(shard.len.read_once().wrapping_add(1));
 
         let mut inbox = self.set.inbox.lock();
         // SAFETY: As above, for the queue. Others find the node in the tree or in the queue, with
@@ -795,6 +800,8 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
         }
         inbox.unread = inbox.unread.wrapping_add(1);
         inbox.next_fault = inbox.next_fault.wrapping_add(1);
+        // Whoever sees that finds the message.
+        shard.len.write_once(shard.len.read_once().wrapping_add(1));
         self.set.readable.write_once(true);
         inbox.wake_reader();
     }
@@ -827,9 +834,9 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
         // SAFETY: By the type invariants the node is in the tree, whose lock is held.
         unsafe {
             tree.remove(node);
-            self.set.forget(node);
+            let len = shard.len.read_once().wrapping_sub(1);
+            self.set.forget(node, shard, len);
         }
-        shard.len.write_once(shard.len.read_once().wrapping_sub(1));
     }
 }
 
