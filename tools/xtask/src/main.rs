@@ -5,6 +5,7 @@
 
 mod bench;
 mod conformance;
+mod fixes;
 mod guest;
 mod kernel;
 mod lab;
@@ -87,6 +88,8 @@ enum Task {
     Tree { directory: PathBuf },
     /// Bring the patches of the series up to date with the files of the repository.
     Series(series::Options),
+    /// Say which fixes of the base a kernel tree lacks.
+    Fixes(fixes::Options),
     /// Say what this machine has and what is missing.
     Doctor,
     /// Remove what was built, or also what was fetched.
@@ -240,14 +243,15 @@ fn run() -> Result<()> {
                 .source()?
                 .add_tree(&session.ui, &session.repo, &directory)?;
             println!(
-                "{} has the series as commits after the tag `base`; `cargo xtask series --from {}` \
-                 takes it over",
+                "{} has the series as commits after the tag `fixed`; `cargo xtask series --from \
+                 {}` takes it over",
                 directory.display(),
                 directory.display()
             );
             Ok(())
         }
         Task::Series(options) => series::series(&session, &options),
+        Task::Fixes(options) => fixes::fixes(&session, &options),
         Task::Doctor => doctor(&session),
         Task::Clean { all } => {
             let _ = fs::remove_dir_all(&session.results);

@@ -13,7 +13,7 @@ use std::{fs, path::PathBuf};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Take the series over from a git tree: all commits after the tag `base`.
+    /// Take the series over from a git tree: all commits after the tag `fixed`.
     #[arg(long, value_name = "TREE", conflicts_with_all = ["check", "build"])]
     from: Option<PathBuf>,
     /// Check the series, and change nothing.
@@ -88,7 +88,7 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         let name = patch.file_name().context("no name")?.to_owned();
         fs::copy(&patch, patches.join(name))?;
     }
-    let touched = source.touched()?;
+    let touched = source.touched(&session.repo)?;
     let new: Vec<&String> = touched
         .iter()
         .filter(|file| session.repo.join(file).exists() && *file != "MAINTAINERS")

@@ -3,12 +3,14 @@
 //! The kernel source, and the patch series on top of it.
 
 use crate::{
+    fixes::{Fixes, State},
     lab,
     ui::{output, Ui},
 };
 use anyhow::{bail, Context, Result};
 use sha2::{Digest, Sha256};
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     fs,
     io::Read,
@@ -45,15 +47,23 @@ const OVERLAY: &[&str] = &[
 /// Who patches are from: the lists that they go to.
 const AUTHOR: &str = "userfaultfd in Rust <rust-for-linux@vger.kernel.org>";
 
-/// A git repository of the kernel, with the pristine tree and the series as commits.
+/// The tag that shows people where the fixes of the base end and the series begins. It moves when
+/// the fixes change; the tags that this tool goes by have the hash of what they stand for behind it.
+const FIXED: &str = "fixed";
+
+/// A git repository of the kernel, with the pristine tree, the fixes that it lacks and the series as
+/// commits.
 pub struct Source {
     /// The tree that kernels are built from.
     pub tree: PathBuf,
     repo: PathBuf,
     am: PathBuf,
+    /// Whether it was said what the tree lacks.
+    said: Cell<bool>,
 }
 
-fn git(directory: &Path) -> Command {
+/// Makes a git command that does not depend on who runs it.
+pub fn git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command
         .arg("-C")
@@ -68,6 +78,8 @@ fn git(directory: &Path) -> Command {
         .args([
             "-c",
             "commit.gpgsign=false",
+            "-c",
+            "tag.gpgsign=false",
             "-c",
             "advice.detachedHead=false",
         ])
@@ -232,6 +244,7 @@ impl Source {
             tree: repo.join("linux"),
             am: repo.join("am"),
             repo,
+            said: Cell::new(false),
         }
     }
 
@@ -252,52 +265,107 @@ impl Source {
         })
     }
 
-    /// Applies the series with `git am` to the pristine tree. Returns the commits, oldest first.
+    /// Applies the series with `git am` to the pristine tree with the fixes that it lacks. Returns
+    /// the commits of the series, oldest first.
     pub fn apply(&self, ui: &Ui, repo: &Path) -> Result<Vec<String>> {
         let patches = patches(repo)?;
+        let fixed = self.fix(ui, repo)?;
         ui.step(
             &format!("Applying {} patches to Linux {VERSION}", patches.len()),
             |bar| {
-                self.reset()?;
+                self.reset(&fixed)?;
                 for patch in &patches {
                     bar.set_message(file_name(patch));
                     self.am(patch)?;
                 }
-                self.commits()
+                self.commits(&fixed, "HEAD")
             },
         )
     }
 
-    fn reset(&self) -> Result<()> {
+    /// The tag of the tree that has the fixes.
+    fn fixed_tag(&self, fixes: &Fixes) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(output(git(&self.tree).args(["rev-parse", "base"]))?);
+        fixes.hash(&mut hash)?;
+        Ok(format!(
+            "{FIXED}-{}",
+            &format!("{:x}", hash.finalize())[..16]
+        ))
+    }
+
+    /// Applies the fixes that the tree lacks, unless that was done. Returns the tag of the result.
+    fn fix(&self, ui: &Ui, repo: &Path) -> Result<String> {
+        let fixes = Fixes::load(repo)?;
+        let tag = self.fixed_tag(&fixes)?;
+        if !self.has_tag(&tag) {
+            if fixes.is_empty() {
+                self.tag(&tag, "base", "")?;
+            } else {
+                let title = format!("Looking for {} known defects in the base", fixes.len());
+                ui.step(&title, |bar| {
+                    self.reset("base")?;
+                    let states = fixes.apply(&self.am, |name| bar.set_message(name.to_string()))?;
+                    let head = output(git(&self.am).args(["rev-parse", "HEAD"]))?;
+                    self.tag(&tag, head.trim(), &fixes.lines(&states))
+                })?;
+            }
+        }
+        let commit = format!("{tag}^{{commit}}");
+        output(git(&self.tree).args(["tag", "--force", FIXED, &commit]))?;
+        if !fixes.is_empty() && !self.said.replace(true) {
+            let contents = "--format=%(contents)";
+            let reference = format!("refs/tags/{tag}");
+            let lines = output(git(&self.tree).args(["for-each-ref", contents, &reference]))?;
+            let states = fixes.states(&lines)?;
+            ui.note(&fixes.summary(&version(&self.am)?, &states));
+            fs::write(ui.log_path("fixes"), fixes.lines(&states))?;
+        }
+        Ok(tag)
+    }
+
+    fn has_tag(&self, tag: &str) -> bool {
+        let reference = format!("refs/tags/{tag}");
+        output(git(&self.tree).args(["rev-parse", "--verify", "--quiet", &reference])).is_ok()
+    }
+
+    /// Makes a tag with a message.
+    fn tag(&self, tag: &str, commit: &str, message: &str) -> Result<()> {
+        output(
+            git(&self.tree)
+                .args(["tag", "--annotate", "--cleanup=verbatim", "-m", message])
+                .args([tag, commit]),
+        )?;
+        Ok(())
+    }
+
+    /// Returns the commits of the fixes that `apply` found lacking, oldest first.
+    pub fn fixes(&self, repo: &Path) -> Result<Vec<String>> {
+        self.commits("base", &self.fixed_tag(&Fixes::load(repo)?)?)
+    }
+
+    fn reset(&self, commit: &str) -> Result<()> {
         // An earlier attempt may have been cut short.
         let _ = output(git(&self.am).args(["am", "--abort"]));
-        output(git(&self.am).args(["checkout", "--quiet", "--force", "--detach", "base"]))?;
+        output(git(&self.am).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
         output(git(&self.am).args(["clean", "-fdq"]))?;
         Ok(())
     }
 
     fn am(&self, patch: &Path) -> Result<()> {
-        let output = git(&self.am)
-            .args(["am", "--quiet", "--committer-date-is-author-date"])
-            .arg(patch)
-            .output()?;
-        if output.status.success() {
-            return Ok(());
+        if let Err(err) = am(&self.am, patch) {
+            bail!(
+                "{} does not apply:\n  {err:#}\nThe series is for Linux {VERSION}; is the tree \
+                 another one?",
+                file_name(patch)
+            );
         }
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let hunks: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("error: "))
-            .collect();
-        bail!(
-            "{} does not apply:\n  {}\nThe series is for Linux {VERSION}; is the tree another one?",
-            file_name(patch),
-            hunks.join("\n  ")
-        )
+        Ok(())
     }
 
-    fn commits(&self) -> Result<Vec<String>> {
-        let list = output(git(&self.am).args(["rev-list", "--reverse", "base..HEAD"]))?;
+    fn commits(&self, from: &str, to: &str) -> Result<Vec<String>> {
+        let range = format!("{from}..{to}");
+        let list = output(git(&self.am).args(["rev-list", "--reverse", &range]))?;
         Ok(list.lines().map(str::to_string).collect())
     }
 
@@ -316,7 +384,9 @@ impl Source {
     pub fn prepare(&self, ui: &Ui, repo: &Path) -> Result<String> {
         let id = series_id(repo)?;
         let tag = format!("series-{}", &id[..16]);
-        if output(git(&self.tree).args(["rev-parse", "--verify", "--quiet", &tag])).is_err() {
+        if self.has_tag(&tag) {
+            self.fix(ui, repo)?;
+        } else {
             let commits = self.apply(ui, repo)?;
             let last = commits.last().context("the series is empty")?;
             output(git(&self.tree).args(["tag", &tag, last]))?;
@@ -375,8 +445,9 @@ impl Source {
     pub fn regenerate(&self, ui: &Ui, repo: &Path) -> Result<()> {
         let patches = patches(repo)?;
         let mut missing = overlay(repo)?;
+        let fixed = self.fix(ui, repo)?;
         ui.step("Bringing the series up to date", |bar| {
-            self.reset()?;
+            self.reset(&fixed)?;
             for patch in &patches {
                 bar.set_message(file_name(patch));
                 self.am(patch)?;
@@ -401,15 +472,16 @@ impl Source {
                     missing.into_iter().collect::<Vec<_>>().join(", ")
                 );
             }
-            self.format(&self.am, repo)
+            format(&self.am, &format!("{fixed}..HEAD"), &repo.join(SERIES))
         })
     }
 
-    /// Takes the series over from a git tree, with all commits after `base`.
+    /// Takes the series over from a git tree, with all commits after its fixes.
     pub fn import(&self, ui: &Ui, tree: &Path, repo: &Path) -> Result<()> {
         ui.step("Taking the series over", |_| {
-            self.format(tree, repo)?;
-            Ok(())
+            let range = format!("{}..HEAD", series_base(tree)?);
+            refuse_fixes(tree, &range, &Fixes::load(repo)?)?;
+            format(tree, &range, &repo.join(SERIES))
         })?;
         for commit in self.apply(ui, repo)? {
             for file in self.added(&commit)? {
@@ -421,37 +493,15 @@ impl Source {
         Ok(())
     }
 
-    fn format(&self, tree: &Path, repo: &Path) -> Result<()> {
-        let directory = repo.join(SERIES);
-        for patch in patches(repo)? {
-            fs::remove_file(patch)?;
-        }
-        output(
-            git(tree)
-                .args([
-                    "format-patch",
-                    "--quiet",
-                    "--zero-commit",
-                    "--no-signature",
-                    "--numbered",
-                ])
-                .args(["--no-renames", "--full-index", "--diff-algorithm=histogram"])
-                .arg(format!("--from={AUTHOR}"))
-                .arg("-o")
-                .arg(directory)
-                .arg("base..HEAD"),
-        )?;
-        Ok(())
-    }
-
     /// Lists the patches as files of the tree that `apply` left.
     pub fn am_tree(&self) -> &Path {
         &self.am
     }
 
     /// The files that the series touches, new or not.
-    pub fn touched(&self) -> Result<Vec<String>> {
-        let list = output(git(&self.am).args(["diff", "--name-only", "base", "HEAD"]))?;
+    pub fn touched(&self, repo: &Path) -> Result<Vec<String>> {
+        let fixed = self.fixed_tag(&Fixes::load(repo)?)?;
+        let list = output(git(&self.am).args(["diff", "--name-only", &fixed, "HEAD"]))?;
         Ok(list.lines().map(str::to_string).collect())
     }
 
@@ -476,17 +526,110 @@ fn maintainers_entry(text: &str) -> &str {
         .trim_end()
 }
 
-fn file_name(path: &Path) -> String {
+pub fn file_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
 }
 
-/// Lists the patches in order.
+/// Applies a patch with `git am`. Fails with what git says about it.
+pub fn am(tree: &Path, patch: &Path) -> Result<()> {
+    let output = git(tree)
+        .args(["am", "--quiet", "--committer-date-is-author-date"])
+        .arg(patch)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let hunks: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("error: "))
+        .collect();
+    if hunks.is_empty() {
+        bail!("{}", text.trim());
+    }
+    bail!("{}", hunks.join("\n  "))
+}
+
+/// Writes commits of a tree as the patches of a directory.
+pub fn format(tree: &Path, range: &str, directory: &Path) -> Result<()> {
+    // Nothing is removed for what is not there.
+    if output(git(tree).args(["rev-list", range]))?.is_empty() {
+        bail!("{} has no commits {range}", tree.display());
+    }
+    for patch in patches_in(directory)? {
+        fs::remove_file(patch)?;
+    }
+    output(
+        git(tree)
+            .args([
+                "format-patch",
+                "--quiet",
+                "--zero-commit",
+                "--no-signature",
+                "--numbered",
+            ])
+            .args(["--no-renames", "--full-index", "--diff-algorithm=histogram"])
+            .arg(format!("--from={AUTHOR}"))
+            .arg("-o")
+            .arg(directory)
+            .arg(range),
+    )?;
+    Ok(())
+}
+
+/// What the commits of the series come after, in a tree that it is taken from: the fixes if it has
+/// them, or the base. The fixes may be others than those of today.
+fn series_base(tree: &Path) -> Result<String> {
+    let nearest = output(
+        git(tree)
+            .args(["describe", "--tags", "--abbrev=0"])
+            .arg(format!("--match={FIXED}"))
+            .arg(format!("--match={FIXED}-*"))
+            .arg("HEAD"),
+    );
+    let tag = nearest.as_deref().map_or("base", str::trim);
+    Ok(format!("refs/tags/{tag}"))
+}
+
+/// Fails if fixes of the base are among commits that are taken for the series.
+fn refuse_fixes(tree: &Path, range: &str, fixes: &Fixes) -> Result<()> {
+    let subjects = output(git(tree).args(["log", "--format=%f", range]))?;
+    for patch in fixes.patches() {
+        let name = file_name(&patch);
+        if subjects
+            .lines()
+            .any(|subject| is_named_after(&name, subject))
+        {
+            bail!(
+                "{name} is a fix of the base, and among the commits of the series in {}: put the \
+                 tag `{FIXED}` on the last commit before the series",
+                tree.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether a patch has the name that git gives to one with this subject, as in a name: after a
+/// number, and cut where it gets too long.
+fn is_named_after(patch: &str, subject: &str) -> bool {
+    let name = patch.trim_end_matches(".patch");
+    let name = name.split_once('-').map_or(name, |(_, name)| name);
+    name == subject || (name.len() >= 50 && subject.starts_with(name))
+}
+
+/// Lists the patches of the series in order.
 pub fn patches(repo: &Path) -> Result<Vec<PathBuf>> {
-    let mut patches: Vec<PathBuf> = fs::read_dir(repo.join(SERIES))
-        .with_context(|| format!("{SERIES} is missing"))?
+    patches_in(&repo.join(SERIES))
+}
+
+/// Lists the patches of a directory in order.
+pub fn patches_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut patches: Vec<PathBuf> = fs::read_dir(directory)
+        .with_context(|| format!("{} is missing", directory.display()))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
     patches.retain(|path| {
@@ -502,9 +645,20 @@ pub fn cover_letter(repo: &Path) -> PathBuf {
     repo.join(SERIES).join("0000-cover-letter.txt")
 }
 
-/// What identifies the series: a hash of its patches.
+/// Lists the files that a patch changes, adds or removes.
+pub fn files_of(patch: &Path) -> Result<BTreeSet<String>> {
+    let text = fs::read_to_string(patch)?;
+    let file = |line: &str| {
+        let old = line.strip_prefix("--- a/");
+        old.or(line.strip_prefix("+++ b/")).map(str::to_string)
+    };
+    Ok(text.lines().filter_map(file).collect())
+}
+
+/// What identifies the series: a hash of its patches and of the fixes before them.
 pub fn series_id(repo: &Path) -> Result<String> {
     let mut hash = Sha256::new();
+    Fixes::load(repo)?.hash(&mut hash)?;
     for patch in patches(repo)? {
         hash.update(fs::read(patch)?);
     }
@@ -532,37 +686,41 @@ fn tree_id(kdir: &Path) -> Result<String> {
     Ok(output(git(kdir).args(["rev-parse", "HEAD"])).unwrap_or_default())
 }
 
-/// Checks that a tree is of the right version, and unchanged where the series changes it.
-fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
-    let makefile = fs::read_to_string(kdir.join("Makefile"))
-        .with_context(|| format!("{} is no kernel tree", kdir.display()))?;
+/// The version that a kernel tree says it has.
+pub fn version(tree: &Path) -> Result<String> {
+    let makefile = fs::read_to_string(tree.join("Makefile"))
+        .with_context(|| format!("{} is no kernel tree", tree.display()))?;
     let field = |name: &str| {
         makefile
             .lines()
-            .find_map(|line| line.strip_prefix(&format!("{name} = ")))
+            .find_map(|line| line.strip_prefix(&format!("{name} =")))
             .unwrap_or("?")
             .trim()
-            .to_string()
     };
-    let version = (field("VERSION"), field("PATCHLEVEL"));
-    if version != ("6".into(), "18".into()) {
+    let [version, patch, sub, extra] =
+        ["VERSION", "PATCHLEVEL", "SUBLEVEL", "EXTRAVERSION"].map(field);
+    Ok(format!("{version}.{patch}.{sub}{extra}"))
+}
+
+/// Checks that a tree is of the right version, and unchanged where the series or the fixes that it
+/// lacks change it.
+fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
+    let version = version(kdir)?;
+    if !version.starts_with("6.18.") {
         bail!(
-            "{} is Linux {}.{}, and the series is for 6.18",
-            kdir.display(),
-            version.0,
-            version.1
+            "{} is Linux {version}, and the series is for 6.18",
+            kdir.display()
         );
     }
     if output(git(kdir).args(["rev-parse", "--git-dir"])).is_err() {
         return Ok(());
     }
+    let fixes = Fixes::load(repo)?;
+    let states = fixes.lacking_in(kdir)?;
+    let lacking = fixes.with(&states, State::Lacking);
     let mut touched = BTreeSet::new();
-    for patch in patches(repo)? {
-        for line in fs::read_to_string(patch)?.lines() {
-            if let Some(file) = line.strip_prefix("+++ b/") {
-                touched.insert(file.to_string());
-            }
-        }
+    for patch in patches(repo)?.into_iter().chain(lacking) {
+        touched.extend(files_of(&patch)?);
     }
     let changed = output(
         git(kdir)
@@ -571,10 +729,125 @@ fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
     )?;
     if !changed.is_empty() {
         bail!(
-            "{} has local changes in files that the series changes too; commit or stash them:\n{}",
+            "{} has local changes in files that the series or its fixes change too; commit or \
+             stash them:\n{}",
             kdir.display(),
             changed
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixes::{
+        tests::{Scratch, DEFECTS},
+        FIXES,
+    };
+
+    const SUBJECT: &str = "Documentation-userfaultfd-describe-the-implementation-in-Rust";
+
+    #[test]
+    fn names_of_patches_are_cut_subjects() {
+        let cut = "0020-Documentation-userfaultfd-describe-the-implementatio.patch";
+        assert!(is_named_after(cut, SUBJECT));
+        assert!(is_named_after("0001-mm-fix-a.patch", "mm-fix-a"));
+        assert!(!is_named_after("0001-mm-fix-a.patch", "mm-fix-a-leak"));
+    }
+
+    /// A source and a repository with two fixes, of which the source lacks one, and with a series of
+    /// one patch.
+    #[test]
+    fn the_series_comes_after_the_fixes_that_are_lacking() -> Result<()> {
+        let scratch = Scratch::new()?;
+        let repo = Scratch::with_fixes(2)?;
+        let ui = Ui::new(false, repo.0.join("logs"))?;
+        let source = Source::at(scratch.0.join("source"));
+        for (file, contents) in [("Makefile", "VERSION = 6\nPATCHLEVEL = 18\nSUBLEVEL = 15\n")]
+            .into_iter()
+            .chain(DEFECTS)
+        {
+            scratch.write(&format!("source/linux/{file}"), contents)?;
+        }
+        scratch.write(
+            "source/linux/mm/b.c",
+            "int b(void)\n{\n\treturn two();\n}\n",
+        )?;
+        source.commit_base(&ui)?;
+        // The series is made in a tree that has the fix.
+        repo.write(&format!("{SERIES}/0000-cover-letter.txt"), "")?;
+        let before = series_id(&repo.0)?;
+        let tag = source.fix(&ui, &repo.0)?;
+        source.reset(&tag)?;
+        fs::write(source.am.join("new.rs"), "one\n")?;
+        output(git(&source.am).args(["add", "new.rs"]))?;
+        output(git(&source.am).args(["commit", "--quiet", "-m", "rust: add new"]))?;
+        repo.write("new.rs", "one\n")?;
+        source.import(&ui, &source.am, &repo.0)?;
+        let names =
+            |patches: Vec<PathBuf>| patches.iter().map(|p| file_name(p)).collect::<Vec<_>>();
+        assert_eq!(names(patches(&repo.0)?), ["0001-rust-add-new.patch"]);
+        assert_ne!(series_id(&repo.0)?, before);
+
+        let commits = source.apply(&ui, &repo.0)?;
+        assert_eq!(commits.len(), 1);
+        assert_eq!(source.fixes(&repo.0)?.len(), 1);
+        assert_eq!(source.touched(&repo.0)?, ["new.rs"]);
+        let log = fs::read_to_string(ui.log_path("fixes"))?;
+        assert_eq!(
+            log,
+            "lacking 0001-mend-a.patch\npresent 0002-mend-b.patch\n"
+        );
+
+        // Without the fixes it is another tree, whatever was tagged before.
+        let id = source.prepare(&ui, &repo.0)?;
+        assert_eq!(source.prepare(&ui, &repo.0)?, id);
+        fs::remove_dir_all(repo.0.join(FIXES))?;
+        repo.write(&format!("{FIXES}/fixes.toml"), "")?;
+        assert_ne!(source.prepare(&ui, &repo.0)?, id);
+        assert_eq!(source.apply(&ui, &repo.0)?.len(), 1);
+        assert_eq!(source.fixes(&repo.0)?.len(), 0);
+        assert_eq!(source.touched(&repo.0)?, ["new.rs"]);
+
+        // In a tree of before, the series comes after the fixes of before.
+        source.reset(&commits[0])?;
+        assert_eq!(series_base(&source.am)?, format!("refs/tags/{tag}"));
+        Ok(())
+    }
+
+    #[test]
+    fn changes_in_the_way_of_a_fix_are_refused() -> Result<()> {
+        let repo = Scratch::with_fixes(2)?;
+        repo.write(&format!("{SERIES}/0000-cover-letter.txt"), "")?;
+        let version = "VERSION = 6\nPATCHLEVEL = 18\nSUBLEVEL = 20\nEXTRAVERSION =\n";
+        let fixed = "int b(void)\n{\n\treturn two();\n}\n";
+        let files = [("Makefile", version), DEFECTS[0], ("mm/b.c", fixed)];
+        let tree = Scratch::with(&files)?;
+        assert_eq!(super::version(&tree.0)?, "6.18.20");
+        check_kdir(&tree.0, &repo.0)?;
+        // The tree has the second fix: its file stays as it is.
+        tree.write("mm/b.c", "int b(void)\n{\n\treturn three();\n}\n")?;
+        check_kdir(&tree.0, &repo.0)?;
+        tree.write("mm/a.c", format!("{}\n", DEFECTS[0].1))?;
+        assert!(check_kdir(&tree.0, &repo.0).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn fixes_are_not_taken_for_the_series() -> Result<()> {
+        let repo = Scratch::with_fixes(1)?;
+        let fixes = Fixes::load(&repo.0)?;
+        let tree = Scratch::with(&DEFECTS)?;
+        output(git(&tree.0).args(["tag", "base"]))?;
+        fixes.apply(&tree.0, |_| ())?;
+        let refused = |tree: &Path| -> Result<bool> {
+            let range = format!("{}..HEAD", series_base(tree)?);
+            Ok(refuse_fixes(tree, &range, &fixes).is_err())
+        };
+        assert!(refused(&tree.0)?);
+        output(git(&tree.0).args(["tag", FIXED]))?;
+        assert!(!refused(&tree.0)?);
+        Ok(())
+    }
 }

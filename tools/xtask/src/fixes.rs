@@ -1,0 +1,689 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fixes of the base: patches for known defects, which come before the series in trees that have
+//! them.
+
+use crate::{
+    source::{self, git, Source},
+    ui::output,
+    Session,
+};
+use anyhow::{bail, Context, Result};
+use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use regex::Regex;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// The directory of the fixes.
+pub const FIXES: &str = "linux-patches/6.18-fixes";
+/// The list of them, in that directory.
+const LIST: &str = "fixes.toml";
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Take the patches over from a git tree: all commits after the tag `base`.
+    #[arg(long, value_name = "TREE")]
+    from: Option<PathBuf>,
+    /// The last commit that is taken over.
+    #[arg(long, value_name = "REV", default_value = "HEAD", requires = "from")]
+    to: String,
+}
+
+/// A defect, and the patch that mends it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fix {
+    /// The name of the patch file.
+    patch: String,
+    /// The subject of the commit in mainline.
+    upstream: Option<String>,
+    /// Where the defect is.
+    file: String,
+    function: Option<String>,
+    /// What matches there as long as the tree has the defect.
+    #[serde(with = "expression")]
+    defect: Regex,
+    /// Whether a tree without the file or the function does not have the defect.
+    #[serde(default)]
+    may_be_missing: bool,
+    #[allow(dead_code)] // It is there to be read by people.
+    test: String,
+}
+
+/// Regular expressions in a list.
+mod expression {
+    use regex::Regex;
+    use serde::{de::Error, Deserialize, Deserializer};
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Regex, D::Error> {
+        Regex::new(&String::deserialize(from)?).map_err(Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    #[serde(default)]
+    fix: Vec<Fix>,
+}
+
+/// Whether a tree has a defect.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It does, and lacks the fix.
+    Lacking,
+    /// It does not.
+    Present,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lacking => "lacking",
+            Self::Present => "present",
+        }
+    }
+}
+
+/// What is found in a place where a defect may be.
+enum Place {
+    Missing,
+    Sound,
+    Defective,
+}
+
+impl Fix {
+    /// The place, for people.
+    fn place(&self) -> String {
+        match &self.function {
+            Some(function) => format!("{function}() of {}", self.file),
+            None => self.file.clone(),
+        }
+    }
+
+    fn look(&self, tree: &Path) -> Place {
+        let Ok(text) = fs::read(tree.join(&self.file)) else {
+            return Place::Missing;
+        };
+        let text = String::from_utf8_lossy(&text);
+        let parts = match &self.function {
+            Some(function) => bodies(&text, function),
+            None => vec![&*text],
+        };
+        if parts.is_empty() {
+            Place::Missing
+        } else if parts.iter().any(|part| self.defect.is_match(part)) {
+            Place::Defective
+        } else {
+            Place::Sound
+        }
+    }
+
+    fn state(&self, tree: &Path) -> Result<State> {
+        match self.look(tree) {
+            Place::Defective => Ok(State::Lacking),
+            Place::Sound => Ok(State::Present),
+            Place::Missing if self.may_be_missing => Ok(State::Present),
+            Place::Missing => bail!(
+                "there is no {} in this tree, where {} mends a defect; {LIST} does not say that \
+                 it may be missing",
+                self.place(),
+                self.patch
+            ),
+        }
+    }
+
+    /// Applies the patch if the tree has the defect. Says whether it had.
+    fn apply(&self, tree: &Path, directory: &Path) -> Result<State> {
+        let state = self.state(tree)?;
+        if state == State::Present {
+            return Ok(state);
+        }
+        if let Err(err) = source::am(tree, &directory.join(&self.patch)) {
+            bail!(
+                "{} has the defect that {} mends, and the patch does not apply:\n  {err:#}\nThe \
+                 fixes are for Linux {}; is the tree another one?",
+                self.place(),
+                self.patch,
+                source::VERSION
+            );
+        }
+        if let Place::Defective = self.look(tree) {
+            bail!(
+                "{} is applied, and {} still has the defect that {LIST} says it mends: /{}/",
+                self.patch,
+                self.place(),
+                self.defect
+            );
+        }
+        Ok(state)
+    }
+}
+
+/// Finds the definitions of a C function: there are several where that depends on the
+/// configuration. Each goes from its first line to the first line that is just `}`, or is one line.
+fn bodies<'a>(text: &'a str, function: &str) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let from = &text[start..];
+        start += line.len();
+        // A declaration ends before anything is opened.
+        let opened = from.find(['{', ';']);
+        let Some(opened) = opened.filter(|at| from[*at..].starts_with('{')) else {
+            continue;
+        };
+        if line.starts_with([' ', '\t', '#', '/', '*', '}']) || !calls(line, function) {
+            continue;
+        }
+        let rest = from[opened..].lines().next().unwrap_or_default();
+        let end = if rest.ends_with('}') {
+            opened + rest.len()
+        } else {
+            from.find("\n}\n").map_or(from.len(), |end| end + 3)
+        };
+        found.push(&from[..end]);
+    }
+    found
+}
+
+/// Whether a line has the name of a function, followed by its arguments.
+fn calls(line: &str, function: &str) -> bool {
+    line.match_indices(function).any(|(at, name)| {
+        let part = |c: char| c == '_' || c.is_ascii_alphanumeric();
+        !line[..at].ends_with(part) && line[at + name.len()..].starts_with('(')
+    })
+}
+
+/// The fixes, in order.
+pub struct Fixes {
+    directory: PathBuf,
+    list: Vec<Fix>,
+}
+
+impl Fixes {
+    /// Reads the list, which has to agree with the patches beside it.
+    pub fn load(repo: &Path) -> Result<Self> {
+        Self::load_from(repo.join(FIXES))
+    }
+
+    fn load_from(directory: PathBuf) -> Result<Self> {
+        let path = directory.join(LIST);
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let list: List = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        let patches = source::patches_in(&directory)?;
+        let patches: Vec<String> = patches.iter().map(|path| source::file_name(path)).collect();
+        let listed: Vec<&str> = list.fix.iter().map(|fix| fix.patch.as_str()).collect();
+        if listed != patches {
+            let missing = patches.iter().filter(|name| !listed.contains(&&***name));
+            let without = listed
+                .iter()
+                .filter(|name| !patches.contains(&name.to_string()));
+            let wrong: Vec<String> = missing
+                .map(|name| format!("{name} is not in the list"))
+                .chain(without.map(|name| format!("{name} is in the list, and there is no patch")))
+                .collect();
+            bail!(
+                "{} and the patches beside it differ: {}",
+                path.display(),
+                if wrong.is_empty() {
+                    "not in the same order".into()
+                } else {
+                    wrong.join("; ")
+                }
+            );
+        }
+        Ok(Self {
+            directory,
+            list: list.fix,
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The files of the patches.
+    pub fn patches(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.list.iter().map(|fix| self.directory.join(&fix.patch))
+    }
+
+    /// Takes up what the fixes do to a tree.
+    pub fn hash(&self, hash: &mut Sha256) -> Result<()> {
+        for (fix, patch) in self.list.iter().zip(self.patches()) {
+            hash.update(fs::read(patch)?);
+            let function = fix.function.as_deref().unwrap_or_default();
+            for part in [&fix.file, function, fix.defect.as_str()] {
+                hash.update(part);
+                hash.update([0]);
+            }
+            hash.update([fix.may_be_missing.into()]);
+        }
+        Ok(())
+    }
+
+    /// Applies with `git am` what a tree lacks. Returns what it found for each fix. `each` is told
+    /// the name of a patch before its turn.
+    pub fn apply(&self, tree: &Path, each: impl Fn(&str)) -> Result<Vec<State>> {
+        let apply = |fix: &Fix| {
+            each(&fix.patch);
+            fix.apply(tree, &self.directory)
+        };
+        let states = self.list.iter().map(apply).collect::<Result<_>>()?;
+        // A tree that has all of them must say so: none brings back what one before it mends.
+        for fix in &self.list {
+            if fix.state(tree)? == State::Lacking {
+                bail!(
+                    "with all fixes, {} has the defect again that {} mends: /{}/",
+                    fix.place(),
+                    fix.patch,
+                    fix.defect
+                );
+            }
+        }
+        Ok(states)
+    }
+
+    /// Says what `apply` would find, without the tree: on copies of the files that matter, which
+    /// `read` gets. A file that is not there is none.
+    fn try_on(&self, read: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Vec<State>> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let scratch = Scratch::new()?;
+        let mut files: BTreeSet<String> = self.list.iter().map(|fix| fix.file.clone()).collect();
+        for patch in self.patches() {
+            files.extend(source::files_of(&patch)?);
+        }
+        for file in files {
+            if let Some(contents) = read(&file) {
+                scratch.write(&file, contents)?;
+            }
+        }
+        scratch.commit("Files that matter")?;
+        self.apply(&scratch.0, |_| ())
+    }
+
+    /// Says what a kernel tree lacks: as of its last commit, if it has one, since that is what
+    /// copies are made of.
+    pub fn lacking_in(&self, kdir: &Path) -> Result<Vec<State>> {
+        let committed = kdir.join(".git").exists()
+            && output(git(kdir).args(["rev-parse", "--verify", "HEAD"])).is_ok();
+        self.try_on(|file| {
+            if committed {
+                committed_file(kdir, "HEAD", file)
+            } else {
+                fs::read(kdir.join(file)).ok()
+            }
+        })
+        .with_context(|| format!("{}", kdir.display()))
+    }
+
+    /// The patches for which a state was found.
+    pub fn with<'a>(
+        &'a self,
+        states: &'a [State],
+        state: State,
+    ) -> impl Iterator<Item = PathBuf> + 'a {
+        let wanted = move |(patch, found): (PathBuf, &State)| (*found == state).then_some(patch);
+        self.patches().zip(states).filter_map(wanted)
+    }
+
+    /// Sums up what was found.
+    pub fn summary(&self, version: &str, states: &[State]) -> String {
+        let lacking = self.with(states, State::Lacking).count();
+        match (lacking, self.len()) {
+            (0, all) => format!("Linux {version} has all {all} fixes"),
+            (1, all) => format!("Linux {version} lacks 1 of {all} fixes; it comes first"),
+            (some, all) => format!("Linux {version} lacks {some} of {all} fixes; they come first"),
+        }
+    }
+
+    /// What was found, a line for each fix.
+    pub fn lines(&self, states: &[State]) -> String {
+        let names = self.list.iter().zip(states);
+        names
+            .map(|(fix, state)| format!("{} {}\n", state.name(), fix.patch))
+            .collect()
+    }
+
+    /// Reads what `lines` wrote.
+    pub fn states(&self, lines: &str) -> Result<Vec<State>> {
+        let mut states = Vec::new();
+        for (fix, line) in self.list.iter().zip(lines.lines()) {
+            states.push(match line.split_once(' ') {
+                Some(("lacking", name)) if name == fix.patch => State::Lacking,
+                Some(("present", name)) if name == fix.patch => State::Present,
+                _ => bail!("\"{line}\" is not about {}", fix.patch),
+            });
+        }
+        if states.len() != self.len() {
+            bail!("{} fixes are told of, of {}", states.len(), self.len());
+        }
+        Ok(states)
+    }
+
+    fn table(&self, states: &[State]) -> Table {
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN);
+        table.set_header(["fix", "upstream", "state"]);
+        for (fix, state) in self.list.iter().zip(states) {
+            let upstream = fix.upstream.as_deref().unwrap_or("-");
+            table.add_row([&fix.patch, upstream, state.name()]);
+        }
+        table
+    }
+}
+
+/// Returns a file of a commit, if it is there.
+fn committed_file(tree: &Path, commit: &str, file: &str) -> Option<Vec<u8>> {
+    let mut command = git(tree);
+    command.args(["show", &format!("{commit}:./{file}")]);
+    let output = command.output().ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// A small git repository for trying something. It is removed with its value.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("userfaultfd-rust-{}-{next}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let scratch = Self(path);
+        output(git(&scratch.0).args(["init", "--quiet"]))?;
+        Ok(scratch)
+    }
+
+    pub fn write(&self, file: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.0.join(file);
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        Ok(fs::write(path, contents)?)
+    }
+
+    fn commit(&self, subject: &str) -> Result<()> {
+        output(git(&self.0).args(["add", "--force", "--all"]))?;
+        output(git(&self.0).args(["commit", "--quiet", "--allow-empty", "-m", subject]))?;
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `cargo xtask fixes`
+pub fn fixes(session: &Session, options: &Options) -> Result<()> {
+    if let Some(tree) = &options.from {
+        return take_over(session, &std::path::absolute(tree)?, &options.to);
+    }
+    let fixes = Fixes::load(&session.repo)?;
+    let (version, states) = match &session.kdir {
+        Some(kdir) => (source::version(kdir)?, fixes.lacking_in(kdir)?),
+        None => {
+            let tree = Source::pristine(&session.ui, &session.cache)?.tree;
+            let states = fixes.try_on(|file| committed_file(&tree, "base", file))?;
+            (source::VERSION.into(), states)
+        }
+    };
+    if fixes.is_empty() {
+        println!("there are no fixes");
+        return Ok(());
+    }
+    println!("{}\n", fixes.table(&states));
+    println!("{}", fixes.summary(&version, &states));
+    let lacking: Vec<PathBuf> = fixes.with(&states, State::Lacking).collect();
+    if let (Some(kdir), false) = (&session.kdir, lacking.is_empty()) {
+        println!("\n{}", am_line(kdir, &lacking));
+    }
+    Ok(())
+}
+
+/// The command that applies patches to a tree, one patch a line.
+fn am_line(kdir: &Path, patches: &[PathBuf]) -> String {
+    let quoted = |path: &Path| {
+        let text = path.display().to_string();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+        if text.chars().all(plain) {
+            text
+        } else {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
+    };
+    let mut line = format!("git -C {} am", quoted(kdir));
+    for patch in patches {
+        line.push_str(&format!(" \\\n    {}", quoted(patch)));
+    }
+    line
+}
+
+/// Writes the commits of a tree as patches. The list is for people to bring up to date.
+fn take_over(session: &Session, tree: &Path, to: &str) -> Result<()> {
+    let directory = session.repo.join(FIXES);
+    source::format(tree, &format!("refs/tags/base..{to}"), &directory)?;
+    let count = source::patches_in(&directory)?.len();
+    println!("{} has {count} patches", directory.display());
+    if let Err(err) = Fixes::load(&session.repo) {
+        session.ui.note(&format!("{err:#}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub use super::Scratch;
+
+    /// Files that have a defect each.
+    pub const DEFECTS: [(&str, &str); 3] = [
+        (
+            "mm/a.c",
+            "int other(void)\n{\n\treturn 0;\n}\n\nint a(int x,\n      int y)\n{\n\treturn 0;\n}\n",
+        ),
+        ("mm/b.c", "int b(void)\n{\n\treturn 0;\n}\n"),
+        ("mm/c.c", "int c(void)\n{\n\treturn 0;\n}\n"),
+    ];
+
+    const FILES: [&str; 3] = [
+        "mm/a.c\"\nfunction = \"a\"\nupstream = \"mm: mend a",
+        "mm/b.c\"\nfunction = \"b",
+        "mm/c.c",
+    ];
+
+    impl Scratch {
+        /// A repository that has the first fixes of three.
+        pub fn with_fixes(count: usize) -> Result<Self> {
+            let scratch = Self::new()?;
+            scratch.list(count, "return 0;")?;
+            let tree = Self::with(&DEFECTS)?;
+            output(git(&tree.0).args(["tag", "base"]))?;
+            for (file, contents) in &DEFECTS[..count] {
+                // The last `return` is that of the function.
+                let (before, after) = contents.rsplit_once("return 0").context("no defect")?;
+                tree.write(file, format!("{before}return 1{after}"))?;
+                tree.commit(&format!("mend {}", &file[3..4]))?;
+            }
+            source::format(&tree.0, "refs/tags/base..HEAD", &scratch.0.join(FIXES))?;
+            Ok(scratch)
+        }
+
+        /// A kernel tree of some files.
+        pub fn with(files: &[(&str, &str)]) -> Result<Self> {
+            let scratch = Self::new()?;
+            for (file, contents) in files {
+                scratch.write(file, contents)?;
+            }
+            scratch.commit("Pristine source")?;
+            Ok(scratch)
+        }
+
+        fn list(&self, count: usize, defect: &str) -> Result<()> {
+            let mut list = String::new();
+            for (index, file) in FILES[..count].iter().enumerate() {
+                let name = ["a", "b", "c"][index];
+                list += &format!(
+                    "[[fix]]\npatch = \"000{}-mend-{name}.patch\"\nfile = \"{file}\"\n\
+                     defect = '''(?s)\\{{.*{defect}'''\ntest = \"none\"\n",
+                    index + 1
+                );
+            }
+            self.write(&format!("{FIXES}/{LIST}"), list)
+        }
+    }
+
+    /// What an attempt ended with.
+    fn error<T>(result: Result<T>) -> String {
+        result.map_or_else(|err| format!("{err:#}"), |_| "no error".into())
+    }
+
+    #[test]
+    fn the_list_agrees_with_the_patches() -> Result<()> {
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let fixes = Fixes::load(&repo)?;
+        for (fix, patch) in fixes.list.iter().zip(fixes.patches()) {
+            let files = source::files_of(&patch)?;
+            assert!(files.contains(&fix.file), "{}: {}", fix.patch, fix.file);
+            assert!(!fix.test.is_empty(), "{}: nothing shows it", fix.patch);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_list_that_does_not_agree_is_refused() -> Result<()> {
+        let repo = Scratch::with_fixes(3)?;
+        repo.list(2, "return 0;")?;
+        assert!(error(Fixes::load(&repo.0)).contains("0003-mend-c.patch is not in the list"));
+        repo.list(3, "return 0;")?;
+        let directory = repo.0.join(FIXES);
+        fs::remove_file(directory.join("0002-mend-b.patch"))?;
+        assert!(error(Fixes::load(&repo.0)).contains("0002-mend-b.patch is in the list, and"));
+        fs::rename(
+            directory.join("0001-mend-a.patch"),
+            directory.join("0002-mend-b.patch"),
+        )?;
+        assert!(error(Fixes::load(&repo.0)).contains("0001-mend-a.patch is in the list, and"));
+        repo.list(0, "")?;
+        fs::remove_file(directory.join("0002-mend-b.patch"))?;
+        fs::remove_file(directory.join("0003-mend-c.patch"))?;
+        assert!(Fixes::load(&repo.0)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_tree_gets_what_it_lacks() -> Result<()> {
+        let repo = Scratch::with_fixes(3)?;
+        let fixes = Fixes::load(&repo.0)?;
+        let tree = Scratch::with(&DEFECTS)?;
+        // The tree has one of the fixes, in words of its own.
+        tree.write("mm/b.c", "int b(void)\n{\n\treturn mended();\n}\n")?;
+        tree.commit("b: return what is right")?;
+
+        let expected = [State::Lacking, State::Present, State::Lacking];
+        assert_eq!(fixes.lacking_in(&tree.0)?, expected);
+        let states = fixes.apply(&tree.0, |_| ())?;
+        assert_eq!(states, expected);
+        assert_eq!(fixes.states(&fixes.lines(&states))?, expected);
+        assert!(fixes.states("lacking 0001-mend-a.patch\n").is_err());
+        let summary = "Linux 6.18.20 lacks 2 of 3 fixes; they come first";
+        assert_eq!(fixes.summary("6.18.20", &states), summary);
+        let log = output(git(&tree.0).args(["log", "--format=%s", "-2"]))?;
+        assert_eq!(log, "mend c\nmend a\n");
+        // The other function of the file is not what the list is about.
+        let a = fs::read_to_string(tree.0.join("mm/a.c"))?;
+        assert!(a.contains("return 0;") && a.contains("return 1;"));
+
+        let all = [State::Present; 3];
+        assert_eq!(fixes.apply(&tree.0, |_| ())?, all);
+        assert_eq!(
+            fixes.summary("6.18.20", &all),
+            "Linux 6.18.20 has all 3 fixes"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_patch_that_does_not_mend_is_an_error() -> Result<()> {
+        let repo = Scratch::with_fixes(1)?;
+        repo.list(1, "return .;")?;
+        let tree = Scratch::with(&DEFECTS)?;
+        let err = error(Fixes::load(&repo.0)?.apply(&tree.0, |_| ()));
+        assert!(err.contains("0001-mend-a.patch is applied"), "{err}");
+        assert!(err.contains("a() of mm/a.c still has the defect"), "{err}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_patch_that_does_not_apply_is_an_error() -> Result<()> {
+        let repo = Scratch::with_fixes(1)?;
+        let other = "int a(void)\n{\n\tint x = 1;\n\n\treturn 0;\n}\n";
+        let tree = Scratch::with(&[("mm/a.c", other)])?;
+        let err = error(Fixes::load(&repo.0)?.apply(&tree.0, |_| ()));
+        assert!(
+            err.contains("a() of mm/a.c has the defect that 0001-mend-a.patch"),
+            "{err}"
+        );
+        assert!(err.contains("mm/a.c: patch does not apply"), "{err}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_missing_is_an_error_unless_the_list_says_otherwise() -> Result<()> {
+        let repo = Scratch::with_fixes(1)?;
+        let no_file = Scratch::with(&[])?;
+        let no_function = Scratch::with(&[("mm/a.c", "int a(int x, int y);\n")])?;
+        for tree in [&no_file, &no_function] {
+            let err = error(Fixes::load(&repo.0)?.lacking_in(&tree.0));
+            assert!(err.contains("there is no a() of mm/a.c"), "{err}");
+        }
+        let path = repo.0.join(FIXES).join(LIST);
+        let list = fs::read_to_string(&path)?;
+        fs::write(&path, list + "may_be_missing = true\n")?;
+        for tree in [&no_file, &no_function] {
+            let states = Fixes::load(&repo.0)?.lacking_in(&tree.0)?;
+            assert_eq!(states, [State::Present]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn definitions_of_functions() {
+        let text = "int f(void);\nint\nf(void)\n{\n\tg();\n\tif (x) {\n\t}\n}\n\
+                    static int my_f(int a)\n{\n\treturn f();\n}\n\
+                    static inline int f(void) { return 0; }\n/* f() { */\n#define f() {\n\
+                    int g(void)\n{\n\tf();\n}\nEXPORT_SYMBOL(f);\n";
+        let found = [
+            "f(void)\n{\n\tg();\n\tif (x) {\n\t}\n}\n",
+            "static inline int f(void) { return 0; }",
+        ];
+        assert_eq!(bodies(text, "f"), found);
+        assert_eq!(bodies(text, "g"), ["int g(void)\n{\n\tf();\n}\n"]);
+        assert!(bodies(text, "h").is_empty());
+    }
+
+    #[test]
+    fn the_command_can_be_pasted() {
+        let patches = [
+            PathBuf::from("/a/0001-x.patch"),
+            PathBuf::from("/a b/2.patch"),
+        ];
+        let line = "git -C linux am \\\n    /a/0001-x.patch \\\n    '/a b/2.patch'";
+        assert_eq!(am_line(Path::new("linux"), &patches), line);
+    }
+}
