@@ -3,6 +3,7 @@
 //! The patch series: kept in step with the files, checked, and built patch by patch.
 
 use crate::{
+    fixes::Fixes,
     kernel,
     lab::{Lab, Mounts},
     source::{self, Source},
@@ -19,7 +20,8 @@ pub struct Options {
     /// Check the series, and change nothing.
     #[arg(long)]
     check: bool,
-    /// Build the objects under fs/, mm/ and rust/ after each patch, with the option on and off.
+    /// Build the objects under fs/, mm/ and rust/ after each fix of the base, and after each patch
+    /// with the option on and off.
     #[arg(long)]
     build: bool,
 }
@@ -41,12 +43,13 @@ pub fn series(session: &Session, options: &Options) -> Result<()> {
 }
 
 /// What is checked in the tree that has the series. The list of files that are new is in `$new`,
-/// that of all files in `$touched`, that of the patches in `$out/patches`.
+/// that of all files in `$touched`; the patches are in `$out/fixes` and `$out/patches`.
 const CHECKS: &str = r#"
 fail=
 cd "$src"
 echo "== checkpatch"
-for patch in "$out"/patches/*.patch; do
+for patch in "$out"/fixes/*.patch "$out"/patches/*.patch; do
+	test -e "$patch" || continue
 	# The types are off that ask for what submitters add, or judge lists of files as a whole.
 	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
 		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF \
@@ -77,16 +80,27 @@ test -z "$fail"
 pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     source.check_overlay(&session.ui, &session.repo)?;
     let out = session.share("series", &[])?;
-    let patches = out.join("patches");
-    fs::create_dir_all(&patches)?;
     let all = source::patches(&session.repo)?;
     let subject = format!("Subject: [PATCH 00/{:02}] ", all.len());
     if !fs::read_to_string(source::cover_letter(&session.repo))?.starts_with(&subject) {
         bail!("the cover letter does not begin with \"{subject}\"");
     }
-    for patch in all {
-        let name = patch.file_name().context("no name")?.to_owned();
-        fs::copy(&patch, patches.join(name))?;
+    let fixes = Fixes::load(&session.repo)?;
+    if session.kdir.is_none() && source.fixes(&session.repo)?.len() != fixes.len() {
+        bail!(
+            "Linux {} should have all defects that fixes.toml lists, and lack all fixes; `cargo \
+             xtask fixes` says which it has",
+            source::VERSION
+        );
+    }
+    let fixes = fixes.patches().collect();
+    for (name, patches) in [("fixes", fixes), ("patches", all)] {
+        let directory = out.join(name);
+        fs::create_dir_all(&directory)?;
+        for patch in patches {
+            let name = patch.file_name().context("no name")?;
+            fs::copy(&patch, directory.join(name))?;
+        }
     }
     let touched = source.touched(&session.repo)?;
     let new: Vec<&String> = touched
@@ -144,20 +158,25 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
 
     // The option exists from one of the patches on.
     let (off, on) = ("--disable USERFAULTFD_RUST", "--enable USERFAULTFD_RUST");
-    let mut steps = vec![(0, "base".to_string(), off)];
+    let mut steps = vec![("the base".to_string(), "base".to_string(), off)];
+    for (number, commit) in (1..).zip(source.fixes(&session.repo)?) {
+        steps.push((format!("after fix {number}"), commit, off));
+    }
+    // Fixes change the objects that the series does not.
+    let fixed = steps.len() - 1;
     for (number, commit) in (1..).zip(&commits) {
-        steps.push((number, commit.clone(), off));
+        steps.push((format!("after patch {number}"), commit.clone(), off));
     }
     for (number, commit) in (1..).zip(&commits) {
         if source
             .show(commit, "mm/Kconfig")?
             .contains("config USERFAULTFD_RUST")
         {
-            steps.push((number, commit.clone(), on));
+            steps.push((format!("after patch {number}"), commit.clone(), on));
         }
     }
     let mut pristine = None;
-    for (index, (number, commit, option)) in steps.iter().enumerate() {
+    for (index, (name, commit, option)) in steps.iter().enumerate() {
         source.check_out(commit)?;
         let mounts = Mounts {
             src: &source.tree,
@@ -172,18 +191,18 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         let log = format!("series-build-{index:02}");
         ui.run(
             &log,
-            &format!("Building after patch {number} ({option})"),
+            &format!("Building {name} ({option})"),
             &mut lab.sh(&mounts, &script),
         )?;
         kernel::refuse_warnings(&session.ui, &log)?;
-        if option.starts_with("--disable") {
+        if index >= fixed && *option == off {
             let objects = fs::read_to_string(out.join("objects"))?;
             match &pristine {
                 None => pristine = Some(objects),
                 Some(before) if *before == objects => {}
                 Some(before) => bail!(
                     "with the option off, the objects of userfaultfd are not what they were:\n\
-                     before:\n{before}after patch {number}:\n{objects}"
+                     before:\n{before}{name}:\n{objects}"
                 ),
             }
         }
