@@ -380,7 +380,8 @@ impl Source {
         Ok(())
     }
 
-    /// Checks out the tree with the series applied. Returns what identifies it.
+    /// Checks out the tree with the series applied. Returns what identifies its contents: two trees
+    /// with the same series are two kernels.
     pub fn prepare(&self, ui: &Ui, repo: &Path) -> Result<String> {
         let id = series_id(repo)?;
         let tag = format!("series-{}", &id[..16]);
@@ -392,7 +393,8 @@ impl Source {
             output(git(&self.tree).args(["tag", &tag, last]))?;
         }
         self.check_out(&tag)?;
-        Ok(id)
+        let tree = output(git(&self.tree).args(["rev-parse", "HEAD^{tree}"]))?;
+        Ok(tree.trim().to_string())
     }
 
     /// Lists the files that a commit adds.
