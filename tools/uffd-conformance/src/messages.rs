@@ -419,15 +419,16 @@ fn waiting(book: &mut Book) {
         let remover = sleeping_thread(move || dontneed(last));
         wait_ways(book, &format!("{state},event"), scene.uffd.fd());
         book.ask(format!("{state},event,read"), scene.read(4096));
-        wait_ways(book, &format!("{state},event,after"), scene.uffd.fd());
+        // Mappings may change until it goes on.
         let answer = remover.join().expect("no panic");
         book.ask(format!("{state},event,madvise"), answer);
+        wait_ways(book, &format!("{state},event,after"), scene.uffd.fd());
         scene.end();
     }
 }
 
 /// Empties a page.
-fn dontneed(page: usize) -> Answer {
+pub fn dontneed(page: usize) -> Answer {
     // SAFETY: The page is memory of the tests.
     Answer::of(unsafe { libc::madvise(page as _, PAGE, libc::MADV_DONTNEED) })
 }
