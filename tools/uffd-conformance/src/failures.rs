@@ -119,11 +119,11 @@ fn fork_refused(book: &mut Book) {
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A cgroup, which is removed when this is dropped.
-struct Cgroup(String);
+pub struct Cgroup(String);
 
 impl Cgroup {
     /// One with limits, each of which has the name of its file and a value.
-    fn new(controller: &str, limits: &[(&str, &str)]) -> Self {
+    pub fn new(controller: &str, limits: &[(&str, &str)]) -> Self {
         let enabled = write_file(
             &format!("{CGROUPS}/cgroup.subtree_control"),
             &format!("+{controller}"),
@@ -143,9 +143,14 @@ impl Cgroup {
         Self::new("memory", &[("memory.max", max), ("memory.swap.max", swap)])
     }
 
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.0)
+    }
+
     /// Moves this process into it.
-    fn enter(&self) {
-        let answer = write_file(&format!("{}/cgroup.procs", self.0), "0");
+    pub fn enter(&self) {
+        let answer = write_file(&self.file("cgroup.procs"), "0");
         assert!(answer.is_ok(), "cannot enter: {answer}");
     }
 
@@ -153,7 +158,7 @@ impl Cgroup {
     fn fork_within(&self) -> Answer {
         let max = std::fs::File::options()
             .write(true)
-            .open(format!("{}/memory.max", self.0))
+            .open(self.file("memory.max"))
             .expect("there is a limit");
         self.enter();
         // Until the limit is gone nothing is touched that needs memory. A fork that should have

@@ -15,6 +15,7 @@ mod messages;
 mod partial;
 mod processes;
 mod random;
+mod review;
 mod states;
 mod sys;
 mod table;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         processes::cases(),
         states::cases(),
         access::cases(),
+        review::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()

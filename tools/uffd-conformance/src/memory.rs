@@ -368,7 +368,7 @@ fn swapped(slot: usize) -> Result<Area, i32> {
 }
 
 /// Has this thread run on one of the first two processors, or on all.
-fn run_on(processor: Option<usize>) {
+pub fn run_on(processor: Option<usize>) {
     // SAFETY: The set is valid.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

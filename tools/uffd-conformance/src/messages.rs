@@ -479,10 +479,10 @@ fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
 }
 
 /// An epoll instance with one descriptor.
-struct Epoll(OwnedFd);
+pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    fn new(fd: RawFd, events: i32) -> Self {
+    pub fn new(fd: RawFd, events: i32) -> Self {
         // SAFETY: The call returns a new descriptor, and the event is valid.
         unsafe {
             let epoll = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
@@ -496,7 +496,7 @@ impl Epoll {
         }
     }
 
-    fn wait(&self, milliseconds: i32) -> String {
+    pub fn wait(&self, milliseconds: i32) -> String {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: There is room for one event.
         let answer = Answer::of(unsafe {

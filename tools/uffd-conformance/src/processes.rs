@@ -429,7 +429,7 @@ fn passed_on(book: &mut Book) {
 }
 
 /// Sets how many descriptors this process may have.
-fn limit_descriptors(count: u64) {
+pub fn limit_descriptors(count: u64) {
     // SAFETY: The structure is valid.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();

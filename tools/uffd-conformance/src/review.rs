@@ -1,0 +1,865 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a review asked about: who reads a message, what a failed read leaves behind, and what a
+//! descriptor says about its own state.
+
+use crate::{
+    book::{Book, Case},
+    events::fork_with,
+    failures::{ended, Cgroup},
+    faults::{
+        catch_signals, count_interrupts, ends_soon, fill, interrupt, interrupt_and_wait,
+        interrupts, load, store,
+    },
+    limits::{MINOR, MISSING, WP},
+    memory::{kind_of, run_on, Area, Names},
+    messages::{dontneed, read_one, sleeping_thread, wait_for_sleep, Epoll},
+    processes::limit_descriptors,
+    sys::{self, Answer, PAGE},
+    uffd::{
+        describe, poll_fd, touch_by_this_thread, Uffd, CONTINUE, UNREGISTER, WAKE, WRITEPROTECT,
+    },
+};
+use linux_raw_sys::general::*;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
+
+/// How many pages are watched where nothing else is said.
+const PAGES: usize = 8;
+
+/// An area that is registered for missing pages.
+struct Watched {
+    uffd: Uffd,
+    area: Area,
+    source: Area,
+    names: Names,
+}
+
+impl Watched {
+    fn new(flags: i32, features: u32, pages: usize) -> Self {
+        let area = Area::anon(0, pages);
+        let watched = Self {
+            uffd: Uffd::with(libc::O_CLOEXEC | flags, features.into()),
+            names: Names::new(&[("area", &area)]),
+            area,
+            source: Area::anon(1, 1),
+        };
+        let (start, len) = (watched.area.start, watched.area.len);
+        let called = watched.uffd.register(start, len, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        watched
+    }
+
+    /// Starts a thread that loads from a page.
+    fn load(&self, page: usize) -> JoinHandle<String> {
+        let (address, names) = (self.area.at(page), self.names.clone());
+        std::thread::spawn(move || load(address, &names))
+    }
+
+    /// Starts a thread with a priority that waits for a message.
+    fn reader(&self, priority: i32) -> JoinHandle<String> {
+        let (fd, names) = (self.uffd.fd(), self.names.clone());
+        sleeping_thread(move || {
+            set_priority(priority);
+            read_one(fd, &names)
+        })
+    }
+
+    /// Fills a page.
+    fn fill(&self, page: usize) -> String {
+        let (dst, src) = (self.area.at(page), self.source.start);
+        self.uffd.copy(dst, src, PAGE, 0).to_string()
+    }
+
+    /// Reads a message, if there is one, and closes the descriptor that comes with it.
+    fn next(&self) -> String {
+        match self.uffd.read() {
+            Ok(message) => {
+                drop(descriptor_of(&message));
+                describe(&message, &self.names)
+            }
+            Err(answer) => answer.to_string(),
+        }
+    }
+
+    /// Starts a thread that forks, and waits until its event is there.
+    fn fork(&self) -> JoinHandle<String> {
+        let forker = std::thread::spawn(|| fork_with(0, || 0));
+        assert_ne!(self.uffd.poll(10_000), 0, "there is no event");
+        forker
+    }
+}
+
+/// The descriptor that comes with the event of a fork.
+fn descriptor_of(message: &uffd_msg) -> Option<Uffd> {
+    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
+    // SAFETY: It is a fork event, whose descriptor is new.
+    is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
+}
+
+/// Gives this thread a real-time priority, or none if it is 0.
+fn set_priority(priority: i32) {
+    let policy = match priority {
+        0 => libc::SCHED_OTHER,
+        _ => libc::SCHED_FIFO,
+    };
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: The structure is valid.
+    let set = unsafe { libc::sched_setscheduler(0, policy, &parameters) };
+    assert_eq!(set, 0, "there is no priority {priority}");
+}
+
+/// Waits until something is true. Returns whether it has become so in time.
+fn becomes_true(mut is_true: impl FnMut() -> bool) -> bool {
+    for _ in 0..10_000 {
+        if is_true() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// Sets whether a descriptor blocks, also for others that share it.
+fn set_flags(uffd: &Uffd, flags: i32) {
+    // SAFETY: No pointers are involved.
+    assert_eq!(
+        unsafe { libc::fcntl(uffd.fd(), libc::F_SETFL, flags) },
+        0,
+        "the flags cannot be set"
+    );
+}
+
+/// Reads into memory of the tests.
+fn read_into(fd: RawFd, start: usize, len: usize) -> Answer {
+    // SAFETY: The memory is of the tests only, and the kernel checks it.
+    Answer::of(unsafe { libc::read(fd, start as _, len) })
+}
+
+/// A reader: what it is called, and its priority.
+type Reader = (&'static str, i32);
+
+/// Two readers in the order in which they begin to wait.
+const READERS: &[[Reader; 2]] = &[
+    [("ordinary", 0), ("real-time", 10)],
+    [("real-time", 10), ("ordinary", 0)],
+    [("low", 5), ("high", 10)],
+    [("high", 10), ("low", 5)],
+    [("first", 10), ("second", 10)],
+];
+
+/// Two threads wait in read() when there is a fault, and then another one: who reads about which.
+/// All run on one processor, and whoever faults has the highest priority. So both readers can have
+/// been woken before one of them runs.
+fn priorities(book: &mut Book) {
+    catch_signals();
+    run_on(Some(0));
+    for readers in READERS {
+        let watched = Watched::new(0, 0, PAGES);
+        let mut waiting =
+            Vec::from(readers.map(|(name, priority)| (name, watched.reader(priority))));
+        for fault in 0..2 {
+            let (address, names) = (watched.area.at(fault), watched.names.clone());
+            let faulting = std::thread::spawn(move || {
+                set_priority(20);
+                load(address, &names)
+            });
+            let mut done = None;
+            becomes_true(|| {
+                done = waiting.iter().position(|(_, reader)| reader.is_finished());
+                done.is_some()
+            });
+            let question = |text: &str| {
+                let [(first, _), (second, _)] = readers;
+                format!("{first} and {second},fault {fault},{text}")
+            };
+            match done.map(|index| waiting.remove(index)) {
+                Some((name, reader)) => {
+                    let message = reader.join().expect("no panic");
+                    book.ask(question("reader"), format!("{name}: {message}"));
+                }
+                None => book.ask(question("reader"), "nobody"),
+            }
+            book.ask(question("copy"), watched.fill(fault));
+            book.ask(question("load"), faulting.join().expect("no panic"));
+        }
+    }
+}
+
+/// A thread that keeps the first processor busy until this is dropped: nobody with a lower priority
+/// runs there.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn new() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let its = stop.clone();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            run_on(Some(0));
+            set_priority(20);
+            let _ = sender.send(());
+            while !its.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        receiver.recv().expect("a thread");
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
+/// A process that waits in read() is woken for a fault, and killed before it runs. Maybe another
+/// thread has begun to wait after it.
+fn killed_reader(book: &mut Book) {
+    catch_signals();
+    for another in [false, true] {
+        let watched = Watched::new(0, 0, PAGES);
+        run_on(Some(0));
+        book.flush();
+        // SAFETY: The child makes system calls only.
+        let child = unsafe { sys::fork() };
+        if child == 0 {
+            set_priority(10);
+            let _ = watched.uffd.read();
+            // SAFETY: Nothing of this process is needed any more.
+            unsafe { libc::_exit(0) };
+        }
+        wait_for_sleep(&format!("/proc/{child}"), || false);
+        // Neither this thread nor those that it starts run where the child cannot.
+        run_on(Some(1));
+        let reader = another.then(|| watched.reader(0));
+        let busy = Busy::new();
+        let sleeper = watched.load(0);
+        watched.uffd.wait_for_sleepers(1);
+        let is_woken = becomes_true(|| {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+            stat.is_ok_and(|stat| stat.contains(") R "))
+        });
+        assert!(is_woken, "the process is not woken");
+        // SAFETY: The process is the child of this one.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        drop(busy);
+        let question = |text: &str| format!("another={another},{text}");
+        book.ask(question("process"), ended(child));
+        if let Some(reader) = reader {
+            let told = match ends_soon(&reader) {
+                true => reader.join().expect("no panic"),
+                false => "sleeps on".into(),
+            };
+            book.ask(question("other reader"), told);
+        }
+        set_flags(&watched.uffd, libc::O_NONBLOCK);
+        book.ask(question("fdinfo"), watched.uffd.fdinfo());
+        book.ask(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+        book.ask(question("read"), watched.next());
+        book.ask(question("copy"), watched.fill(0));
+        book.ask(question("load"), sleeper.join().expect("no panic"));
+    }
+}
+
+/// What the bytes of a buffer are before it is read into.
+const BEFORE: u8 = 0xaa;
+
+/// How long buffers are: there is room for several messages.
+const BUFFER: usize = 3 * MESSAGE;
+
+/// States of the page of a buffer. A fork leaves the page of the first one alone, the second one is
+/// not there, and the third one is copied when it is written to after a fork.
+const BUFFERS: &[&str] = &["present", "absent", "shared with the child"];
+
+/// A page of memory for messages, in a state.
+fn buffer(state: &str) -> Area {
+    let area = Area::anon(2, 1);
+    mark(&area);
+    match state {
+        "present" => assert!(area.madvise(libc::MADV_DONTFORK).is_ok()),
+        "absent" => assert!(area.madvise(libc::MADV_DONTNEED).is_ok()),
+        _ => {}
+    }
+    area
+}
+
+/// Fills a page with what buffers hold before.
+fn mark(area: &Area) {
+    // SAFETY: The page is memory of the tests.
+    unsafe { std::ptr::write_bytes(area.start as *mut u8, BEFORE, PAGE) };
+}
+
+/// What is in a buffer: each byte, and how often it follows.
+fn contents(area: &Area) -> String {
+    // SAFETY: The page is memory of the tests, and nobody writes to it now.
+    let bytes = unsafe { std::slice::from_raw_parts(area.start as *const u8, BUFFER) };
+    let runs = bytes.chunk_by(|one, other| one == other);
+    let texts: Vec<String> = runs
+        .map(|run| format!("{} bytes {:#x}", run.len(), run[0]))
+        .collect();
+    texts.join(", ")
+}
+
+/// A read that fails leaves its buffer alone.
+fn failed_read(book: &mut Book) {
+    catch_signals();
+    for state in BUFFERS {
+        let question = |text: &str| format!("EMFILE,{state},{text}");
+        let watched = Watched::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK, PAGES);
+        let buffer = buffer(state);
+        let forker = watched.fork();
+        limit_descriptors(1);
+        for attempt in 0..2 {
+            let answer = read_into(watched.uffd.fd(), buffer.start, BUFFER);
+            book.ask(question(&format!("read {attempt}")), answer);
+            book.ask(question(&format!("buffer {attempt}")), contents(&buffer));
+        }
+        limit_descriptors(u64::MAX);
+        book.ask(question("read with room"), watched.next());
+        book.ask(question("forker"), forker.join().expect("no panic"));
+    }
+    for state in &BUFFERS[..2] {
+        let question = |text: &str| format!("EAGAIN,{state},{text}");
+        let watched = Watched::new(libc::O_NONBLOCK, 0, PAGES);
+        let buffer = buffer(state);
+        let answer = read_into(watched.uffd.fd(), buffer.start, BUFFER);
+        book.ask(question("read"), answer);
+        book.ask(question("buffer"), contents(&buffer));
+    }
+    for state in &BUFFERS[..2] {
+        let question = |text: &str| format!("EINTR,{state},{text}");
+        count_interrupts(0);
+        let watched = Watched::new(0, 0, PAGES);
+        let buffer = buffer(state);
+        let (fd, start) = (watched.uffd.fd(), buffer.start);
+        let reader = sleeping_thread(move || {
+            touch_by_this_thread();
+            read_into(fd, start, BUFFER)
+        });
+        interrupt_and_wait();
+        book.ask(question("read"), reader.join().expect("no panic"));
+        book.ask(question("buffer"), contents(&buffer));
+    }
+}
+
+/// While the buffer of a reader is brought, somebody else reads. What is left for the first one is
+/// nothing, or was its own from the beginning.
+fn overtaken(book: &mut Book) {
+    catch_signals();
+    for (name, flags) in [("nonblock", libc::O_NONBLOCK), ("block", 0)] {
+        let question = |text: &str| format!("{name},{text}");
+        count_interrupts(0);
+        let watched = Watched::new(flags, 0, PAGES);
+        let buffer = Area::anon(2, 1);
+        let resolver = Uffd::new(0);
+        let called = resolver.register(buffer.start, PAGE, MISSING);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+        let sleeper = watched.load(0);
+        watched.uffd.wait_for_sleepers(1);
+        let (fd, start) = (watched.uffd.fd(), buffer.start);
+        let reader = std::thread::spawn(move || {
+            touch_by_this_thread();
+            read_into(fd, start, BUFFER)
+        });
+        resolver.wait_for_sleepers(1);
+        // Whoever reads already is not meant.
+        set_flags(&watched.uffd, libc::O_NONBLOCK);
+        book.ask(question("other reader"), watched.next());
+        set_flags(&watched.uffd, flags);
+        mark(&watched.source);
+        let copied = resolver.copy(buffer.start, watched.source.start, PAGE, 0);
+        book.ask(question("copy"), copied);
+        if !ends_soon(&reader) {
+            interrupt();
+        }
+        book.ask(question("reader"), reader.join().expect("no panic"));
+        book.ask(question("buffer"), contents(&buffer));
+        book.ask(question("fill"), watched.fill(0));
+        book.ask(question("load"), sleeper.join().expect("no panic"));
+    }
+}
+
+/// A fork cannot be read about, over and over: how often are those told who wait in one way or the
+/// other.
+fn failing_rounds(book: &mut Book) {
+    for (name, flags) in [("level", 0), ("edge", libc::EPOLLET)] {
+        let question = |text: &str| format!("{name},{text}");
+        let watched = Watched::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK, PAGES);
+        let epoll = Epoll::new(watched.uffd.fd(), libc::EPOLLIN | flags);
+        let forker = std::thread::spawn(|| fork_with(0, || 0));
+        book.ask(question("event"), epoll.wait(10_000));
+        limit_descriptors(1);
+        for round in 0..5 {
+            let question = |text: &str| question(&format!("round {round},{text}"));
+            book.ask(question("read"), watched.next());
+            book.ask(question("epoll"), epoll.wait(0));
+            book.ask(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+        }
+        limit_descriptors(u64::MAX);
+        book.ask(question("read with room"), watched.next());
+        book.ask(question("forker"), forker.join().expect("no panic"));
+        book.ask(question("afterwards"), epoll.wait(0));
+    }
+}
+
+/// Two processes wait in read() when there is a fork, of which the one that reads first has no room
+/// for a descriptor: the other one reads about it.
+fn room_elsewhere(book: &mut Book) {
+    catch_signals();
+    run_on(Some(0));
+    for child_first in [false, true] {
+        let question = |text: &str| format!("child first={child_first},{text}");
+        let watched = Watched::new(0, UFFD_FEATURE_EVENT_FORK, PAGES);
+        let unregister = || {
+            watched
+                .uffd
+                .range(&UNREGISTER, watched.area.start, watched.area.len, 0)
+        };
+        let register = || {
+            watched
+                .uffd
+                .register(watched.area.start, watched.area.len, MISSING)
+        };
+        // There is no event of the fork by which the other process is made.
+        assert!(unregister().answer.is_ok());
+        let start_child = |book: &mut Book| {
+            book.flush();
+            // SAFETY: The child has its own copy of everything.
+            let child = unsafe { sys::fork() };
+            if child == 0 {
+                set_priority(5);
+                book.ask(question("child"), watched.next());
+                book.flush();
+                // SAFETY: Nothing of this process is needed any more.
+                unsafe { libc::_exit(0) };
+            }
+            wait_for_sleep(&format!("/proc/{child}"), || false);
+            child
+        };
+        let (child, reader);
+        if child_first {
+            child = start_child(book);
+            reader = watched.reader(10);
+        } else {
+            reader = watched.reader(10);
+            child = start_child(book);
+        }
+        assert!(register().answer.is_ok());
+        limit_descriptors(1);
+        // The readers run only when this thread and the one that forks have gone to sleep.
+        set_priority(30);
+        let forker = std::thread::spawn(|| fork_with(0, || 0));
+        let told = match becomes_true(|| reader.is_finished()) {
+            true => reader.join().expect("no panic"),
+            false => "sleeps on".into(),
+        };
+        set_priority(0);
+        limit_descriptors(u64::MAX);
+        book.ask(question("process"), ended(child));
+        book.ask(question("reader"), told);
+        book.ask(question("forker"), forker.join().expect("no panic"));
+        book.ask(question("fdinfo"), watched.uffd.fdinfo());
+    }
+}
+
+/// A number of memory.stat of a cgroup.
+fn statistic(cgroup: &Cgroup, name: &str) -> i64 {
+    let text = std::fs::read_to_string(cgroup.file("memory.stat")).expect("there is memory.stat");
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .expect("there is the number")
+}
+
+/// Makes many descriptors in a cgroup, and says by how much its unreclaimable memory has grown.
+/// Dentries and inodes are not part of that.
+fn growth(cgroup: &Cgroup, make: fn() -> i64) -> i64 {
+    let before = statistic(cgroup, "slab_unreclaimable");
+    let made: Vec<OwnedFd> = (0..DESCRIPTORS)
+        .map(|_| {
+            let fd = make();
+            assert!(fd >= 0, "no descriptor: {}", Answer::of(fd));
+            // SAFETY: The descriptor is new.
+            unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+        })
+        .collect();
+    // Small changes are counted some time later.
+    std::thread::sleep(Duration::from_millis(2500));
+    let after = statistic(cgroup, "slab_unreclaimable");
+    drop(made);
+    after - before
+}
+
+const DESCRIPTORS: i64 = 4096;
+
+/// Whether a cgroup pays for the contexts of its processes: more memory is taken for a userfaultfd
+/// than for an eventfd, of which nothing but the file is charged.
+fn memory_of_contexts(book: &mut Book) {
+    const CACHE: &str = "/sys/kernel/slab/userfaultfd_ctx_cache/object_size";
+    let size = std::fs::read_to_string(CACHE).expect("there is a cache of contexts");
+    let size: i64 = size.trim().parse().expect("a size");
+    let cgroup = Cgroup::new("memory", &[]);
+    book.flush();
+    // SAFETY: The child has its own copy of everything.
+    let child = unsafe { sys::fork() };
+    if child == 0 {
+        cgroup.enter();
+        let room = DESCRIPTORS as u64 + 1024;
+        // SAFETY: The structure is valid. The table of descriptors grows by using a high number.
+        unsafe {
+            let limit = libc::rlimit {
+                rlim_cur: room,
+                rlim_max: room,
+            };
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+            assert!(libc::dup2(0, room as RawFd - 1) >= 0);
+        }
+        // SAFETY (of both blocks): No pointers are involved.
+        let plain = growth(&cgroup, || unsafe { libc::eventfd(0, 0) }.into());
+        let ours = growth(&cgroup, || unsafe {
+            libc::syscall(libc::SYS_userfaultfd, 0)
+        });
+        let charged = ours - plain > size * DESCRIPTORS / 2;
+        book.ask("contexts", if charged { "charged" } else { "not charged" });
+        book.flush();
+        // SAFETY: Nothing of this process is needed any more.
+        unsafe { libc::_exit(0) };
+    }
+    book.ask("process", ended(child));
+}
+
+/// What waits, besides forks, in the case below.
+const MANY: usize = 200;
+
+/// Many events wait. The first two are of forks, for which there is no room at first, and another
+/// one is in the middle.
+fn forks_among_many(book: &mut Book) {
+    const FIRST_CHILD: usize = MANY;
+    catch_signals();
+    let features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+    let watched = Watched::new(libc::O_NONBLOCK, features, MANY + 3);
+    // Each child loads from a page of its own, by which it is known.
+    let forker = |child: usize| {
+        let (address, names) = (watched.area.at(FIRST_CHILD + child), watched.names.clone());
+        sleeping_thread(move || fork_with(0, || i32::from(load(address, &names) != "done")))
+    };
+    let changer = |page: usize| {
+        let address = watched.area.at(page);
+        sleeping_thread(move || {
+            if page % 2 == 0 {
+                return dontneed(address).to_string();
+            }
+            // SAFETY: The page is memory of the tests.
+            Answer::of(unsafe { libc::munmap(address as _, PAGE) }).to_string()
+        })
+    };
+    let mut threads = vec![forker(0), forker(1)];
+    threads.extend((0..MANY / 2).map(changer));
+    threads.push(forker(2));
+    threads.extend((MANY / 2..MANY).map(changer));
+
+    limit_descriptors(1);
+    for attempt in 0..2 {
+        book.ask(format!("read {attempt} without room"), watched.next());
+    }
+    limit_descriptors(u64::MAX);
+    let mut forks = Vec::new();
+    let mut others = Vec::new();
+    for position in 0..threads.len() {
+        let message = watched.uffd.read().expect("there is an event");
+        match descriptor_of(&message) {
+            Some(child) => forks.push((position, child)),
+            None => others.push(describe(&message, &watched.names)),
+        }
+    }
+    book.ask("read after all", watched.next());
+    let expected: Vec<String> = (0..MANY)
+        .map(|page| {
+            let [start, end] =
+                [0, PAGE].map(|at| watched.names.name((watched.area.at(page) + at) as u64));
+            let what = if page % 2 == 0 { "remove" } else { "unmap" };
+            format!("{what} {start}..{end}")
+        })
+        .collect();
+    book.ask("others in their order", others == expected);
+    for (index, (position, child)) in forks.iter().enumerate() {
+        let message = read_when_there(child, &watched.names);
+        book.ask(
+            format!("fork {index}"),
+            format!("message {position}, {message}"),
+        );
+    }
+    for (index, (_, child)) in forks.iter().enumerate() {
+        // Which page it is that is missing does not matter here.
+        let (start, len) = (watched.area.at(FIRST_CHILD), 3 * PAGE);
+        let called = child.range(&UNREGISTER, start, len, 0);
+        book.ask(format!("unregister for fork {index}"), called);
+    }
+    let mut answers = BTreeMap::new();
+    for thread in threads {
+        *answers.entry(thread.join().expect("no panic")).or_insert(0) += 1;
+    }
+    book.ask("answers", format!("{answers:?}"));
+}
+
+/// Reads a message that is about to be there.
+fn read_when_there(uffd: &Uffd, names: &Names) -> String {
+    assert_ne!(uffd.poll(10_000), 0, "there is no message");
+    let message = uffd.read().expect("there is a message");
+    describe(&message, names)
+}
+
+/// The argument of an ioctl of the kernel's tests of get_user_pages().
+#[repr(C)]
+struct Pinning {
+    get_microseconds: u64,
+    put_microseconds: u64,
+    address: u64,
+    size: u64,
+    pages_per_call: u32,
+    gup_flags: u32,
+    test_flags: u32,
+    which_pages: [u32; 8],
+}
+
+/// Has the kernel get a page in order to write to it, as drivers do. Returns how much it has got.
+fn get_page(address: usize) -> String {
+    const GUP_FAST_BENCHMARK: u32 = 3 << 30 | 80 << 16 | (b'g' as u32) << 8 | 1;
+    const FOLL_WRITE: u32 = 1;
+    const { assert!(std::mem::size_of::<Pinning>() == 80) };
+    let mut pinning = Pinning {
+        get_microseconds: 0,
+        put_microseconds: 0,
+        address: address as u64,
+        size: PAGE as u64,
+        pages_per_call: 1,
+        gup_flags: FOLL_WRITE,
+        test_flags: 0,
+        which_pages: [0; 8],
+    };
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/sys/kernel/debug/gup_test")
+        .expect("the kernel has tests of get_user_pages()");
+    let argument = std::ptr::from_mut(&mut pinning);
+    // SAFETY: The structure is what the ioctl expects.
+    let answer =
+        Answer::of(unsafe { libc::ioctl(file.as_raw_fd(), GUP_FAST_BENCHMARK as _, argument) });
+    format!("{answer} size={:#x}", pinning.size)
+}
+
+/// The kernel gets a page for a driver, and the thread gets a signal meanwhile: it waits on, because
+/// nobody but KVM wants to be interrupted there.
+fn pinned(book: &mut Book) {
+    count_interrupts(0);
+    for read in [false, true] {
+        let question = |text: &str| format!("read={read},{text}");
+        count_interrupts(0);
+        let watched = Watched::new(libc::O_NONBLOCK, 0, PAGES);
+        let address = watched.area.start;
+        let thread = std::thread::spawn(move || {
+            touch_by_this_thread();
+            get_page(address)
+        });
+        watched.uffd.wait_for_sleepers(1);
+        if read {
+            book.ask(question("message"), watched.next());
+        }
+        interrupt();
+        book.ask(question("ended"), ends_soon(&thread));
+        book.ask(question("handled"), interrupts());
+        book.ask(question("fdinfo"), watched.uffd.fdinfo());
+        book.ask(question("copy"), watched.fill(0));
+        book.ask(question("answer"), thread.join().expect("no panic"));
+        book.ask(question("handled after"), interrupts());
+    }
+}
+
+/// Parts of an area, each with what it is registered for.
+const PARTS: &[(&str, u64)] = &[("missing", MISSING), ("wp", WP), ("minor", MINOR)];
+
+/// How many pages of an area are registered for one thing.
+const PART: usize = 4;
+
+/// Puts a thread to sleep in each part.
+fn sleepers_in_parts(uffd: &Uffd, area: &Area, names: &Names) -> Vec<JoinHandle<String>> {
+    let at = |part: usize| area.at(part * PART);
+    for (part, (_, mode)) in PARTS.iter().enumerate() {
+        let called = uffd.register(at(part), PART * PAGE, *mode);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+    }
+    let called = uffd.range(&WRITEPROTECT, at(1), PART * PAGE, 1);
+    assert!(called.answer.is_ok(), "cannot protect: {called}");
+    PARTS
+        .iter()
+        .enumerate()
+        .map(|(part, (_, mode))| {
+            let (address, names, mode) = (at(part), names.clone(), *mode);
+            let touch = if mode == WP { store } else { load };
+            let thread = std::thread::spawn(move || touch(address, &names));
+            uffd.wait_for_sleepers(part + 1);
+            thread
+        })
+        .collect()
+}
+
+/// Areas that are registered for different things are unregistered together, or one by one: who is
+/// woken.
+fn unregistered_parts(book: &mut Book) {
+    catch_signals();
+    for which in ["all", "missing", "wp", "minor"] {
+        let area = Area::basic(kind_of("shmem"), 0);
+        let alias = area.alias(2);
+        // Memory is there behind the second part and the third one, and mapped in the second.
+        fill(alias.at(PART), 2 * PART * PAGE);
+        let names = Names::new(&[("area", &area)]);
+        for page in PART..2 * PART {
+            // Others beside it would be mapped by a load.
+            assert_eq!(store(area.at(page), &names), "done");
+        }
+        let uffd = Uffd::new(0);
+        let threads = sleepers_in_parts(&uffd, &area, &names);
+        let part = PARTS.iter().position(|(name, _)| *name == which);
+        let (start, len) = match part {
+            Some(part) => (area.at(part * PART), PART * PAGE),
+            None => (area.start, PARTS.len() * PART * PAGE),
+        };
+        let question = |text: &str| format!("{which},{text}");
+        let called = uffd.range(&UNREGISTER, start, len, 0);
+        book.ask(question("unregister"), called);
+        for ((name, _), thread) in PARTS.iter().zip(&threads) {
+            book.ask(question(&format!("{name} ends")), ends_soon(thread));
+        }
+        book.ask(question("fdinfo"), uffd.fdinfo());
+        // Whoever is still registered faults again, so its page is made as it should be.
+        let called = uffd.range(&WRITEPROTECT, area.at(PART), PART * PAGE, 0);
+        book.ask(question("unprotect"), called.answer);
+        let called = uffd.range(&CONTINUE, area.at(2 * PART), PART * PAGE, 0);
+        book.ask(question("continue"), called);
+        let called = uffd.copy(area.start, alias.at(PART), PAGE, 0);
+        book.ask(question("copy"), called);
+        let called = uffd.range(&WAKE, area.start, area.len, 0);
+        book.ask(question("wake"), called);
+        for ((name, _), thread) in PARTS.iter().zip(threads) {
+            book.ask(question(name), thread.join().expect("no panic"));
+        }
+    }
+}
+
+/// Something that waits for its event to be read, and changes mappings or has changed them.
+type Change = (&'static str, u32, fn(usize) -> String);
+
+// SAFETY (of all blocks below): the page is memory of the tests, and nothing is elsewhere.
+const CHANGES: &[Change] = &[
+    ("fork", UFFD_FEATURE_EVENT_FORK, |_| fork_with(0, || 0)),
+    ("remove", UFFD_FEATURE_EVENT_REMOVE, |page| {
+        dontneed(page).to_string()
+    }),
+    ("unmap", UFFD_FEATURE_EVENT_UNMAP, |page| {
+        Answer::of(unsafe { libc::munmap(page as _, PAGE) }).to_string()
+    }),
+    ("remap", UFFD_FEATURE_EVENT_REMAP, |page| {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let to = page + (1 << 31);
+        Answer::of_address(unsafe { libc::mremap(page as _, PAGE, PAGE, flags, to) }).to_string()
+    }),
+];
+
+/// Whether a descriptor can be written to, in the ways to ask that.
+fn ask_writable(book: &mut Book, name: &str, fd: RawFd, milliseconds: i32) {
+    // The first one may wait, the others follow.
+    let state = poll_fd(fd, libc::POLLOUT, milliseconds);
+    book.ask(format!("{name},poll(0x4)"), format!("{state:#x}"));
+    let state = poll_fd(fd, libc::POLLIN | libc::POLLOUT, 0);
+    book.ask(format!("{name},poll(0x5)"), format!("{state:#x}"));
+    // SAFETY: The set holds one descriptor, which is small.
+    unsafe {
+        let mut set: libc::fd_set = std::mem::zeroed();
+        let mut time: libc::timeval = std::mem::zeroed();
+        libc::FD_SET(fd, &mut set);
+        let none = std::ptr::null_mut();
+        let answer = Answer::of(libc::select(fd + 1, none, &mut set, none, &mut time));
+        let is_set = libc::FD_ISSET(fd, &set);
+        book.ask(format!("{name},select"), format!("{answer} {is_set}"));
+    }
+    let epoll = Epoll::new(fd, libc::EPOLLOUT);
+    book.ask(format!("{name},epoll"), epoll.wait(0));
+}
+
+/// Whether pages can be filled, as poll() says it: not while mappings change.
+fn writable(book: &mut Book) {
+    catch_signals();
+    for (name, flags) in [("block", 0), ("nonblock", libc::O_NONBLOCK)] {
+        let uffd = Uffd::create(libc::O_CLOEXEC | flags).expect("userfaultfd(2) works");
+        ask_writable(book, &format!("{name},before api"), uffd.fd(), 0);
+        let watched = Watched::new(flags, 0, PAGES);
+        ask_writable(book, &format!("{name},idle"), watched.uffd.fd(), 0);
+        let sleeper = watched.load(0);
+        watched.uffd.wait_for_sleepers(1);
+        ask_writable(book, &format!("{name},fault"), watched.uffd.fd(), 0);
+        book.ask(format!("{name},copy"), watched.fill(0));
+        book.ask(format!("{name},load"), sleeper.join().expect("no panic"));
+    }
+    for (name, feature, run) in CHANGES {
+        let question = |text: &str| format!("{name},{text}");
+        let watched = Watched::new(libc::O_NONBLOCK, *feature, PAGES);
+        let fd = watched.uffd.fd();
+        let last = watched.area.at(PAGES - 1);
+        let epoll = Epoll::new(fd, libc::EPOLLOUT | libc::EPOLLET);
+        book.ask(question("edge before"), epoll.wait(0));
+        let thread = std::thread::spawn(move || run(last));
+        assert_ne!(watched.uffd.poll(10_000), 0, "there is no event");
+        ask_writable(book, &question("unread"), fd, 0);
+        book.ask(question("copy while unread"), watched.fill(0));
+        let message = watched.uffd.read().expect("there is an event");
+        drop(descriptor_of(&message));
+        // Mappings may change a little longer: this waits for the end of it.
+        ask_writable(book, &question("read"), fd, 1000);
+        book.ask(question("edge"), epoll.wait(0));
+        let answer = thread.join().expect("no panic");
+        book.ask(question("answer"), answer);
+        ask_writable(book, &question("over"), fd, 0);
+        book.ask(question("copy"), watched.fill(0));
+        // SAFETY: The page was moved by this question only.
+        unsafe { libc::munmap((last + (1 << 31)) as _, PAGE) };
+    }
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("review/priorities", priorities),
+        Case::new("review/killed reader", killed_reader),
+        Case::new("review/failed read", failed_read),
+        Case::new("review/overtaken", overtaken),
+        Case::new("review/failing rounds", failing_rounds),
+        Case::new("review/room elsewhere", room_elsewhere),
+        Case::new("review/memory of contexts", memory_of_contexts),
+        Case::new("review/forks among many", forks_among_many),
+        Case::new("review/pinned", pinned),
+        Case::new("review/unregistered parts", unregistered_parts),
+        Case::new("review/writable", writable),
+    ]
+}
