@@ -8,16 +8,19 @@
  * a function of mm/userfaultfd.c, which other kernels have under other names.
  */
 
+#include <linux/fdtable.h>
 #include <linux/hugetlb.h>
 #include <linux/kobject.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/task.h>
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
 #include <linux/sysfs.h>
 #include <linux/userfaultfd_rust.h>
+#include "internal.h"
 
 /* assert_fault_locked(), inline: the mmap or the VMA lock is held. */
 void uffd_shim_assert_fault_locked(struct vm_fault *vmf)
@@ -196,7 +199,7 @@ struct vm_area_struct *uffd_shim_vma_find(struct vma_iterator *vmi,
 	return vma_find(vmi, end);
 }
 
-/* vma_iter_set() and vma_prev(), inline: back to @addr, and what precedes. */
+/* vma_iter_set() and vma_prev(), inline: go to @addr, and what precedes. */
 struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
 					    unsigned long addr)
 {
@@ -204,24 +207,57 @@ struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
 	return vma_prev(vmi);
 }
 
-/* userfaultfd_clear_vma(). */
-struct vm_area_struct *uffd_shim_clear_vma(struct vma_iterator *vmi,
-					   struct vm_area_struct *prev,
-					   struct vm_area_struct *vma,
-					   unsigned long start,
-					   unsigned long end)
+/*
+ * vma_modify_flags_uffd(), of mm, and what is to be done about the VMA then:
+ * [@start, @end) of @vma gets @ctx, which may be NULL, in the modes that @modes
+ * has. @vmi is at @vma, @prev is what precedes the range after a split.
+ *
+ * Returns the VMA that has the range. On failure nothing has changed but that
+ * @vma may be in two. A VMA that is not split gets there in any case: if there
+ * is no memory to merge it, it is not merged. The mmap lock is held for
+ * writing.
+ */
+struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
+					    struct vm_area_struct *prev,
+					    struct vm_area_struct *vma,
+					    unsigned long start,
+					    unsigned long end,
+					    struct userfaultfd_ctx *ctx,
+					    vm_flags_t modes)
 {
-	return userfaultfd_clear_vma(vmi, prev, vma, start, end);
+	vm_flags_t flags = (vma->vm_flags & ~__VM_UFFD_FLAGS) | modes;
+	struct vm_userfaultfd_ctx new_ctx = { ctx };
+	bool whole = start == vma->vm_start && end == vma->vm_end;
+	bool wp_changes;
+
+	vma = vma_modify_flags_uffd(vmi, prev, vma, start, end, flags, new_ctx,
+				    whole);
+	if (IS_ERR(vma))
+		return vma;
+
+	/* VMAs that were merged may have differed in VM_SOFTDIRTY. */
+	flags = (vma->vm_flags & ~__VM_UFFD_FLAGS) | modes;
+	vma_start_write(vma);
+	vma->vm_userfaultfd_ctx = new_ctx;
+	wp_changes = (vma->vm_flags ^ flags) & VM_UFFD_WP;
+	vm_flags_reset(vma, flags);
+	/* Pages of shared mappings are mapped read-only while it is on. */
+	if (wp_changes && (flags & VM_SHARED))
+		vma_set_page_prot(vma);
+	if (ctx && is_vm_hugetlb_page(vma) && uffd_disable_huge_pmd_share(vma))
+		hugetlb_unshare_all_pmds(vma);
+
+	return vma;
 }
 
-/* userfaultfd_register_range(). */
-int uffd_shim_register_range(struct userfaultfd_ctx *ctx,
-			     struct vm_area_struct *vma, vm_flags_t vm_flags,
-			     unsigned long start, unsigned long end,
-			     bool wp_async)
+/*
+ * uffd_wp_range(): lift the protection of [@start, @end), which is in one VMA.
+ * The mmap lock is held for writing.
+ */
+void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
+			       unsigned long end)
 {
-	return userfaultfd_register_range(ctx, vma, vm_flags, start, end,
-					  wp_async);
+	uffd_wp_range(vma_lookup(mm, start), start, end - start, false);
 }
 
 /* userfaultfd_release_new(): forget @ctx in a mm that nobody else manages. */
@@ -234,6 +270,58 @@ void uffd_shim_release_new(struct userfaultfd_ctx *ctx)
 void uffd_shim_release_all(struct userfaultfd_ctx *ctx)
 {
 	userfaultfd_release_all(ctx->mm, ctx);
+}
+
+struct file_count {
+	const struct file *file;
+	unsigned int count;
+};
+
+static int count_file(const void *data, struct file *file, unsigned int fd)
+{
+	struct file_count *count = (struct file_count *)data;
+
+	count->count += file == count->file;
+	return 0;
+}
+
+/*
+ * iterate_fd(): how many descriptors of @file are in the table of the process
+ * that @mm is for. None if that is also the table of the current task, or if
+ * mm does not know the process.
+ */
+unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file)
+{
+	struct file_count count = { .file = file };
+#ifdef CONFIG_MEMCG
+	struct task_struct *owner;
+
+	rcu_read_lock();
+	owner = rcu_dereference(mm->owner);
+	if (owner) {
+		task_lock(owner);
+		if (owner->files && owner->files != current->files)
+			iterate_fd(owner->files, 0, count_file, &count);
+		task_unlock(owner);
+	}
+	rcu_read_unlock();
+#endif
+	return count.count;
+}
+
+/* vma_kernel_pagesize() of the VMA of @addr, or 0. Takes the mmap lock. */
+unsigned long uffd_shim_pagesize_at(struct mm_struct *mm, unsigned long addr)
+{
+	struct vm_area_struct *vma;
+	unsigned long size = 0;
+
+	mmap_read_lock(mm);
+	vma = vma_lookup(mm, addr);
+	if (vma)
+		size = vma_kernel_pagesize(vma);
+	mmap_read_unlock(mm);
+
+	return size;
 }
 
 /* mfill_atomic_copy(). Returns bytes, or a negative errno. */

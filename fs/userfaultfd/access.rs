@@ -9,7 +9,7 @@
 
 use crate::{context::Context, file};
 use kernel::{
-    c_str,
+    built_in, c_str,
     cred::{capable, Capability},
     fs::File,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
@@ -20,7 +20,8 @@ use kernel::{
 };
 
 /// `vm.unprivileged_userfaultfd`
-pub(crate) static UNPRIVILEGED: BoolSysctl = BoolSysctl::new(c_str!("unprivileged_userfaultfd"));
+pub(crate) static UNPRIVILEGED: BoolSysctl =
+    BoolSysctl::new(c_str!("unprivileged_userfaultfd"), built_in!());
 
 /// Handle the faults of user mode only.
 pub(crate) const USER_MODE_ONLY: u32 = uapi::UFFD_USER_MODE_ONLY;
@@ -52,7 +53,7 @@ fn create(flags: u32) -> Result<u32> {
     }
     let task = current!();
     let context = Context::new(task.mm().ok_or(EINVAL)?, flags, 0)?;
-    Ok(file::NewDescriptor::reserve(context, None)?.install_nowait())
+    Ok(file::NewDescriptor::reserve(flags, None)?.install_nowait(context))
 }
 
 /// `/dev/userfaultfd`

@@ -5,17 +5,14 @@
 use crate::{event::Event, message::PageFault};
 use kernel::{
     alloc::kmem_cache::StaticKmemCache,
-    c_str, impl_userfaultfd_context,
+    built_in, c_str,
+    fs::anon_inode::BoundFile,
+    impl_has_bound_file, impl_userfaultfd_context,
     mm::Mm,
     prelude::*,
     static_lock_class,
-    sync::{aref::ARef, Marked},
-    userfaultfd::{
-        header,
-        limits::FEATURE_INITIALIZED,
-        waitset::{FaultWaiter, WaitSet},
-        Header,
-    },
+    sync::aref::ARef,
+    userfaultfd::{header, limits::FEATURE_INITIALIZED, waitset::WaitSet, Header},
 };
 
 /// A context: the address space that a descriptor manages, what was agreed upon about it, and the
@@ -29,38 +26,23 @@ use kernel::{
 pub(crate) struct Context {
     #[pin]
     header: Header,
-    /// What the descriptor was created with: [`file::SHARED_FLAGS`](crate::file::SHARED_FLAGS) and
-    /// [`access::USER_MODE_ONLY`](crate::access::USER_MODE_ONLY).
-    flags: u32,
-    /// Whether the descriptor is closed: no thread may start to sleep.
-    released: Marked<bool>,
+    /// The file behind the descriptor.
+    file: BoundFile,
     #[pin]
     waiters: WaitSet<PageFault, Event>,
 }
 
-// What a thread that sleeps in a fault has on its stack.
-static_assert!(size_of::<FaultWaiter<'_, PageFault, Event>>() <= 128);
-
-// What a descriptor has besides its file, inode and dentry, which take more than a kilobyte. Half
-// of it is the index, see `kernel::userfaultfd::waitset`. In C it is 192 bytes, but there the
-// threads that sleep are on lists. However many threads sleep, it does not grow: they bring along
-// what they need. Locks that are debugged, or sleep, are larger.
-static_assert!(
-    cfg!(any(
-        CONFIG_DEBUG_SPINLOCK,
-        CONFIG_DEBUG_LOCK_ALLOC,
-        CONFIG_DEBUG_RWSEMS,
-        CONFIG_PREEMPT_RT
-    )) || size_of::<Context>() <= 384
-);
-
-/// Where contexts come from.
+/// Where contexts come from. Half of a context is the index of threads that sleep, see
+/// [`kernel::userfaultfd::waitset`]. It does not grow, however many threads sleep: they bring along
+/// what they need.
 pub(crate) static CACHE: StaticKmemCache<Context> =
-    StaticKmemCache::new(c_str!("userfaultfd_ctx_cache"));
+    StaticKmemCache::new(c_str!("userfaultfd_ctx_cache"), built_in!());
 
 // SAFETY: The fields are private, and values are made by `Context::new` only, which goes through
 // `new_context`. This is the one implementation of userfaultfd in Rust.
-impl_userfaultfd_context!(unsafe impl for Context { header, CACHE });
+impl_userfaultfd_context!(unsafe impl for Context { header, waiters, CACHE });
+
+impl_has_bound_file!(impl HasBoundFile for Context { self.file });
 
 impl Context {
     /// Makes a context for `mm`, with the flags of its descriptor and its features.
@@ -72,12 +54,12 @@ impl Context {
         header::new_context(pin_init!(Self {
             header <- Header::new(
                 mm,
+                flags,
                 features,
                 c_str!("userfaultfd::map_changing_lock"),
                 static_lock_class!(),
             ),
-            flags,
-            released: Marked::new(false),
+            file: BoundFile::new(),
             waiters <- WaitSet::new(),
         }))
     }
@@ -92,9 +74,11 @@ impl Context {
         self.header.mm()
     }
 
-    /// Returns the flags that the descriptor was created with.
+    /// Returns what the descriptor was created with:
+    /// [`file::SHARED_FLAGS`](crate::file::SHARED_FLAGS) and
+    /// [`access::USER_MODE_ONLY`](crate::access::USER_MODE_ONLY).
     pub(crate) fn flags(&self) -> u32 {
-        self.flags
+        self.header.flags()
     }
 
     /// Whether `feature`, one of `UFFD_FEATURE_*`, was agreed upon. Takes no lock.
@@ -105,16 +89,6 @@ impl Context {
     /// Whether the handshake was made.
     pub(crate) fn is_initialized(&self) -> bool {
         self.has(FEATURE_INITIALIZED)
-    }
-
-    /// Whether the descriptor is closed.
-    pub(crate) fn is_released(&self) -> bool {
-        self.released.read_once()
-    }
-
-    /// Notes that the descriptor is closed.
-    pub(crate) fn set_released(&self) {
-        self.released.write_once(true);
     }
 
     /// Returns the threads that wait.

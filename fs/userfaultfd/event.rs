@@ -2,46 +2,92 @@
 
 //! Events: forks, moves and removals of memory, for a monitor that manages another process.
 //!
-//! The thread that causes an event waits until it was read. Meanwhile no pages can be filled: the
-//! monitor does not know the layout of the address space until it has read the event.
+//! The thread that causes an event waits until it was read. Meanwhile no pages can be filled,
+//! because the monitor does not know the layout of the address space until it has read the event.
+//! A fork, a move and an unmapping are done when they are reported, so pages can be filled again as
+//! soon as a reader has the message. A removal of pages is reported before it is done: pages that
+//! were filled before it is over would be removed again, so none can be.
 
 use crate::{context::Context, fault, message::Message};
 use core::ops::Range;
 use kernel::{
     alloc::kmem_cache::StaticKmemCache,
-    c_str, declare_userfaultfd,
+    built_in, c_str, declare_userfaultfd,
+    fs::anon_inode::HasBoundFile,
     prelude::*,
     sync::aref::ARef,
     task, uapi,
     userfaultfd::{
+        header,
         pending::{Entry, Note, Pending},
         vma::{self, Vma, VmaMut},
-        waitset::EventOutcome,
+        waitset::{self, EventOutcome},
         Fault, FaultOutcome, MmapChanging, Operations,
     },
-    warn_on,
 };
 
 /// An event that waits to be read.
-pub(crate) enum Event {
+pub(crate) struct Event {
+    /// Keeps pages from being filled.
+    changing: MmapChanging<Context>,
+    kind: EventKind,
+}
+
+/// What happened.
+pub(crate) enum EventKind {
     /// The process was duplicated. The context manages the new one, and becomes a descriptor of
     /// whoever reads this.
     Fork(ARef<Context>),
-    /// Anything else, which is read as it is.
-    Plain(Message),
+    /// The mappings changed. The message is read as it is.
+    Changed(Message),
+    /// Pages are going to be removed when the message was read.
+    Removing(Message),
 }
 
-/// Tells the monitor about an event and waits until it knows.
-fn tell(changing: &MmapChanging<Context>, event: &Event) -> EventOutcome {
-    let context = changing.context();
-
-    // Nobody could interrupt the wait of a task on its way out, and none should get here.
-    if warn_on!(current!().flags() & task::flags::EXITING != 0) {
-        return EventOutcome::Abandoned;
+impl Event {
+    /// Returns what happened.
+    pub(crate) fn kind(&self) -> &EventKind {
+        &self.kind
     }
-    context
-        .waiters()
-        .wait_event(event, || context.is_released())
+
+    /// Tells the monitor and waits until it knows.
+    fn tell(&self) -> EventOutcome {
+        // Nothing would interrupt the wait of a task on its way out. One gets here when the kernel
+        // unmaps its shadow stack.
+        if current!().flags() & task::flags::EXITING != 0 {
+            return EventOutcome::Abandoned;
+        }
+        self.changing.context().waiters().wait_event(self)
+    }
+}
+
+impl waitset::Event for Event {
+    fn delivered(&self) -> bool {
+        match self.kind {
+            EventKind::Fork(_) | EventKind::Changed(_) => self.changing.lower(),
+            EventKind::Removing(_) => false,
+        }
+    }
+
+    fn holds_up(&self) -> bool {
+        matches!(self.kind, EventKind::Fork(_))
+    }
+
+    fn holders(&self) -> u32 {
+        match &self.kind {
+            EventKind::Fork(child) => {
+                header::descriptors_of(child.mm(), self.changing.context().bound_file())
+            }
+            _ => 0,
+        }
+    }
+
+    fn are_all(&self, references: u32) -> bool {
+        self.changing
+            .context()
+            .bound_file()
+            .has_references(references)
+    }
 }
 
 /// A context whose address space is being duplicated.
@@ -60,9 +106,9 @@ pub(crate) struct Unmap {
 
 /// Where notes about forks, and about ranges that are unmapped, come from.
 pub(crate) static FORKS: StaticKmemCache<Entry<Fork>> =
-    StaticKmemCache::new(c_str!("userfaultfd_fork"));
+    StaticKmemCache::new(c_str!("userfaultfd_fork"), built_in!());
 pub(crate) static UNMAPS: StaticKmemCache<Entry<Unmap>> =
-    StaticKmemCache::new(c_str!("userfaultfd_unmap"));
+    StaticKmemCache::new(c_str!("userfaultfd_unmap"), built_in!());
 
 // SAFETY: It is one cache.
 unsafe impl Note for Fork {
@@ -136,7 +182,11 @@ impl Operations for Context {
     fn fork_complete(fork: Fork) {
         let Fork { changing, child } = fork;
 
-        if tell(&changing, &Event::Fork(child.clone())) == EventOutcome::Abandoned {
+        let event = Event {
+            changing,
+            kind: EventKind::Fork(child.clone()),
+        };
+        if event.tell() == EventOutcome::Abandoned {
             // Nobody manages the new process. Its areas must not outlive the context.
             vma::release_new(&*child);
         }
@@ -157,28 +207,26 @@ impl Operations for Context {
     }
 
     fn remap_complete(changing: MmapChanging<Self>, from: usize, to: usize, len: usize) {
-        tell(
-            &changing,
-            &Event::Plain(Message::Remap {
-                from: from as u64,
-                to: to as u64,
-                len: len as u64,
-            }),
-        );
+        let kind = EventKind::Changed(Message::Remap {
+            from: from as u64,
+            to: to as u64,
+            len: len as u64,
+        });
+        Event { changing, kind }.tell();
     }
 
     fn remove(vma: Vma<'_, Self>) -> Option<MmapChanging<Self>> {
         interested(&vma, uapi::UFFD_FEATURE_EVENT_REMOVE)
     }
 
-    fn remove_complete(changing: MmapChanging<Self>, range: Range<usize>) {
-        tell(
-            &changing,
-            &Event::Plain(Message::Remove {
-                start: range.start as u64,
-                end: range.end as u64,
-            }),
-        );
+    fn removing(changing: MmapChanging<Self>, range: Range<usize>) -> MmapChanging<Self> {
+        let kind = EventKind::Removing(Message::Remove {
+            start: range.start as u64,
+            end: range.end as u64,
+        });
+        let event = Event { changing, kind };
+        event.tell();
+        event.changing
     }
 
     fn unmap(vma: Vma<'_, Self>, range: Range<usize>, unmaps: &mut Pending<'_, Unmap>) -> Result {
@@ -201,13 +249,11 @@ impl Operations for Context {
     fn unmap_complete(unmap: Unmap) {
         let Unmap { changing, range } = unmap;
 
-        tell(
-            &changing,
-            &Event::Plain(Message::Unmap {
-                start: range.start as u64,
-                end: range.end as u64,
-            }),
-        );
+        let kind = EventKind::Changed(Message::Unmap {
+            start: range.start as u64,
+            end: range.end as u64,
+        });
+        Event { changing, kind }.tell();
     }
 
     fn create(flags: u32) -> Result<u32> {

@@ -9,7 +9,7 @@ use kernel::{
     task::{flags, CurrentTask},
     uapi,
     userfaultfd::{fault::Kind, Fault, FaultOutcome},
-    warn_on,
+    warn_on_once,
 };
 
 /// Handles a fault in a registered area.
@@ -32,7 +32,7 @@ pub(crate) fn handle<'a>(fault: Fault<'a, Context>) -> FaultOutcome<'a> {
     let Some(context) = fault.vma().context() else {
         return fault.sigbus();
     };
-    if context.is_released() {
+    if context.waiters().is_released() {
         // The lock goes in any case: whoever closes the descriptor waits for it.
         return fault.unlock().retry();
     }
@@ -40,10 +40,9 @@ pub(crate) fn handle<'a>(fault: Fault<'a, Context>) -> FaultOutcome<'a> {
     // The area holds no reference, and the lock that protects it is going to be dropped.
     let context = ARef::from(context);
     let message = message(context.header().features(), &fault);
-    let waiters = context.waiters();
-    waiters.wait_fault(task, fault, message.address, message, || {
-        context.is_released()
-    })
+    context
+        .waiters()
+        .wait_fault(task, fault, message.address, message)
 }
 
 /// Whether a fault is none to report.
@@ -57,8 +56,8 @@ fn is_refused(fault: &Fault<'_, Context>, task: &CurrentTask) -> bool {
         return true;
     };
     if cfg!(CONFIG_DEBUG_VM) {
-        warn_on!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
-        warn_on!(!fault.reason().is_valid());
+        warn_on_once!(!core::ptr::eq(context.mm(), &**fault.vma().mm()));
+        warn_on_once!(!fault.reason().is_valid());
     }
     context.has(uapi::UFFD_FEATURE_SIGBUS)
         || (!fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0)

@@ -5,11 +5,13 @@
 use crate::{
     access,
     context::Context,
-    event::Event,
+    event::{Event, EventKind},
     ioctl,
-    message::{self, Message},
+    message::{self, Message, PageFault},
 };
 use kernel::{
+    built_in,
+    built_in::BuiltIn,
     c_str,
     fs::{
         anon_inode::{AnonInodeFile, UnboundFile},
@@ -37,28 +39,23 @@ pub(crate) const SHARED_FLAGS: u32 = flags::O_CLOEXEC | flags::O_NONBLOCK;
 
 static_assert!(SHARED_FLAGS & access::USER_MODE_ONLY == 0);
 
-/// A descriptor that is complete but for being installed.
+/// A descriptor that is complete but for its context, and for being installed.
 pub(crate) struct NewDescriptor {
-    context: ARef<Context>,
     fd: FileDescriptorReservation,
     file: UnboundFile<Context>,
 }
 
 impl NewDescriptor {
-    /// Reserves a number and makes a file, for a context and with its flags.
+    /// Reserves a number and makes a file, for a context that was made with `flags`.
     ///
     /// `on_behalf_of` is the descriptor that another one comes from.
     ///
     /// # Errors
     ///
     /// `EMFILE`, `ENFILE`, `ENOMEM`, or what the LSM answers. May sleep.
-    pub(crate) fn reserve(
-        context: ARef<Context>,
-        on_behalf_of: Option<&LocalFile>,
-    ) -> Result<Self> {
-        let flags = flags::O_RDONLY | context.flags() & SHARED_FLAGS;
+    pub(crate) fn reserve(flags: u32, on_behalf_of: Option<&LocalFile>) -> Result<Self> {
+        let flags = flags::O_RDONLY | flags & SHARED_FLAGS;
         Ok(Self {
-            context,
             fd: FileDescriptorReservation::get_unused_fd_flags(flags)?,
             file: UnboundFile::create(flags, on_behalf_of)?,
         })
@@ -70,16 +67,29 @@ impl NewDescriptor {
     }
 
     /// Makes the descriptor visible to the process, and returns its number.
-    fn install(self) -> u32 {
+    fn install(self, context: ARef<Context>) -> u32 {
         let number = self.number();
-        self.fd.fd_install(self.file.bind(self.context));
+        self.fd.fd_install(self.file.bind(context));
         number
     }
 
     /// Like [`NewDescriptor::install`], for a descriptor that honours `IOCB_NOWAIT`.
-    pub(crate) fn install_nowait(mut self) -> u32 {
+    pub(crate) fn install_nowait(mut self, context: ARef<Context>) -> u32 {
         self.file.set_nowait();
-        self.install()
+        self.install(context)
+    }
+}
+
+/// Returns the message that is read about `front`, or nothing if a descriptor has to be made for
+/// it.
+#[inline(always)]
+fn message_of(front: &Front<'_, PageFault, Event>) -> Option<Message> {
+    match front {
+        Front::Fault(fault) => Some(Message::PageFault(**fault)),
+        Front::Event(event) => match event.kind() {
+            EventKind::Fork(_) => None,
+            EventKind::Changed(message) | EventKind::Removing(message) => Some(*message),
+        },
     }
 }
 
@@ -93,18 +103,14 @@ fn read_message(
     file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
-    let delivered = context.waiters().receive(nonblocking, |front| {
-        let message = match front {
-            Front::Fault(fault) => Message::PageFault(*fault),
-            Front::Event(Event::Plain(message)) => *message,
-            Front::Event(Event::Fork(_)) => return Receipt::Left(false),
-        };
-        if iov.copy_to_iter_full_nofault(&message.encode()) {
-            Receipt::Delivered(true)
-        } else {
-            Receipt::Left(false)
-        }
-    })?;
+    let delivered = context
+        .waiters()
+        .receive(nonblocking, |front| match message_of(&front) {
+            Some(message) if iov.copy_to_iter_full_nofault(&message.encode()) => {
+                Receipt::Delivered(true)
+            }
+            _ => Receipt::Left(false),
+        })?;
     if delivered {
         return Ok(());
     }
@@ -129,12 +135,11 @@ fn read_message_slow(
     file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
+    let mut buffer = Buffer::default();
     loop {
         let step = context.waiters().receive(nonblocking, |front| {
-            let message = match front {
-                Front::Fault(fault) => Message::PageFault(*fault),
-                Front::Event(Event::Plain(message)) => *message,
-                Front::Event(Event::Fork(_)) => return Receipt::Left(Step::Fork),
+            let Some(message) = message_of(&front) else {
+                return Receipt::Left(Step::Fork);
             };
             let message = message.encode();
             if iov.copy_to_iter_full_nofault(&message) {
@@ -146,74 +151,108 @@ fn read_message_slow(
         match step {
             Step::Delivered => return Ok(()),
             Step::Fork => {
-                if read_fork(context, file, iov)? {
+                if read_fork(context, file, iov, &mut buffer)? {
                     return Ok(());
                 }
             }
             Step::FaultIn(message) => {
                 // This may sleep, and the wake-up for the message that stays may have been ours.
                 context.waiters().pass_on();
-                fault_in(iov, &message)?;
+                buffer.fault_in(iov, &message)?;
             }
         }
     }
 }
 
-/// Makes the buffer present that a message could not be copied to.
-#[cold]
-fn fault_in(iov: &mut IovIterDest<'_>, message: &[u8; message::SIZE]) -> Result {
-    // Somebody who takes the buffer away, again and again, must not keep the thread from dying.
-    if current!().fatal_signal_pending() {
-        return Err(ERESTARTSYS);
+/// What was done to make a buffer present.
+#[derive(Default)]
+struct Buffer {
+    /// Whether it was made present without being written to. That is tried once: if it does not
+    /// help, because the copy fails for another reason, the error shows when it is written to.
+    was_tried: bool,
+}
+
+impl Buffer {
+    /// Makes the buffer present that a message could not be copied to. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if it cannot be written to, `ERESTARTSYS` if a fatal signal is pending.
+    fn fault_in(&mut self, iov: &mut IovIterDest<'_>, message: &[u8; message::SIZE]) -> Result {
+        // Somebody who takes the buffer away, again and again, must not keep the thread from dying.
+        if current!().fatal_signal_pending() {
+            return Err(ERESTARTSYS);
+        }
+        cond_resched();
+        if core::mem::replace(&mut self.was_tried, true) {
+            iov.fault_in_with(message)
+        } else {
+            iov.fault_in(message::SIZE);
+            Ok(())
+        }
     }
-    cond_resched();
-    iov.fault_in_with(message)
 }
 
 /// Reads the next message if it is about a fork, and makes the descriptor that it names.
 ///
-/// Returns false where there is none, or not any more.
+/// Returns false if there is none, or not any more.
 #[cold]
-fn read_fork(context: &Context, file: &LocalFile, iov: &mut IovIterDest<'_>) -> Result<bool> {
-    // A fork makes the memory of the process that reads read-only, if it is that one. Whoever
-    // brings the buffer may have to read this very event first: nobody fills pages before that. So
-    // it is not claimed yet.
-    context.waiters().pass_on();
-    fault_in(iov, &[0; message::SIZE])?;
-
-    let claimed = context.waiters().claim(|event| match event {
-        Event::Fork(child) => Some(child.clone()),
-        Event::Plain(_) => None,
-    });
-    let Some((claim, child)) = claimed else {
-        // Somebody else came first, and there may be another message.
-        return Ok(false);
-    };
-    let new = match NewDescriptor::reserve(child, Some(file)) {
-        Ok(new) => new,
-        Err(err) => {
-            claim.defer();
-            return Err(err);
+fn read_fork(
+    context: &Context,
+    file: &LocalFile,
+    iov: &mut IovIterDest<'_>,
+    buffer: &mut Buffer,
+) -> Result<bool> {
+    let mut reserved = None;
+    loop {
+        let claimed = context.waiters().claim(|event| match event.kind() {
+            EventKind::Fork(child) => Some(child.clone()),
+            EventKind::Changed(_) | EventKind::Removing(_) => None,
+        });
+        let Some((claim, child)) = claimed else {
+            // Somebody else came first, and there may be another message.
+            return Ok(false);
+        };
+        let new = match reserved.take() {
+            Some(new) => new,
+            None => match NewDescriptor::reserve(context.flags(), Some(file)) {
+                Ok(new) => new,
+                Err(err) => {
+                    claim.defer();
+                    return Err(err);
+                }
+            },
+        };
+        let message = Message::Fork { ufd: new.number() }.encode();
+        match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
+            Some(true) => {
+                new.install(child);
+                return Ok(true);
+            }
+            // The process that forks is gone.
+            None => return Ok(false),
+            Some(false) => {}
         }
-    };
-    let message = Message::Fork { ufd: new.number() }.encode();
-    match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
-        Some(true) => {
-            new.install();
-            Ok(true)
-        }
-        // The buffer is gone again, or the process that forks.
-        Some(false) | None => Ok(false),
+        // A fork makes the memory of the process that reads read-only, if it is that one. Whoever
+        // brings the buffer may have to read this very event first, because nobody fills pages
+        // before that. So it is not claimed meanwhile.
+        buffer.fault_in(iov, &message)?;
+        reserved = Some(new);
     }
 }
 
 impl AnonInodeFile for Context {
+    const BUILT_IN: BuiltIn = built_in!();
     const NAME: &'static CStr = c_str!("[userfaultfd]");
+
+    fn flush(&self) {
+        self.waiters().look_again();
+    }
 
     fn release(context: ARef<Context>) {
         // No thread starts to sleep any more. Those that found the area registered before, and not
         // yet this, are behind the mmap lock that the next step takes.
-        context.set_released();
+        context.waiters().set_released();
         vma::release_all(&*context);
         context.waiters().wake_all();
     }
@@ -247,16 +286,23 @@ impl AnonInodeFile for Context {
         self.waiters().pollers()
     }
 
-    fn poll(&self, file: &File) -> u32 {
+    fn poll(&self, file: &File, requested: u32) -> u32 {
         // A message may be gone before it is read, so a blocking descriptor is of no use here.
         if !self.is_initialized() || file.flags() & flags::O_NONBLOCK == 0 {
             return events::ERR;
         }
+        let mut ready = 0;
         if self.waiters().is_readable() {
-            events::IN
-        } else {
-            0
+            ready |= events::IN;
         }
+        if requested & events::OUT != 0 {
+            self.waiters().want_out();
+            if !self.header().mmap_changing() {
+                // Operations do not answer `EAGAIN`.
+                ready |= events::OUT;
+            }
+        }
+        ready
     }
 
     #[inline]

@@ -29,7 +29,7 @@ fn enter(cursor: &mut VmaCursor<'_, Context>, start: usize) -> Result {
     Ok(())
 }
 
-/// `UFFDIO_REGISTER`: watch a range, and answer which operations work on it.
+/// `UFFDIO_REGISTER`: watch a range, all of it or none, and answer which operations work on it.
 ///
 /// # Errors
 ///
@@ -45,6 +45,7 @@ pub(crate) fn register(context: &Context, arg: UserPtr) -> Result {
 
     let mut has_hugetlb = false;
     {
+        // All of the range is registered, or none.
         let mm = context.mm().mmget_not_zero().ok_or(ENOMEM)?;
         let mut guard = mm.mmap_write_lock();
         let mut cursor = VmaCursor::<Context>::new(&mut guard, start, end);
@@ -75,7 +76,7 @@ pub(crate) fn register(context: &Context, arg: UserPtr) -> Result {
         }
         // SAFETY: The areas of a context are taken off it when its descriptor is released, and
         // the descriptor that this is called on has a reference until then.
-        unsafe { cursor.register(context, flags, wp_async)? };
+        unsafe { cursor.register(context, flags)? };
     }
 
     let mut ioctls = if has_hugetlb {
@@ -92,8 +93,8 @@ pub(crate) fn register(context: &Context, arg: UserPtr) -> Result {
     Register::answer(arg, ioctls)
 }
 
-/// `UFFDIO_UNREGISTER`: stop to watch a range, and wake the threads that sleep in faults on
-/// missing pages there.
+/// `UFFDIO_UNREGISTER`: stop to watch a range, all of it or none, and wake the threads that sleep
+/// where it was registered for missing pages.
 ///
 /// # Errors
 ///
@@ -120,23 +121,11 @@ pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
         cursor.advance();
     }
 
-    cursor.rewind();
-    while let Some(vma) = cursor.advance() {
-        cond_resched();
-        if vma.context().is_none() {
-            continue;
-        }
-        let from = start.max(vma.start());
-        let to = end.min(vma.end());
-        let was_missing = vma.flags() & VM_UFFD_MISSING != 0;
-        let cleared = cursor.clear(from, to);
-        if was_missing {
+    cursor.unregister(|part, modes| {
+        if modes & VM_UFFD_MISSING != 0 {
             // Nobody is going to resolve their faults any more. Now that the area is locked and off
             // the context, no thread can go to sleep behind this.
-            context.waiters().wake(from as u64..to as u64);
+            context.waiters().wake(part.start as u64..part.end as u64);
         }
-        // What was done before the failure, to the protection of pages for example, stays.
-        cleared?;
-    }
-    Ok(())
+    })
 }

@@ -8,6 +8,7 @@ use kernel::{
     mm::MmWithUser,
     prelude::*,
     uaccess::UserPtr,
+    uapi::{UFFD_PAGEFAULT_FLAG_MINOR, UFFD_PAGEFAULT_FLAG_WP},
     userfaultfd::{
         limits, pages,
         uapi::{
@@ -20,7 +21,6 @@ impl Bounds {
     /// Returns the bounds for the address space of a context.
     fn of(context: &Context) -> Self {
         Self {
-            min: limits::min_address(),
             max: limits::task_size(context.mm()),
         }
     }
@@ -52,6 +52,10 @@ pub(crate) trait Fill: Answered {
     ///
     /// `EINVAL`
     fn check(&self, context: &Context) -> Result;
+
+    /// Whether `EEXIST` means that the page is mapped. Otherwise it may be in the page cache only,
+    /// which does not resolve a minor fault.
+    const EXISTING_IS_MAPPED: bool = false;
 
     /// Fills the pages, and returns how many bytes were done.
     fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64>;
@@ -140,8 +144,10 @@ impl Fill for Move {
 
 /// Implements [`Fill`] for a structure that has a range and a mode.
 macro_rules! fill_range {
-    ($ty:ty, $known:expr, $run:expr) => {
+    ($ty:ty, $known:expr, $is_mapped:expr, $run:expr) => {
         impl Fill for $ty {
+            const EXISTING_IS_MAPPED: bool = $is_mapped;
+
             fn target(&self) -> Range {
                 self.range
             }
@@ -172,23 +178,31 @@ macro_rules! fill_range {
 fill_range!(
     Zeropage,
     uapi::MODE_DONTWAKE,
+    false,
     |context, mm, start, len, _| { pages::zeropage(context, mm, start, len) }
 );
 
 fill_range!(
     Continue,
     uapi::MODE_DONTWAKE | uapi::MODE_WP,
+    true,
     |context, mm, start, len, mode| {
         pages::resume(context, mm, start, len, mode & uapi::MODE_WP != 0)
     }
 );
 
-fill_range!(Poison, uapi::MODE_DONTWAKE, |context, mm, start, len, _| {
-    pages::poison(context, mm, start, len)
-});
+fill_range!(
+    Poison,
+    uapi::MODE_DONTWAKE,
+    true,
+    |context, mm, start, len, _| { pages::poison(context, mm, start, len) }
+);
 
 /// `UFFDIO_COPY` and the other operations that fill pages: fill them, answer how many bytes were
 /// done or why none were, and wake the threads that wait for them.
+///
+/// If the first page is there already, the threads that wait for it are woken as well: whoever put
+/// it there may have left them asleep, or raced with them.
 ///
 /// # Errors
 ///
@@ -212,15 +226,20 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     let request = T::read(arg)?;
     request.check(context)?;
 
+    let Range { start, len } = request.target();
+    let wakes = request.mode() & uapi::MODE_DONTWAKE == 0;
     let done = {
         let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
-        request.run(context, &mm)
+        let done = request.run(context, &mm);
+        if done == Err(EEXIST) && wakes {
+            wake_page(context, &mm, start, T::EXISTING_IS_MAPPED);
+        }
+        done
     };
     answer(&done)?;
 
     let done = done?;
-    let Range { start, len } = request.target();
-    if request.mode() & uapi::MODE_DONTWAKE == 0 {
+    if wakes {
         context.waiters().wake(start..start.saturating_add(done));
     }
     if done == len {
@@ -228,6 +247,21 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     } else {
         Err(EAGAIN)
     }
+}
+
+/// Wakes the threads that wait for the page to come that begins at `start`.
+#[cold]
+fn wake_page(context: &Context, mm: &MmWithUser, start: u64, is_mapped: bool) {
+    let size = pages::size_at(mm, start as usize) as u64;
+    let range = start..start.saturating_add(size);
+    // A page that is there does not resolve faults on its protection.
+    let mut others = UFFD_PAGEFAULT_FLAG_WP;
+    if !is_mapped {
+        others |= UFFD_PAGEFAULT_FLAG_MINOR;
+    }
+    context
+        .waiters()
+        .wake_those(range, |fault| fault.flags & u64::from(others) == 0);
 }
 
 /// `UFFDIO_WRITEPROTECT`: protect pages against writing; or lift the protection, and wake the

@@ -31,15 +31,16 @@ struct vm_area_struct *uffd_shim_vma_find(struct vma_iterator *vmi,
 					  unsigned long end);
 struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
 					    unsigned long addr);
-struct vm_area_struct *uffd_shim_clear_vma(struct vma_iterator *vmi,
-					   struct vm_area_struct *prev,
-					   struct vm_area_struct *vma,
-					   unsigned long start,
-					   unsigned long end);
-int uffd_shim_register_range(struct userfaultfd_ctx *ctx,
-			     struct vm_area_struct *vma, vm_flags_t vm_flags,
-			     unsigned long start, unsigned long end,
-			     bool wp_async);
+struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
+					    struct vm_area_struct *prev,
+					    struct vm_area_struct *vma,
+					    unsigned long start,
+					    unsigned long end,
+					    struct userfaultfd_ctx *ctx,
+					    vm_flags_t modes);
+void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
+			       unsigned long end);
+unsigned long uffd_shim_pagesize_at(struct mm_struct *mm, unsigned long addr);
 void uffd_shim_release_new(struct userfaultfd_ctx *ctx);
 void uffd_shim_release_all(struct userfaultfd_ctx *ctx);
 
@@ -58,6 +59,7 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
 			   unsigned long len, bool enable);
 
 /* The rest */
+unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file);
 int uffd_shim_sysfs_init(void);
 
 /* Implemented in Rust: userfaultfd(2). */

@@ -7,6 +7,7 @@
 use super::Flags;
 use crate::{
     bindings,
+    built_in::BuiltIn,
     error::{code::ENOMEM, Result},
     str::CStr,
     sync::atomic::{Acquire, Atomic, Full, Relaxed},
@@ -15,7 +16,8 @@ use core::{marker::PhantomData, mem, ptr::NonNull};
 
 /// A named slab cache for objects of type `T` that lives as long as the kernel.
 ///
-/// It is declared as a `static` and created once by [`StaticKmemCache::create`].
+/// It is declared as a `static` and created once by [`StaticKmemCache::create`]. Nothing destroys
+/// it, so it is not for loadable modules.
 ///
 /// # Invariants
 ///
@@ -29,7 +31,10 @@ pub struct StaticKmemCache<T> {
 
 impl<T> StaticKmemCache<T> {
     /// Names a cache that is not created yet.
-    pub const fn new(name: &'static CStr) -> Self {
+    ///
+    /// The slab allocator keeps no memory for objects of size zero: they do not compile.
+    pub const fn new(name: &'static CStr, _: BuiltIn) -> Self {
+        const { assert!(mem::size_of::<T>() != 0 && mem::size_of::<T>() <= u32::MAX as usize) };
         Self {
             name,
             // INVARIANT: The address is zero.
@@ -45,7 +50,6 @@ impl<T> StaticKmemCache<T> {
     ///
     /// `ENOMEM` where there is no memory. May sleep.
     pub fn create(&'static self) -> Result {
-        const { assert!(mem::size_of::<T>() <= u32::MAX as usize) };
         if self.cache.load(Relaxed) != 0 {
             return Ok(());
         }
@@ -54,7 +58,7 @@ impl<T> StaticKmemCache<T> {
             align: mem::align_of::<T>() as u32,
             ..Default::default()
         };
-        // SAFETY: The name is a string that lives for ever.
+        // SAFETY: The name is a string of code that is built into the kernel, so it lives for ever.
         let cache = unsafe {
             bindings::__kmem_cache_create_args(
                 self.name.as_char_ptr(),
@@ -91,7 +95,7 @@ impl<T> StaticKmemCache<T> {
             return Err(ENOMEM);
         }
         // SAFETY: By the type invariants this is a valid cache.
-        let object = unsafe { bindings::kmem_cache_alloc_noprof(cache, flags.as_raw()) };
+        let object = unsafe { bindings::kmem_cache_alloc(cache, flags.as_raw()) };
         NonNull::new(object.cast()).ok_or(ENOMEM)
     }
 

@@ -8,6 +8,7 @@
 use super::{File, Kiocb, LocalFile};
 use crate::{
     bindings,
+    built_in::BuiltIn,
     error::{from_err_ptr, Result},
     ffi::{c_int, c_long, c_uint, c_ulong},
     iov::IovIterDest,
@@ -16,6 +17,7 @@ use crate::{
     sync::{
         aref::{ARef, AlwaysRefCounted},
         poll::PollQueue,
+        rcu, Marked,
     },
     types::ForeignOwnable,
 };
@@ -25,9 +27,17 @@ use core::{marker::PhantomData, mem::MaybeUninit, ptr::NonNull};
 ///
 /// Seeking succeeds and does nothing, and 32-bit programs reach [`AnonInodeFile::ioctl`] with
 /// their pointer widened.
-pub trait AnonInodeFile: AlwaysRefCounted + Sized + Send + Sync + 'static {
+///
+/// Open files do not keep a module loaded, so this is for code that is built into the kernel.
+pub trait AnonInodeFile: AlwaysRefCounted + HasBoundFile + Sized + Send + Sync + 'static {
+    /// The proof that the operations are there as long as files are.
+    const BUILT_IN: BuiltIn;
+
     /// The name of the inode, as in `/proc/PID/fd`.
     const NAME: &'static CStr;
+
+    /// Called when a descriptor of the file is closed, before its reference goes.
+    fn flush(&self) {}
 
     /// Called when the last reference to the file goes.
     fn release(this: ARef<Self>);
@@ -38,14 +48,82 @@ pub trait AnonInodeFile: AlwaysRefCounted + Sized + Send + Sync + 'static {
     /// The queue that pollers of the file are put on before [`AnonInodeFile::poll`] is called.
     fn poll_queue(&self) -> &PollQueue;
 
-    /// Returns the events that are ready, see [`crate::sync::poll::events`].
-    fn poll(&self, file: &File) -> u32;
+    /// Returns the events that are ready, see [`crate::sync::poll::events`]. `requested` are those
+    /// that the caller asks for.
+    fn poll(&self, file: &File, requested: u32) -> u32;
 
     /// Implements `ioctl(2)`.
     fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize>;
 
     /// Adds lines to `/proc/PID/fdinfo/FD`.
     fn show_fdinfo(&self, m: &SeqFile);
+}
+
+/// The file that has an [`AnonInodeFile`] as its private data, if there is one that is open. It is
+/// not a reference to the file.
+///
+/// # Invariants
+///
+/// The value is zero, or the address of a file. From when it is zero again the memory of the file
+/// stays that of a file for an RCU grace period.
+pub struct BoundFile(Marked<usize>);
+
+impl BoundFile {
+    /// Makes one for data that no file has.
+    pub const fn new() -> Self {
+        // INVARIANT: The value is zero.
+        Self(Marked::new(0))
+    }
+
+    /// Returns the address of the file, or null. It is not for access.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::file {
+        self.0.read_once() as *mut bindings::file
+    }
+
+    /// Whether there is an open file, with just `count` references to it: those of descriptors, of
+    /// messages that pass descriptors on, and of system calls that are under way.
+    pub fn has_references(&self, count: u32) -> bool {
+        let _guard = rcu::read_lock();
+        let file = self.as_ptr();
+        // SAFETY: By the type invariants the memory of the file stays while the RCU lock is held.
+        !file.is_null() && unsafe { bindings::file_count(file) } == count as usize
+    }
+}
+
+/// A type with a [`BoundFile`] as one of its fields.
+///
+/// Implement it with [`impl_has_bound_file!`](crate::impl_has_bound_file).
+///
+/// # Safety
+///
+/// [`HasBoundFile::bound_file`] must return the same field each time.
+pub unsafe trait HasBoundFile {
+    /// Returns where the file is noted while it is open.
+    fn bound_file(&self) -> &BoundFile;
+}
+
+/// Implements [`HasBoundFile`](crate::fs::anon_inode::HasBoundFile) for a type and one of its
+/// fields.
+#[macro_export]
+macro_rules! impl_has_bound_file {
+    (impl HasBoundFile for $ty:ty { self.$field:ident }) => {
+        // SAFETY: It is always the same field.
+        unsafe impl $crate::fs::anon_inode::HasBoundFile for $ty {
+            #[inline]
+            fn bound_file(&self) -> &$crate::fs::anon_inode::BoundFile {
+                // A raw pointer, so that nothing that merely stands for a field will do.
+                let this: *const Self = self;
+                // SAFETY: The pointer comes from a reference, which is borrowed.
+                unsafe { &*(&raw const (*this).$field) }
+            }
+        }
+    };
+}
+
+impl Default for BoundFile {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A file on an anonymous inode of its own that has no private data yet.
@@ -76,7 +154,9 @@ impl<T: AnonInodeFile> UnboundFile<T> {
             Some(file) => unsafe { (*file.as_ptr()).f_inode },
             None => core::ptr::null_mut(),
         };
-        // SAFETY: The name and the operations live for ever, the inode is null or valid.
+        let _: BuiltIn = T::BUILT_IN;
+        // SAFETY: The name and the operations live for ever, because they are built into the
+        // kernel; the inode is null or valid.
         let file = from_err_ptr(unsafe {
             bindings::anon_inode_create_getfile(
                 T::NAME.as_char_ptr(),
@@ -104,6 +184,9 @@ impl<T: AnonInodeFile> UnboundFile<T> {
 
     /// Gives the file its private data. It is ready to be installed then.
     pub fn bind(self, data: ARef<T>) -> ARef<File> {
+        // INVARIANT: `release` writes zero before the file is freed. The memory of files is freed
+        // after a grace period.
+        data.bound_file().0.write_once(self.file.as_ptr() as usize);
         // SAFETY: By the type invariants nobody else knows the file.
         unsafe { (*self.file.as_ptr()).private_data = data.into_foreign() };
         self.file
@@ -127,11 +210,22 @@ impl<T: AnonInodeFile> FileVTable<T> {
 
     /// # Safety
     ///
+    /// `file` must be an open file of `T`.
+    unsafe extern "C" fn flush(file: *mut bindings::file, _: bindings::fl_owner_t) -> c_int {
+        // SAFETY: An open file is not released during the call.
+        unsafe { Self::data(file) }.flush();
+        0
+    }
+
+    /// # Safety
+    ///
     /// `file` must be a file of `T` that is being released.
     unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: The private data of a file is null until `bind` puts there what `into_foreign`
         // returned, and the release call owns it.
-        if let Some(data) = unsafe { ARef::try_from_foreign((*file).private_data) } {
+        if let Some(data) = unsafe { ARef::<T>::try_from_foreign((*file).private_data) } {
+            // INVARIANT: The value is zero.
+            data.bound_file().0.write_once(0);
             T::release(data);
         }
         0
@@ -170,7 +264,10 @@ impl<T: AnonInodeFile> FileVTable<T> {
         unsafe { this.poll_queue().register(file, table) };
         // SAFETY: An open file is not released during the call, and there is no `fdget_pos` of
         // this thread that bypasses the position lock.
-        this.poll(unsafe { File::from_raw_file(file) })
+        let file = unsafe { File::from_raw_file(file) };
+        // SAFETY: The table is null or valid; as in `poll_requested_events()`.
+        let requested = unsafe { table.as_ref() }.map_or(u32::MAX, |table| table._key);
+        this.poll(file, requested)
     }
 
     /// # Safety
@@ -193,6 +290,7 @@ impl<T: AnonInodeFile> FileVTable<T> {
     }
 
     const VTABLE: bindings::file_operations = bindings::file_operations {
+        flush: Some(Self::flush),
         release: Some(Self::release),
         read_iter: Some(Self::read_iter),
         poll: Some(Self::poll),

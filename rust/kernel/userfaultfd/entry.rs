@@ -66,12 +66,14 @@ pub trait Operations: Context {
     /// The area was moved; `mremap_userfaultfd_complete()`. Sleeps; no lock is held.
     fn remap_complete(changing: MmapChanging<Self>, from: usize, to: usize, len: usize);
 
-    /// Whether somebody wants to know that pages of `vma` are removed; `userfaultfd_remove()`.
+    /// Whether somebody wants to know that pages of `vma` are removed; `userfaultfd_remove_prep()`.
     fn remove(vma: Vma<'_, Self>) -> Option<MmapChanging<Self>>;
 
-    /// Pages are about to be removed; the second half of `userfaultfd_remove()`. Sleeps; no lock
-    /// is held.
-    fn remove_complete(changing: MmapChanging<Self>, range: Range<usize>);
+    /// Pages are about to be removed; the second half of `userfaultfd_remove_prep()`. Sleeps; no
+    /// lock is held.
+    ///
+    /// What this returns is dropped when the pages are gone, maybe with the mmap lock held.
+    fn removing(changing: MmapChanging<Self>, range: Range<usize>) -> MmapChanging<Self>;
 
     /// Notes that a range of `vma` is going to be unmapped; `userfaultfd_unmap_prep()`. The mmap
     /// lock is held for writing.
@@ -192,17 +194,18 @@ pub unsafe fn remap<T: Operations>(
     }
 }
 
-/// Takes back what [`remap`] left.
+/// Takes back what [`remap`] or [`remove`] left.
 ///
 /// # Safety
 ///
-/// `vm_ctx` must have been passed to [`remap`], or be null inside.
-unsafe fn remapped<T: Operations>(
+/// `vm_ctx` must have been passed to one of them, or be null inside.
+unsafe fn taken_back<T: Operations>(
     vm_ctx: *mut bindings::vm_userfaultfd_ctx,
 ) -> Option<MmapChanging<T>> {
     // SAFETY: By the safety requirements it is valid.
-    let ctx = NonNull::new(unsafe { (*vm_ctx).ctx })?;
-    // SAFETY: By the safety requirements it comes from `remap`, and is taken back once.
+    let ctx = unsafe { core::mem::replace(&mut (*vm_ctx).ctx, core::ptr::null_mut()) };
+    let ctx = NonNull::new(ctx)?;
+    // SAFETY: By the safety requirements it comes from `into_raw`, and is taken back once.
     Some(unsafe { MmapChanging::from_raw(ctx) })
 }
 
@@ -216,7 +219,7 @@ pub unsafe fn remap_complete<T: Operations>(
     len: c_ulong,
 ) {
     // SAFETY: By the safety requirements.
-    if let Some(changing) = unsafe { remapped::<T>(vm_ctx) } {
+    if let Some(changing) = unsafe { taken_back::<T>(vm_ctx) } {
         T::remap_complete(changing, from, to, len);
     }
 }
@@ -227,18 +230,20 @@ pub unsafe fn remap_complete<T: Operations>(
 pub unsafe fn remap_fail<T: Operations>(vm_ctx: *mut bindings::vm_userfaultfd_ctx) {
     // Nothing was moved, so there is nothing to tell: the mark goes.
     // SAFETY: By the safety requirements.
-    drop(unsafe { remapped::<T>(vm_ctx) });
+    drop(unsafe { taken_back::<T>(vm_ctx) });
 }
 
 /// Returns whether the mmap lock is still held.
 ///
 /// # Safety
 ///
-/// `vma` must be valid, with the mmap lock held for reading; this may drop the lock.
+/// `vma` must be valid, with the mmap lock held for reading; this may drop the lock. `vm_ctx` must
+/// be valid, null inside, and passed to [`remove_complete`] later.
 pub unsafe fn remove<T: Operations>(
     vma: *mut bindings::vm_area_struct,
     start: c_ulong,
     end: c_ulong,
+    vm_ctx: *mut bindings::vm_userfaultfd_ctx,
 ) -> bool {
     // SAFETY: By the safety requirements.
     let area = unsafe { area::<T>(vma) };
@@ -249,8 +254,19 @@ pub unsafe fn remove<T: Operations>(
     // SAFETY: The lock is held by the safety requirements, and the caller learns that it is not
     // any more.
     unsafe { bindings::mmap_read_unlock(mm) };
-    T::remove_complete(changing, start..end);
+    let changing = T::removing(changing, start..end);
+    // SAFETY: By the safety requirements.
+    unsafe { (*vm_ctx).ctx = changing.into_raw() };
     false
+}
+
+/// # Safety
+///
+/// `vm_ctx` must be null inside, or have been passed to [`remove`], and not be used any more.
+pub unsafe fn remove_complete<T: Operations>(vm_ctx: *mut bindings::vm_userfaultfd_ctx) {
+    // The pages are gone: the mark goes.
+    // SAFETY: By the safety requirements.
+    drop(unsafe { taken_back::<T>(vm_ctx) });
 }
 
 /// # Safety
@@ -322,11 +338,14 @@ macro_rules! declare_userfaultfd {
                 ) -> () = remap_complete;
                 mremap_userfaultfd_fail(vm_ctx: *mut bindings::vm_userfaultfd_ctx) -> ()
                     = remap_fail;
-                userfaultfd_remove(
+                userfaultfd_remove_prep(
                     vma: *mut bindings::vm_area_struct,
                     start: c_ulong,
-                    end: c_ulong
+                    end: c_ulong,
+                    vm_ctx: *mut bindings::vm_userfaultfd_ctx
                 ) -> bool = remove;
+                userfaultfd_remove_complete(vm_ctx: *mut bindings::vm_userfaultfd_ctx) -> ()
+                    = remove_complete;
                 userfaultfd_unmap_prep(
                     vma: *mut bindings::vm_area_struct,
                     start: c_ulong,

@@ -8,7 +8,7 @@ use crate::{
     mm::virt::{vm_flags_t, VmaRef},
     task::SleepState,
     types::NotThreadSafe,
-    warn_on,
+    warn_on_once,
 };
 use core::{marker::PhantomData, ops::Deref};
 
@@ -189,7 +189,7 @@ impl<'a, T: Context> Fault<'a, T> {
     pub fn kind(self) -> Kind<'a, T> {
         if !self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
             if cfg!(CONFIG_DEBUG_VM) {
-                warn_on!(self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT));
+                warn_on_once!(self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT));
             }
             Kind::Final(self)
         } else if self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT) {

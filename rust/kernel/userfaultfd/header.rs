@@ -3,14 +3,15 @@
 //! The part of a context that mm knows.
 
 use crate::{
-    alloc::kmem_cache::StaticKmemCache,
+    alloc::{flags::GFP_KERNEL_ACCOUNT, kmem_cache::StaticKmemCache},
     bindings,
+    fs::anon_inode::BoundFile,
     mm::Mm,
     prelude::*,
     sync::{
         aref::{ARef, AlwaysRefCounted},
         atomic::{Atomic, Full, Relaxed},
-        LockClassKey, Refcount,
+        LockClassKey, Marked, Refcount,
     },
     types::Opaque,
 };
@@ -27,6 +28,7 @@ pub struct Header {
     #[pin]
     raw: Opaque<bindings::userfaultfd_ctx>,
     refcount: Refcount,
+    flags: u32,
 }
 
 // SAFETY: All that is reached through a shared reference is atomic, constant, or a lock.
@@ -47,6 +49,10 @@ pub unsafe trait Context: AlwaysRefCounted + Sized + Send + Sync + 'static {
     /// Where the memory of contexts comes from.
     fn cache() -> &'static StaticKmemCache<Self>;
 
+    /// Called when a [`MmapChanging`] is dropped that was the last one which was not lowered: the
+    /// mappings do not change any more. Must not sleep.
+    fn mmap_unchanged(&self);
+
     /// Returns the part that mm knows.
     fn header(&self) -> &Header {
         // SAFETY: The header is the first field by the safety requirements of the trait.
@@ -57,9 +63,10 @@ pub unsafe trait Context: AlwaysRefCounted + Sized + Send + Sync + 'static {
 impl Header {
     /// Makes a header with a reference count of one for a context that manages `mm`.
     ///
-    /// `features` are as in [`Header::features`].
+    /// `flags` are those of [`Header::flags`], `features` are as in [`Header::features`].
     pub fn new(
         mm: &Mm,
+        flags: u32,
         features: u32,
         name: &'static CStr,
         key: Pin<&'static LockClassKey>,
@@ -80,6 +87,7 @@ impl Header {
                 (&raw mut (*slot).mm).write(ARef::into_raw(mm).as_ptr().cast());
             }),
             refcount: Refcount::new(1),
+            flags,
         })
     }
 
@@ -94,6 +102,12 @@ impl Header {
     pub fn mm(&self) -> &Mm {
         // SAFETY: By the type invariants we own a reference to the mm, and it never changes.
         unsafe { Mm::from_raw((*self.as_raw()).mm) }
+    }
+
+    /// Returns the flags that the context was made with.
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        self.flags
     }
 
     /// Returns the features that were agreed upon: bits `UFFD_FEATURE_*` and
@@ -144,13 +158,21 @@ impl PinnedDrop for Header {
     }
 }
 
-/// Allocates and initialises a context.
+/// Returns how many descriptors of `file` the process with the address space `mm` has in a table
+/// that the current task does not use. Zero if the kernel cannot find that process, which it needs
+/// `CONFIG_MEMCG` for. Takes spinlocks.
+pub fn descriptors_of(mm: &Mm, file: &BoundFile) -> u32 {
+    // SAFETY: The mm is valid, and the file is only compared with others.
+    unsafe { bindings::uffd_shim_descriptors_of(mm.as_raw(), file.as_ptr()) }
+}
+
+/// Allocates and initialises a context, which is charged to the memory cgroup of the current task.
 ///
 /// # Errors
 ///
 /// `ENOMEM` where there is no memory, or what `init` answers. May sleep.
 pub fn new_context<T: Context>(init: impl PinInit<T>) -> Result<ARef<T>> {
-    let slot = T::cache().alloc(GFP_KERNEL)?;
+    let slot = T::cache().alloc(GFP_KERNEL_ACCOUNT)?;
     // SAFETY: The slot is valid memory for a `T` that nobody else knows and that is not moved. The
     // initialiser cannot fail.
     match unsafe { init.__pinned_init(slot.as_ptr()) } {
@@ -195,11 +217,11 @@ pub unsafe fn dec_ref<T: Context>(context: NonNull<T>) {
 ///
 /// ```ignore
 /// // SAFETY: ...
-/// impl_userfaultfd_context!(unsafe impl for Context { header, CACHE });
+/// impl_userfaultfd_context!(unsafe impl for Context { header, waiters, CACHE });
 /// ```
 #[macro_export]
 macro_rules! impl_userfaultfd_context {
-    (unsafe impl for $ty:ty { $header:ident, $cache:ident }) => {
+    (unsafe impl for $ty:ty { $header:ident, $waiters:ident, $cache:ident }) => {
         const _: () = assert!(
             ::core::mem::offset_of!($ty, $header) == 0,
             "the header comes first",
@@ -214,6 +236,10 @@ macro_rules! impl_userfaultfd_context {
         unsafe impl $crate::userfaultfd::Context for $ty {
             fn cache() -> &'static $crate::alloc::kmem_cache::StaticKmemCache<Self> {
                 &$cache
+            }
+
+            fn mmap_unchanged(&self) {
+                self.$waiters.tell_out();
             }
         }
 
@@ -233,10 +259,11 @@ macro_rules! impl_userfaultfd_context {
 
 /// Keeps the pages of a context from being filled while the layout of its address space changes.
 ///
-/// While one of these exists, [`Header::mmap_changing`] is true. It owns a reference to the
-/// context; dropping it may sleep.
+/// [`Header::mmap_changing`] is true from when this is made until it is [lowered](Self::lower) or
+/// dropped. It owns a reference to the context; dropping it may sleep.
 pub struct MmapChanging<T: Context> {
     context: ARef<T>,
+    is_raised: Marked<bool>,
 }
 
 impl<T: Context> MmapChanging<T> {
@@ -253,7 +280,30 @@ impl<T: Context> MmapChanging<T> {
         header.mmap_changing_atomic().add(1, Relaxed);
         // SAFETY: It was taken above.
         unsafe { bindings::up_write(lock) };
-        Self { context }
+        Self {
+            context,
+            is_raised: Marked::new(true),
+        }
+    }
+
+    /// Lowers the mark, unless that was done before. Of two threads that may do it one must wait
+    /// for the other, or both hold a lock.
+    ///
+    /// Returns whether the address space does not change any more with that, for which pollers of
+    /// `OUT` wait: the caller tells them.
+    #[must_use]
+    pub fn lower(&self) -> bool {
+        if !self.is_raised.read_once() {
+            return false;
+        }
+        self.is_raised.write_once(false);
+        let before = self
+            .context
+            .header()
+            .mmap_changing_atomic()
+            .fetch_add(-1, Full);
+        crate::warn_on_once!(before <= 0);
+        before == 1
     }
 
     /// Returns the context.
@@ -261,8 +311,11 @@ impl<T: Context> MmapChanging<T> {
         &self.context
     }
 
-    /// Hands the mark, and the reference, to mm.
+    /// Hands the mark, and the reference, to mm. Returns null if the mark was lowered before.
     pub(super) fn into_raw(self) -> *mut bindings::userfaultfd_ctx {
+        if !self.is_raised.read_once() {
+            return core::ptr::null_mut();
+        }
         ManuallyDrop::new(self).context.header().as_raw()
     }
 
@@ -276,17 +329,15 @@ impl<T: Context> MmapChanging<T> {
             // SAFETY: A pointer to the header is one to the context; the reference is ours by the
             // safety requirements.
             context: unsafe { ARef::from_raw(raw.cast()) },
+            is_raised: Marked::new(true),
         }
     }
 }
 
 impl<T: Context> Drop for MmapChanging<T> {
     fn drop(&mut self) {
-        let before = self
-            .context
-            .header()
-            .mmap_changing_atomic()
-            .fetch_add(-1, Full);
-        crate::warn_on!(before <= 0);
+        if self.lower() {
+            self.context.mmap_unchanged();
+        }
     }
 }

@@ -138,21 +138,76 @@ impl<N: Linked> Queue<N> {
     ///
     /// `member` must be valid and in no queue, and must leave this one before it becomes invalid.
     pub(super) unsafe fn push_back(&mut self, member: *mut N) {
-        // SAFETY: `member` is valid by the safety requirements.
-        unsafe {
-            *N::links(member) = Links {
-                prev: self.last,
-                next: ptr::null_mut(),
-            }
+        // SAFETY: By the safety requirements; `last` is null only if there are no members.
+        unsafe { self.insert_after(self.last, member) };
+    }
+
+    /// Adds a member behind the last one that `is_before` it, which is looked for from the end.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Queue::push_back`].
+    pub(super) unsafe fn insert_from_back(
+        &mut self,
+        member: *mut N,
+        is_before: impl Fn(NonNull<N>) -> bool,
+    ) {
+        let mut prev = self.last;
+        while let Some(other) = NonNull::new(prev).filter(|other| !is_before(*other)) {
+            // SAFETY: Members are valid by the type invariants.
+            prev = unsafe { (*N::links(other.as_ptr())).prev };
+        }
+        // SAFETY: By the safety requirements; `prev` is a member, or null.
+        unsafe { self.insert_after(prev, member) };
+    }
+
+    /// Adds a member in front of the first one that is not `is_before` it, which is looked for from
+    /// the front.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Queue::push_back`].
+    pub(super) unsafe fn insert_from_front(
+        &mut self,
+        member: *mut N,
+        is_before: impl Fn(NonNull<N>) -> bool,
+    ) {
+        let prev = match self.find(|other| !is_before(other)) {
+            // SAFETY: Members are valid by the type invariants.
+            Some(next) => unsafe { (*N::links(next.as_ptr())).prev },
+            None => self.last,
         };
-        if self.last.is_null() {
+        // SAFETY: By the safety requirements; `prev` is a member, or null.
+        unsafe { self.insert_after(prev, member) };
+    }
+
+    /// Adds a member behind `prev`, or in front of all if that is null.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Queue::push_back`]; `prev` must be null or in this queue.
+    unsafe fn insert_after(&mut self, prev: *mut N, member: *mut N) {
+        let next = if prev.is_null() {
+            self.first
+        } else {
+            // SAFETY: Members are valid by the type invariants.
+            unsafe { (*N::links(prev)).next }
+        };
+        // SAFETY: `member` is valid by the safety requirements.
+        unsafe { *N::links(member) = Links { prev, next } };
+        // INVARIANT: The new member is between its neighbours.
+        if prev.is_null() {
             self.first = member;
         } else {
-            // SAFETY: `last` is a member, hence valid by the type invariants.
-            unsafe { (*N::links(self.last)).next = member };
+            // SAFETY: Members are valid by the type invariants.
+            unsafe { (*N::links(prev)).next = member };
         }
-        // INVARIANT: The new member follows the one that was last.
-        self.last = member;
+        if next.is_null() {
+            self.last = member;
+        } else {
+            // SAFETY: Members are valid by the type invariants.
+            unsafe { (*N::links(next)).prev = member };
+        }
     }
 
     /// Takes a member out.
@@ -391,6 +446,34 @@ mod tests {
             }
         }
         ids
+    }
+
+    #[test]
+    fn queue_has_places_in_between() {
+        let mut members = members([20, 10, 20, 30, 10]);
+        let first = members.as_mut_ptr();
+        let up_to = |limit| {
+            move |other: NonNull<Member>| {
+                // SAFETY: Members of a queue are valid.
+                unsafe { other.as_ref() }.address <= limit
+            }
+        };
+        let mut queue = Queue::new();
+        for (index, address) in [(0, 20), (1, 10), (2, 20)] {
+            // SAFETY: The members stay where they are.
+            unsafe { queue.insert_from_back(first.add(index), up_to(address)) };
+        }
+        assert_eq!(ids(&queue), [2, 1, 3, 0]);
+        // SAFETY: As above.
+        unsafe { queue.insert_from_front(first.add(3), up_to(30)) };
+        assert_eq!(ids(&queue), [2, 1, 3, 4]);
+        // SAFETY: The member is in the queue.
+        unsafe { queue.remove(first) };
+        // SAFETY: As above.
+        unsafe { queue.insert_from_front(first.add(4), up_to(9)) };
+        assert_eq!(ids(&queue), [5, 2, 3, 4]);
+        let last = queue.last;
+        assert!(ptr::eq(last, &members[3]));
     }
 
     #[test]

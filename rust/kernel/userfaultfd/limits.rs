@@ -138,14 +138,7 @@ pub const RANGE_IOCTLS: u64 =
 /// Returns the first address after user space, in bytes.
 #[inline]
 pub fn task_size(mm: &Mm) -> u64 {
-    // SAFETY: The mm is valid, and the field is not written once the mm can be seen by others.
+    // SAFETY: The mm is valid. exec writes the field before a program of that mm runs, and before
+    // that there is no context for it.
     (unsafe { (*mm.as_raw()).__bindgen_anon_1.task_size }) as u64
-}
-
-/// Returns the lowest address that an operation may name, in bytes: `vm.mmap_min_addr`.
-#[inline]
-pub fn min_address() -> u64 {
-    // SAFETY: The variable is always valid. An administrator may change it at any time, which this
-    // `read_volatile` is for, as a `READ_ONCE()` would be.
-    (unsafe { (&raw const bindings::mmap_min_addr).read_volatile() }) as u64
 }

@@ -118,3 +118,12 @@ pub fn writeprotect<T: Context>(
         bindings::uffd_shim_writeprotect(context.header().as_raw(), start, len, enable)
     })
 }
+
+/// Returns the size of the pages of the area at an address, in bytes, or zero if there is none.
+///
+/// Sleeps: it takes the mmap lock.
+#[doc(alias = "vma_kernel_pagesize")]
+pub fn size_at(mm: &MmWithUser, address: usize) -> usize {
+    // SAFETY: The mm has users.
+    unsafe { bindings::uffd_shim_pagesize_at(mm.as_raw(), address) }
+}

@@ -2,18 +2,25 @@
 
 //! Areas of an address space, and their registration with a context.
 
-use super::header::Context;
+use super::{
+    header::Context,
+    limits::{VM_UFFD_FLAGS, VM_UFFD_WP},
+};
 use crate::{
     bindings,
-    error::{code::EINVAL, from_err_ptr, to_result, Result},
+    error::{code::EINVAL, from_err_ptr, Result},
     mm::{
         virt::{flags, vm_flags_t, VmaRef},
         MmapWriteGuard,
     },
-    page::PAGE_MASK,
+    task::cond_resched,
     types::Opaque,
+    warn_on_once,
 };
-use core::{marker::PhantomData, ops::Deref};
+use core::{
+    marker::PhantomData,
+    ops::{Deref, Range},
+};
 
 /// An area whose context, where it has one, is a `T`.
 ///
@@ -137,20 +144,19 @@ impl<'a, T: Context> VmaMut<'a, T> {
 ///
 /// # Invariants
 ///
-/// `vmi` is an initialised iterator over the address space that `'a` keeps locked for writing.
-/// `current`, `prev` and `first` are each null or a valid area there; they are what the functions
-/// of mm that modify areas expect.
+/// `vmi` is an initialised iterator over the address space `mm`, which `'a` keeps locked for
+/// writing. `current` is null or a valid area there.
 pub struct VmaCursor<'a, T> {
     vmi: Opaque<bindings::vma_iterator>,
     mm: *mut bindings::mm_struct,
-    first: *mut bindings::vm_area_struct,
-    prev: *mut bindings::vm_area_struct,
     current: *mut bindings::vm_area_struct,
-    start: usize,
-    end: usize,
-    /// Whether the cursor was moved back: only then areas may be modified, and only before that it
-    /// finds the first one.
-    rewound: bool,
+    range: Range<usize>,
+    /// Whether the first area that was gone to begins before the range.
+    cuts_first: bool,
+    /// Whether the last area that was gone to ends behind the range.
+    cuts_last: bool,
+    /// Whether there was no area left to go to.
+    is_done: bool,
     _lock: PhantomData<&'a MmapWriteGuard<'a>>,
     _context: PhantomData<&'a T>,
 }
@@ -169,12 +175,11 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         Self {
             vmi,
             mm: guard.mm().as_raw(),
-            first: core::ptr::null_mut(),
-            prev: core::ptr::null_mut(),
             current: core::ptr::null_mut(),
-            start,
-            end,
-            rewound: false,
+            range: start..end,
+            cuts_first: false,
+            cuts_last: false,
+            is_done: false,
             _lock: PhantomData,
             _context: PhantomData,
         }
@@ -182,15 +187,16 @@ impl<'a, T: Context> VmaCursor<'a, T> {
 
     /// Moves to the next area that begins before the end of the range.
     pub fn advance(&mut self) -> Option<Vma<'_, T>> {
-        if !self.current.is_null() {
-            self.prev = self.current;
-        }
+        let is_first = self.current.is_null();
         // INVARIANT: The iterator returns null or a valid area.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
-        self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.end) };
-        if self.first.is_null() && !self.rewound {
-            self.first = self.current;
-        }
+        self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.range.end) };
+        self.is_done = self.current.is_null();
+        let vma = self.current()?;
+        let (starts_before, ends_behind) =
+            (vma.start() < self.range.start, vma.end() > self.range.end);
+        self.cuts_first |= is_first && starts_before;
+        self.cuts_last = ends_behind;
         self.current()
     }
 
@@ -204,83 +210,280 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         Some(unsafe { Vma::from_ref(VmaRef::from_raw(self.current)) })
     }
 
-    /// Moves back to before the first area of the range, once. From then on areas can be modified.
-    pub fn rewind(&mut self) {
-        if self.rewound {
-            return;
-        }
-        self.rewound = true;
-        // INVARIANT: The iterator returns null or a valid area.
-        // SAFETY: The iterator is initialised and the mm locked by the type invariants.
-        self.prev = unsafe { bindings::uffd_shim_vma_rewind(self.vmi.get(), self.start) };
-        self.current = self.first;
-        // An area that the range begins in the middle of is going to be split, and precedes the
-        // part that is modified then.
-        if self
-            .current()
-            .is_some_and(|first| first.start() < self.start)
-        {
-            self.prev = self.first;
-        }
-        self.current = core::ptr::null_mut();
-    }
-
-    /// Registers the whole range with `context`, in the modes that `flags` has.
+    /// Registers the whole range with `context`, in the modes that `flags` has, or none of it.
     ///
-    /// The range must have been gone through and found to be fit for it.
+    /// The range must have been gone through to its end and found to be fit for it.
     ///
     /// # Errors
     ///
-    /// `EINVAL` where there is no area or the context is that of another address space, `ENOMEM`
-    /// where there is no memory to split one.
+    /// `EINVAL` if the context is that of another address space, the cursor is not at the end, or
+    /// an area of huge pages would have to be split within one of them; `ENOMEM` if there is no
+    /// memory, or may be no area more, to split one.
     ///
     /// # Safety
     ///
     /// The areas must be taken off the context before it goes away.
     #[doc(alias = "userfaultfd_register_range")]
-    pub unsafe fn register(self, context: &T, flags: vm_flags_t, wp_async: bool) -> Result {
-        if self.first.is_null() || self.rewound || context.header().mm().as_raw() != self.mm {
+    pub unsafe fn register(self, context: &T, flags: vm_flags_t) -> Result {
+        if context.header().mm().as_raw() != self.mm {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariants the mm is locked for writing and the area valid, and the
-        // first one of the range.
-        to_result(unsafe {
-            bindings::uffd_shim_register_range(
-                context.header().as_raw(),
-                self.first,
-                flags,
-                self.start,
-                self.end,
-                wp_async,
-            )
-        })
+        let to = Registration {
+            ctx: context.header().as_raw(),
+            modes: flags,
+        };
+        self.change(to, |_, _| {})
     }
 
-    /// Takes `start..end` of the current area off its context. The cursor is then on an area that
-    /// has these bounds or, where areas were merged, contains them.
+    /// Takes the whole range off its contexts, or none of it.
+    ///
+    /// The range must have been gone through to its end. Calls `done` with each part that was
+    /// registered, and the modes that it was registered in, when it is off its context.
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where there is no memory to split the area, `EINVAL` where the bounds are not those
-    /// of pages of the current one, or the cursor was not [moved back](Self::rewind) before.
+    /// As for [`VmaCursor::register`].
     #[doc(alias = "userfaultfd_clear_vma")]
-    pub fn clear(&mut self, start: usize, end: usize) -> Result {
-        let fits = self
-            .current()
-            .is_some_and(|vma| vma.start() <= start && start < end && end <= vma.end());
-        if !self.rewound || !fits || (start | end) & !PAGE_MASK != 0 {
+    pub fn unregister(self, mut done: impl FnMut(Range<usize>, vm_flags_t)) -> Result {
+        let mm = self.mm;
+        let to = Registration {
+            ctx: core::ptr::null_mut(),
+            modes: 0,
+        };
+        self.change(to, |part, modes| {
+            if modes & VM_UFFD_WP != 0 {
+                // SAFETY: The mm is locked for writing by the type invariants.
+                unsafe { bindings::uffd_shim_lift_protection(mm, part.start, part.end) };
+            }
+            done(part, modes);
+        })
+    }
+
+    /// Changes what the areas of the range are registered with, all of them or none. Calls `done`
+    /// with each part that was changed, and the modes that it had.
+    ///
+    /// Only an area that is changed in part may have to be split, which may fail. So these come
+    /// first: at most two. If there are two, the last one is split only, which changes nothing that
+    /// it is registered with, then the first one is changed. After that nothing fails.
+    fn change(
+        mut self,
+        to: Registration,
+        mut done: impl FnMut(Range<usize>, vm_flags_t),
+    ) -> Result {
+        if !self.is_done {
             return Err(EINVAL);
         }
-        // It may be merged with others.
-        self.first = core::ptr::null_mut();
+        let start = self.range.start;
+        let mut last = None;
+        if self.cuts_last {
+            self.seek(self.range.end - 1);
+            self.find();
+            let from = start.max(self.start_of_current());
+            if self.cuts_first && from != start {
+                last = self.split_last(from, to)?;
+            } else {
+                // There is no other one, so there is nothing to undo.
+                self.seek(from);
+                if let Some(part) = self.change_next(to)? {
+                    done(part.range, part.before.modes);
+                }
+                self.cuts_first &= from != start;
+            }
+        }
+        if self.cuts_first {
+            self.seek(start);
+            match self.change_next(to) {
+                Ok(Some(part)) => done(part.range, part.before.modes),
+                Ok(None) => {}
+                Err(err) => {
+                    if let Some(last) = last {
+                        self.undo(last.part);
+                    }
+                    return Err(err);
+                }
+            }
+        }
+        if let Some(Last {
+            part,
+            is_changed: true,
+        }) = last
+        {
+            done(part.range, part.before.modes);
+        }
+
+        self.seek(start);
+        loop {
+            cond_resched();
+            match self.change_next(to) {
+                Ok(Some(part)) => done(part.range, part.before.modes),
+                Ok(None) if self.current.is_null() => return Ok(()),
+                Ok(None) => {}
+                // An area that is changed as a whole is not split.
+                Err(err) => {
+                    warn_on_once!(true);
+                    return Err(err);
+                }
+            }
+        }
+    }
+
+    /// Places the cursor before the area of `address`.
+    fn seek(&mut self, address: usize) {
+        // INVARIANT: The iterator returns null or a valid area.
+        // SAFETY: The iterator is initialised and the mm locked by the type invariants.
+        self.current = unsafe { bindings::uffd_shim_vma_rewind(self.vmi.get(), address) };
+    }
+
+    /// Moves to the next area of the range.
+    fn find(&mut self) {
+        // INVARIANT: The iterator returns null or a valid area.
+        // SAFETY: The iterator is initialised and the mm locked by the type invariants.
+        self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.range.end) };
+    }
+
+    /// Returns where the current area begins.
+    fn start_of_current(&self) -> usize {
+        self.current().map_or(usize::MAX, |vma| vma.start())
+    }
+
+    /// Returns where the current area ends.
+    fn end_of_current(&self) -> usize {
+        self.current().map_or(0, |vma| vma.end())
+    }
+
+    /// Moves to the next area of the range and changes what of it is in the range, unless there is
+    /// no need to. Afterwards the cursor is on an area that contains that part.
+    fn change_next(&mut self, to: Registration) -> Result<Option<Part>> {
+        let before_that = self.current;
+        self.find();
+        let Some(vma) = self.current() else {
+            return Ok(None);
+        };
+        let before = Registration::of(&vma);
+        if !before.has_to_become(&to) {
+            return Ok(None);
+        }
+        let range = self.range.start.max(vma.start())..self.range.end.min(vma.end());
+        // What precedes the part is the rest of its area, if that is split there.
+        let prev = if vma.start() < range.start {
+            self.current
+        } else {
+            before_that
+        };
+        self.modify(prev, range.clone(), to)?;
+        Ok(Some(Part { range, before }))
+    }
+
+    /// Changes what `range` of the current area is registered with. The cursor is then on an area
+    /// that contains it.
+    fn modify(
+        &mut self,
+        prev: *mut bindings::vm_area_struct,
+        range: Range<usize>,
+        to: Registration,
+    ) -> Result {
         // INVARIANT: On success the function returns a valid area.
         // SAFETY: By the type invariants the areas are valid and the mm is locked for writing. The
-        // bounds are those of pages of the current area.
+        // range is one of pages of the current area, and the context null or one of this mm.
         self.current = from_err_ptr(unsafe {
-            bindings::uffd_shim_clear_vma(self.vmi.get(), self.prev, self.current, start, end)
+            bindings::uffd_shim_vma_modify(
+                self.vmi.get(),
+                prev,
+                self.current,
+                range.start,
+                range.end,
+                to.ctx,
+                to.modes,
+            )
         })?;
         Ok(())
     }
+
+    /// Splits the last area at the end of the range, so that its part from `from` on can be changed
+    /// as a whole. Returns nothing if it need not be changed.
+    ///
+    /// If the area cannot be split, there may be a neighbour that the part can be merged with: then
+    /// it is changed at once.
+    fn split_last(&mut self, from: usize, to: Registration) -> Result<Option<Last>> {
+        self.seek(from);
+        let before_that = self.current;
+        self.find();
+        let Some(vma) = self.current() else {
+            return Ok(None);
+        };
+        let before = Registration::of(&vma);
+        if !before.has_to_become(&to) {
+            return Ok(None);
+        }
+        let range = from..self.range.end;
+        let is_split = self.modify(before_that, range.clone(), before).is_ok()
+            && self.end_of_current() == range.end;
+        if !is_split {
+            self.seek(from);
+            self.change_next(to)?;
+        }
+        Ok(Some(Last {
+            part: Part { range, before },
+            is_changed: !is_split,
+        }))
+    }
+
+    /// Makes a part what it was, which also merges it with the rest of its area again.
+    ///
+    /// No area is needed for that. If there is no memory to merge, a part that was only split stays
+    /// an area of its own; one that was changed already stays changed.
+    fn undo(&mut self, part: Part) {
+        self.seek(part.range.start);
+        let before_that = self.current;
+        self.find();
+        let prev = if self.start_of_current() < part.range.start {
+            self.current
+        } else {
+            before_that
+        };
+        let _ = self.modify(prev, part.range, part.before);
+    }
+}
+
+/// What an area is registered with.
+#[derive(Copy, Clone)]
+struct Registration {
+    /// The context, or null.
+    ctx: *mut bindings::userfaultfd_ctx,
+    /// The modes: bits of [`VM_UFFD_FLAGS`].
+    modes: vm_flags_t,
+}
+
+impl Registration {
+    fn of<T: Context>(vma: &Vma<'_, T>) -> Self {
+        Self {
+            ctx: vma
+                .context()
+                .map_or(core::ptr::null_mut(), |context| context.header().as_raw()),
+            modes: vma.flags() & VM_UFFD_FLAGS,
+        }
+    }
+
+    /// Whether an area with this registration has to be changed to get another one. An area that
+    /// has all of its modes, and maybe more, stays as it is; otherwise they replace those it has.
+    fn has_to_become(&self, to: &Self) -> bool {
+        self.ctx != to.ctx || self.modes & to.modes != to.modes
+    }
+}
+
+/// The part of the last area.
+struct Last {
+    part: Part,
+    /// Whether it was changed, and not only split off.
+    is_changed: bool,
+}
+
+/// A part of an area that is changed.
+struct Part {
+    /// Its addresses.
+    range: Range<usize>,
+    /// What it was registered with.
+    before: Registration,
 }
 
 /// Takes all areas off `context` that are still registered with it, in an address space that has

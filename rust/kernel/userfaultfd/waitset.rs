@@ -78,7 +78,12 @@
 //! in between. Under the same lock a message is added and a reader that sleeps is woken, who leaves
 //! the queue with that. So while readers sleep there are no more messages than readers on their way
 //! to them, whichever of them takes which; only a reader that returns without any breaks this, and
-//! calls [`WaitSet::pass_on`].
+//! calls [`WaitSet::pass_on`]. A reader that is about to die takes no message, because nobody would
+//! ever see it again: it passes its wake-up on. Sleeping readers are queued by priority.
+//!
+//! *Claims.* A reader that claims an event hides it from the others. Whoever looks for a message
+//! meanwhile and finds none is noted, with the inbox lock held, and told if the event is offered
+//! again. If nobody has looked, nobody is told: the one who could not deliver the event knows.
 
 use crate::{
     bindings,
@@ -92,7 +97,8 @@ use crate::{
         Marked, SpinLock, SpinLockGuard,
     },
     task::{cond_resched, CurrentTask, SleepState, Task},
-    types::NotThreadSafe,
+    time::msecs_to_jiffies,
+    types::{NotThreadSafe, Opaque},
     userfaultfd::{
         fault::SleepableFault,
         index::{
@@ -101,7 +107,7 @@ use crate::{
         Context, FaultOutcome,
     },
 };
-use core::{cell::UnsafeCell, marker::PhantomPinned, mem::MaybeUninit, ops::Range, ptr::NonNull};
+use core::{cell::UnsafeCell, mem::MaybeUninit, ops::Range, ptr::NonNull};
 use pin_init::pin_init_array_from_fn;
 
 /// How many threads are looked at with the lock of a shard held, before it is dropped to let others
@@ -174,6 +180,8 @@ impl<F> Shard<F> {
 struct ReaderNode {
     links: Links<ReaderNode>,
     queued: bool,
+    /// As [`Task::queue_prio`] was when the reader went to sleep: the lower, the more urgent.
+    prio: i32,
     /// It cannot go away before the node does.
     task: NonNull<Task>,
 }
@@ -193,13 +201,16 @@ impl Linked for ReaderNode {
 struct Inbox<F, V> {
     faults: Queue<FaultNode<F>>,
     /// How many faults there are.
-    unread: usize,
+    unread: u32,
+    /// The sum of [`EventNode::holders`] over all events.
+    holders: u32,
+    /// Events that a reader may take or claim, in their order.
     events: Queue<EventNode<V>>,
+    /// Events that a reader has claimed: as many as there are readers in the middle of that.
+    claimed: Queue<EventNode<V>>,
     readers: Queue<ReaderNode>,
-    /// The number of the next fault.
-    next_fault: u64,
-    /// The number of the next event.
-    next_event: u64,
+    /// The number of the next fault or event.
+    next_number: u64,
 }
 
 impl<F, V> Inbox<F, V> {
@@ -220,16 +231,23 @@ impl<F, V> Inbox<F, V> {
 
     /// Whether there is a message for a reader that has claimed none.
     fn is_readable(&self) -> bool {
-        !self.faults.is_empty()
-            || self
-                .event(|node| node.state == EventState::Unread)
-                .is_some()
+        !self.faults.is_empty() || !self.events.is_empty()
     }
 
-    /// Returns the first event that `fits`.
-    fn event(&self, fits: impl Fn(&EventNode<V>) -> bool) -> Option<NonNull<EventNode<V>>> {
-        // SAFETY: The members of a queue are valid, and the lock that guards their fields is held.
-        self.events.find(|node| fits(unsafe { node.as_ref() }))
+    /// Takes an event out of the queue that it is in.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the inbox.
+    unsafe fn remove_event(&mut self, node: *mut EventNode<V>) {
+        // SAFETY: By the safety requirements; the lock is held. The state tells the queue.
+        unsafe {
+            match (*node).state {
+                EventState::Claimed => self.claimed.remove(node),
+                _ => self.events.remove(node),
+            }
+            self.holders = self.holders.wrapping_sub((*node).holders);
+        }
     }
 
     /// Takes an event out that was delivered, or that nobody is going to read, and wakes the thread
@@ -237,19 +255,19 @@ impl<F, V> Inbox<F, V> {
     ///
     /// # Safety
     ///
-    /// `node` must be in the queue of events. It may be gone as soon as the lock is dropped.
+    /// `node` must be in the inbox. It may be gone as soon as the lock is dropped.
     unsafe fn end_event(&mut self, node: NonNull<EventNode<V>>, state: EventState) {
         let node = node.as_ptr();
         // SAFETY: By the safety requirements; the lock is held. The thread takes it before it goes
         // on, so the node and the task stay until it is dropped.
         unsafe {
-            self.events.remove(node);
+            self.remove_event(node);
             (*node).state = state;
             (*node).task.as_ref().wake_up();
         }
     }
 
-    /// Wakes the reader that sleeps for the longest time.
+    /// Wakes the most urgent reader, and of several the one that sleeps for the longest time.
     #[inline(always)]
     fn wake_reader(&mut self) {
         if let Some(node) = self.readers.front() {
@@ -275,13 +293,34 @@ pub struct WaitSet<F, V> {
     #[pin]
     inbox: SpinLock<Inbox<F, V>>,
     /// Whether there are messages in the inbox. Changed under its lock, read without.
-    readable: Marked<bool>,
+    readable: Marked<u8>,
+    /// Whether somebody looked for a message and found none while an event was claimed. Accessed
+    /// with the inbox locked.
+    missed: Marked<bool>,
+    /// Whether the descriptor is closed: no thread may start to sleep.
+    released: Marked<bool>,
+    /// Whether somebody has ever asked for [`events::OUT`].
+    wants_out: Marked<bool>,
+    /// Whether a descriptor was ever closed, of which there may be several. Changed with the inbox
+    /// locked, read also without.
+    was_closed: Marked<bool>,
     #[pin]
     pollers: PollQueue,
 }
 
+/// What [`WaitSet::readable`] says: there is nothing in the inbox.
+const NOTHING: u8 = 0;
+/// There is nothing but events that readers have claimed, and that may be offered again.
+const CLAIMED: u8 = 1;
+/// There is a message.
+const MESSAGE: u8 = 2;
+
 /// The number that tells events apart.
 type EventId = u64;
+
+/// How long a thread waits for its event before it looks whether somebody is left who could read
+/// it.
+const LOOK_AGAIN_MS: u32 = 100;
 
 /// The message that is next in the inbox.
 pub enum Front<'a, F, V> {
@@ -301,13 +340,32 @@ pub enum Receipt<R> {
 
 /// An event that one reader has taken upon itself to deliver. Others do not see it meanwhile.
 ///
-/// When this is dropped and the event was not delivered, it is offered again.
-pub struct Claim<'a, F: Copy + Send, V: Sync> {
+/// If the reader drops this and has not delivered the event, it is offered again.
+pub struct Claim<'a, F: Copy + Send, V: Event> {
     set: &'a WaitSet<F, V>,
     event: EventId,
 }
 
-impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
+/// What a [`WaitSet`] needs to know about an event.
+pub trait Event: Sync {
+    /// Called once when a reader has the event, with the inbox locked, before the thread that waits
+    /// for that goes on. Must not sleep.
+    ///
+    /// Returns whether the mappings do not change any more with that.
+    fn delivered(&self) -> bool;
+
+    /// Whether the thread that waits holds up a process that has descriptors: the child of a fork.
+    fn holds_up(&self) -> bool;
+
+    /// Returns how many descriptors that process has. Takes spinlocks.
+    fn holders(&self) -> u32;
+
+    /// Whether so many references to the descriptor are all that there are. Called with the inbox
+    /// locked; must not sleep.
+    fn are_all(&self, references: u32) -> bool;
+}
+
+impl<F: Copy + Send, V: Event> WaitSet<F, V> {
     /// Makes an empty set.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -316,26 +374,114 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
                 Inbox {
                     faults: Queue::new(),
                     unread: 0,
+                    holders: 0,
                     events: Queue::new(),
+                    claimed: Queue::new(),
                     readers: Queue::new(),
-                    next_fault: 0,
-                    next_event: 0,
+                    next_number: 0,
                 },
                 "userfaultfd::inbox"
             ),
-            readable: Marked::new(false),
+            readable: Marked::new(NOTHING),
+            missed: Marked::new(false),
+            released: Marked::new(false),
+            wants_out: Marked::new(false),
+            was_closed: Marked::new(false),
             pollers <- crate::new_poll_queue!("userfaultfd::pollers"),
         })
     }
 
     /// Makes known to those that do not take the lock whether there are messages.
     fn publish(&self, inbox: &Inbox<F, V>) {
-        self.readable.write_once(inbox.is_readable());
+        self.readable.write_once(if inbox.is_readable() {
+            MESSAGE
+        } else if !inbox.claimed.is_empty() {
+            CLAIMED
+        } else {
+            NOTHING
+        });
     }
 
-    /// Whether there is a message. Takes no lock: it may be gone, or come, at any time.
+    /// Notes that somebody looks for a message and finds none.
+    fn miss(&self, inbox: &Inbox<F, V>) {
+        self.missed.write_once(!inbox.claimed.is_empty());
+    }
+
+    /// Whether the descriptor is closed. Takes no lock.
+    #[inline]
+    pub fn is_released(&self) -> bool {
+        self.released.read_once()
+    }
+
+    /// Notes that the descriptor is closed: no thread starts to sleep any more. The caller then
+    /// takes the areas off the context, behind which those are that have not seen this yet, and
+    /// calls [`WaitSet::wake_all`].
+    pub fn set_released(&self) {
+        self.released.write_once(true);
+    }
+
+    /// Whether there is a message. It may be gone, or come, at any time.
+    ///
+    /// For a poller that is in the queue already: if this says no, it is told when one comes. Takes
+    /// no lock unless a reader has claimed all that there is.
     pub fn is_readable(&self) -> bool {
-        self.readable.read_once()
+        match self.readable.read_once() {
+            CLAIMED => {
+                let inbox = self.inbox.lock();
+                self.miss(&inbox);
+                inbox.is_readable()
+            }
+            readable => readable == MESSAGE,
+        }
+    }
+
+    /// Notes that a descriptor is being closed. From the first time on, threads whose events hold
+    /// up processes look now and then whether somebody is left who could read the events: see
+    /// [`WaitSet::wait_event`]. Before that there is a descriptor in a process that runs.
+    pub fn look_again(&self) {
+        if self.was_closed.read_once() {
+            return;
+        }
+        let inbox = self.inbox.lock();
+        self.was_closed.write_once(true);
+        for queue in [&inbox.events, &inbox.claimed] {
+            queue.find(|node| {
+                // SAFETY: The members of a queue are valid, and so are their threads and events
+                // while the lock is held.
+                unsafe {
+                    if (*node.as_ptr()).event.as_ref().holds_up() {
+                        (*node.as_ptr()).task.as_ref().wake_up();
+                    }
+                }
+                false
+            });
+        }
+    }
+
+    /// Notes that a poller asks whether the mappings change. It is in the queue already, and looks
+    /// whether they do after that.
+    pub fn want_out(&self) {
+        self.wants_out.write_once(true);
+        // Pairs with the full ordering of what lowers the mark that mappings change.
+        smp_mb();
+    }
+
+    /// Returns the events that pollers are to be told about when the mappings do not change any
+    /// more, which the caller has made known with full ordering.
+    fn out(&self) -> u32 {
+        if self.wants_out.read_once() {
+            events::OUT
+        } else {
+            0
+        }
+    }
+
+    /// Tells pollers that the mappings do not change any more, as in [`WaitSet::out`].
+    pub fn tell_out(&self) {
+        let news = self.out();
+        if news != 0 {
+            self.pollers.wake(news);
+        }
     }
 
     /// Returns the queue that pollers sleep on.
@@ -348,12 +494,13 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// To be called by a reader that returns although there is one: the wake-up for it may have
     /// been this reader's.
     pub fn pass_on(&self) {
-        if self.is_readable() {
+        if self.readable.read_once() == MESSAGE {
             self.inbox.lock().wake_reader();
         }
     }
 
     /// Sleeps until this thread is woken for a message, or a signal arrives.
+    #[inline]
     fn sleep<'a>(
         &'a self,
         task: &CurrentTask,
@@ -362,13 +509,18 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
         let node = UnsafeCell::new(ReaderNode {
             links: Links::new(),
             queued: true,
+            prio: task.queue_prio(),
             task: NonNull::from(&**task),
         });
         let ptr = node.get();
 
         // SAFETY: The node is in no queue. It stays where it is, and leaves the queue below at the
-        // latest.
-        unsafe { inbox.readers.push_back(ptr) };
+        // latest. The lock that guards the fields of the members is held.
+        unsafe {
+            inbox
+                .readers
+                .insert_from_back(ptr, |other| (*other.as_ptr()).prio <= (*ptr).prio);
+        }
         task.set_state(SleepState::INTERRUPTIBLE);
         drop(inbox);
         // A thread is running when it comes back.
@@ -390,7 +542,7 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
         let inbox = self.inbox.lock();
         // Those who are unread stay the same while the lock is held.
         let all: u32 = self.shards.iter().map(|shard| shard.len.read_once()).sum();
-        (inbox.unread, all as usize)
+        (inbox.unread as usize, all as usize)
     }
 
     /// Offers the next message to `deliver`: faults in the order in which they happened, and
@@ -400,8 +552,9 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     ///
     /// # Errors
     ///
-    /// Where there is no message: `ERESTARTSYS` if a signal is pending, `EAGAIN` if `nonblocking`;
-    /// otherwise the thread sleeps until there is one.
+    /// If there is no message: `ERESTARTSYS` if a signal is pending, `EAGAIN` if `nonblocking`;
+    /// otherwise the thread sleeps until there is one. A thread that is killed meanwhile returns
+    /// `ERESTARTSYS` without a message, which would be lost with it.
     pub fn receive<R>(
         &self,
         nonblocking: bool,
@@ -422,26 +575,20 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
                     Receipt::Left(ret) => ret,
                 });
             }
-            if let Some(node) = inbox.event(|node| node.state == EventState::Unread) {
+            if let Some(node) = inbox.events.front() {
                 // SAFETY: The members of a queue are valid, and the lock is held.
                 let receipt = deliver(Front::Event(unsafe { (*node.as_ptr()).event.as_ref() }));
                 return Ok(match receipt {
                     Receipt::Delivered(ret) => {
                         // SAFETY: The node is in the queue, whose lock is held.
-                        unsafe { inbox.end_event(node, EventState::Read) };
-                        self.publish(&inbox);
-                        // A poller that reads one event for each time that it is told that there
-                        // is something waits to be told about the others.
-                        if self.is_readable() {
-                            drop(inbox);
-                            self.pollers.wake(events::IN);
-                        }
+                        unsafe { self.end_delivered(inbox, node) };
                         ret
                     }
                     Receipt::Left(ret) => ret,
                 });
             }
 
+            self.miss(&inbox);
             let task = current!();
             if task.signal_pending() {
                 return Err(ERESTARTSYS);
@@ -451,6 +598,44 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
             }
             // Whether it is a signal that ended the sleep is looked at after the inbox.
             inbox = self.sleep(task, inbox);
+            if task.fatal_signal_pending() {
+                // The wake-up for what there is may have been ours.
+                if inbox.is_readable() {
+                    inbox.wake_reader();
+                }
+                return Err(ERESTARTSYS);
+            }
+        }
+    }
+
+    /// Takes an event out that a reader has, lets the thread that waits for it go on, and tells
+    /// pollers what changed with that.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the inbox that is locked.
+    unsafe fn end_delivered(
+        &self,
+        mut inbox: SpinLockGuard<'_, Inbox<F, V>>,
+        node: NonNull<EventNode<V>>,
+    ) {
+        // SAFETY: By the safety requirements; the thread that the event belongs to waits.
+        let mut news = if unsafe { (*node.as_ptr()).event.as_ref() }.delivered() {
+            self.out()
+        } else {
+            0
+        };
+        // SAFETY: By the safety requirements.
+        unsafe { inbox.end_event(node, EventState::Read) };
+        self.publish(&inbox);
+        // A poller that reads one event for each time that it is told that there is something waits
+        // to be told about the others.
+        if inbox.is_readable() {
+            news |= events::IN;
+        }
+        drop(inbox);
+        if news != 0 {
+            self.pollers.wake(news);
         }
     }
 
@@ -461,14 +646,14 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// does that meanwhile.
     pub fn claim<R>(&self, wants: impl FnOnce(&V) -> Option<R>) -> Option<(Claim<'_, F, V>, R)> {
         let mut inbox = self.inbox.lock();
-        let node = inbox
-            .event(|node| node.state == EventState::Unread)?
-            .as_ptr();
+        let node = inbox.events.front()?.as_ptr();
         // SAFETY: The members of a queue are valid, and the lock is held.
         let wanted = wants(unsafe { (*node).event.as_ref() })?;
-        // SAFETY: As above.
+        // SAFETY: The node is in this queue, and in no other one after that.
         let event = unsafe {
+            inbox.events.remove(node);
             (*node).state = EventState::Claimed;
+            inbox.claimed.push_back(node);
             (*node).id
         };
         self.publish(&inbox);
@@ -486,39 +671,55 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// A full memory barrier orders what the caller did to the pages before the search for
     /// threads. Sleeps where there are very many threads.
     pub fn wake(&self, range: Range<u64>) {
+        self.wake_those(range, |_| true);
+    }
+
+    /// Like [`WaitSet::wake`], for threads about whose faults `is_meant` says so.
+    #[inline(always)]
+    pub fn wake_those(&self, range: Range<u64>, is_meant: impl Fn(&F) -> bool + Copy) {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
         smp_mb();
 
         if let Some(shard) = shard_of_range(&range) {
-            return self.wake_shard(&self.shards[shard], range);
+            return self.wake_shard(&self.shards[shard], range, is_meant);
         }
         let mut shards = shards_of(&range);
         while shards != 0 {
             let shard = &self.shards[shards.trailing_zeros() as usize];
-            self.wake_shard(shard, range.clone());
+            self.wake_shard(shard, range.clone(), is_meant);
             shards &= shards - 1;
         }
     }
 
     /// Does that for one shard, after the barrier.
     #[inline]
-    fn wake_shard(&self, shard: &Shard<F>, range: Range<u64>) {
+    fn wake_shard(
+        &self,
+        shard: &Shard<F>,
+        range: Range<u64>,
+        is_meant: impl Fn(&F) -> bool + Copy,
+    ) {
         if shard.len.read_once() != 0 {
-            self.wake_sleepers(shard, range);
+            self.wake_sleepers(shard, range, is_meant);
         }
     }
 
     /// Does that for a shard in which threads sleep.
-    fn wake_sleepers(&self, shard: &Shard<F>, mut range: Range<u64>) {
+    fn wake_sleepers(
+        &self,
+        shard: &Shard<F>,
+        mut range: Range<u64>,
+        is_meant: impl Fn(&F) -> bool + Copy,
+    ) {
         let mut limit = u64::MAX;
-        while let Some(next) = self.wake_batch(shard, &range, &mut limit) {
+        while let Some(next) = self.wake_batch(shard, &range, &mut limit, is_meant) {
             range.start = next;
             cond_resched();
         }
     }
 
-    /// Wakes the threads that sleep in faults, and those that wait for events to be read. For a
-    /// context that was released: none of them sleeps again.
+    /// Wakes the threads that sleep in faults, and those that wait for events to be read, after
+    /// [`WaitSet::set_released`]: none of them sleeps again.
     pub fn wake_all(&self) {
         self.wake(0..u64::MAX);
         while self.abandon_events() {
@@ -546,7 +747,13 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     /// [`WAKE_BATCH`] threads returns the address from where to go on, and lowers `limit` to the
     /// number of the next fault, so that those who come meanwhile are left alone.
     #[inline]
-    fn wake_batch(&self, shard: &Shard<F>, range: &Range<u64>, limit: &mut u64) -> Option<u64> {
+    fn wake_batch(
+        &self,
+        shard: &Shard<F>,
+        range: &Range<u64>,
+        limit: &mut u64,
+        is_meant: impl Fn(&F) -> bool,
+    ) -> Option<u64> {
         let mut tree = shard.tree.lock();
         let mut len = shard.len.read_once();
         let mut next = tree.first_of(range);
@@ -559,14 +766,14 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
             unsafe {
                 if seen == WAKE_BATCH {
                     if *limit == u64::MAX {
-                        *limit = self.next_fault();
+                        *limit = self.next_number();
                     }
                     go_on = Some((*node).address);
                     break;
                 }
-                seen = seen.wrapping_add(1);
                 if (*node).number >= *limit {
                     // So have all others of this address, which came later.
+                    seen = seen.wrapping_add(1);
                     next = tree.first_of(&((*node).address.wrapping_add(1)..range.end));
                     continue;
                 }
@@ -576,6 +783,11 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
                 } else {
                     tree.next_of(node, range)
                 };
+                // These are not counted: they would be the first again in the next batch.
+                if !is_meant(&(*node).message) {
+                    continue;
+                }
+                seen = seen.wrapping_add(1);
                 tree.remove(node);
                 // The node was counted.
                 len = len.wrapping_sub(1);
@@ -597,8 +809,8 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
 
     /// Returns the number that the next fault is going to have.
     #[inline(never)]
-    fn next_fault(&self) -> u64 {
-        self.inbox.lock().next_fault
+    fn next_number(&self) -> u64 {
+        self.inbox.lock().next_number
     }
 
     /// Takes a fault out of the inbox, unless it was read, and no longer counts it in its shard,
@@ -622,10 +834,8 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     }
 
     /// Sleeps in a fault, if there is still a reason to, until a wake-up for `address` (in bytes,
-    /// it is what `message` reports) or a signal that matters; the fault is to be taken again then.
-    ///
-    /// `released` tells whether nobody will resolve the fault any more. When it starts to say so,
-    /// [`WaitSet::wake_all`] wakes the thread.
+    /// it is what `message` reports), a signal that matters, or the end of the descriptor; the
+    /// fault is to be taken again then.
     ///
     /// The fault lock is dropped before the thread sleeps.
     #[inline(always)]
@@ -635,7 +845,6 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
         fault: SleepableFault<'f, T>,
         address: u64,
         message: F,
-        released: impl Fn() -> bool,
     ) -> FaultOutcome<'f> {
         let state = fault.blocking_state();
         let waiter = core::pin::pin!(FaultWaiter::new(self, task, address, message));
@@ -647,7 +856,7 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
         // The barrier in here orders the enqueueing before the look at the page tables.
         task.set_state(state);
         let (must_wait, fault) = fault.must_wait_unlock();
-        if must_wait && !released() {
+        if must_wait && !self.is_released() {
             self.pollers.wake(events::IN);
             // A wake-up may have come before the state was set, and the page may have been
             // protected again since.
@@ -665,59 +874,86 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
     }
 }
 
-impl<'a, F: Copy + Send, V: Sync> Claim<'a, F, V> {
+impl<'a, F: Copy + Send, V: Event> Claim<'a, F, V> {
     /// Returns the event, unless the thread that waited for it to be read is gone.
     fn find(&self, inbox: &Inbox<F, V>) -> Option<NonNull<EventNode<V>>> {
-        inbox.event(|node| node.id == self.event)
+        inbox.claimed.find(|node| {
+            // SAFETY: The members of a queue are valid, and the lock is held.
+            unsafe { (*node.as_ptr()).id == self.event }
+        })
     }
 
-    /// Calls `deliver` with the inbox locked: it must not sleep. Where it returns true, the event
-    /// leaves the inbox, and the thread that waits for it goes on.
+    /// Calls `deliver` with the inbox locked: it must not sleep. If it returns true, the event
+    /// leaves the inbox, and the thread that waits for it goes on; otherwise it is offered again.
     ///
-    /// Returns what `deliver` does, or nothing where nobody waits for the event any more.
-    pub fn deliver(&self, deliver: impl FnOnce() -> bool) -> Option<bool> {
-        let mut inbox = self.set.inbox.lock();
+    /// Returns what `deliver` does, or nothing if nobody waits for the event any more. A thread
+    /// that is about to die delivers nothing.
+    pub fn deliver(self, deliver: impl FnOnce() -> bool) -> Option<bool> {
+        let inbox = self.set.inbox.lock();
         let node = self.find(&inbox)?;
-        let delivered = deliver();
+        let delivered = !current!().fatal_signal_pending() && deliver();
         if delivered {
-            // SAFETY: The node is in the queue, whose lock is held.
-            unsafe { inbox.end_event(node, EventState::Read) };
-            // As in `WaitSet::receive`.
-            if inbox.is_readable() {
-                drop(inbox);
-                self.set.pollers.wake(events::IN);
-            }
+            // SAFETY: The node is in the inbox, which is locked.
+            unsafe { self.set.end_delivered(inbox, node) };
+        } else {
+            self.give_back(inbox, node, false);
         }
+        // There is nothing left to give back.
+        core::mem::forget(self);
         Some(delivered)
     }
 
-    /// Puts the event behind the others: it cannot be delivered now, and should not stand in their
-    /// way.
+    /// Offers the event again, behind the others: it cannot be delivered now, and should not stand
+    /// in their way.
     pub fn defer(self) {
-        let mut inbox = self.set.inbox.lock();
+        let inbox = self.set.inbox.lock();
         if let Some(node) = self.find(&inbox) {
-            // SAFETY: The node is in the queue, whose lock is held, and stays a member.
-            unsafe {
-                inbox.events.remove(node.as_ptr());
-                inbox.events.push_back(node.as_ptr());
+            self.give_back(inbox, node, true);
+        }
+        core::mem::forget(self);
+    }
+
+    /// Offers the event again, in its place or behind the others. `node` is the one of the claim.
+    fn give_back(
+        &self,
+        mut inbox: SpinLockGuard<'_, Inbox<F, V>>,
+        node: NonNull<EventNode<V>>,
+        behind: bool,
+    ) {
+        let ptr = node.as_ptr();
+        // SAFETY: The node is in the queue of those that are claimed, whose lock is held, and in no
+        // other one. Few are looked at: those before it were given back as well.
+        unsafe {
+            inbox.claimed.remove(ptr);
+            (*ptr).state = EventState::Unread;
+            if behind {
+                inbox.events.push_back(ptr);
+            } else {
+                inbox
+                    .events
+                    .insert_from_front(ptr, |other| (*other.as_ptr()).id < (*ptr).id);
             }
+        }
+        self.set.publish(&inbox);
+        // A reader that returns without a message passes its wake-up on.
+        inbox.wake_reader();
+        let missed = self.set.missed.read_once();
+        if inbox.claimed.is_empty() {
+            self.set.missed.write_once(false);
+        }
+        drop(inbox);
+        if missed {
+            self.set.pollers.wake(events::IN);
         }
     }
 }
 
-impl<F: Copy + Send, V: Sync> Drop for Claim<'_, F, V> {
+impl<F: Copy + Send, V: Event> Drop for Claim<'_, F, V> {
     fn drop(&mut self) {
-        let mut inbox = self.set.inbox.lock();
-        let Some(node) = self.find(&inbox) else {
-            return;
-        };
-        // SAFETY: The node is in the queue, whose lock is held.
-        unsafe { (*node.as_ptr()).state = EventState::Unread };
-        // This is like a new event.
-        self.set.publish(&inbox);
-        inbox.wake_reader();
-        drop(inbox);
-        self.set.pollers.wake(events::IN);
+        let inbox = self.set.inbox.lock();
+        if let Some(node) = self.find(&inbox) {
+            self.give_back(inbox, node, false);
+        }
     }
 }
 
@@ -730,22 +966,22 @@ impl<F: Copy + Send, V: Sync> Drop for Claim<'_, F, V> {
 ///
 /// While `node.released` is not zero the node is known to this thread only. Otherwise, while
 /// `node.woken` is not set, the node is in the shard of its address.
-pub struct FaultWaiter<'a, F: Copy + Send, V: Sync> {
+pub struct FaultWaiter<'a, F: Copy + Send, V: Event> {
     set: &'a WaitSet<F, V>,
-    node: UnsafeCell<FaultNode<F>>,
-    _pin: PhantomPinned,
+    // Wakers and readers use it, also while this is being dropped.
+    node: Opaque<FaultNode<F>>,
     // It stands for the current thread.
     _nts: NotThreadSafe,
 }
 
-impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
+impl<'a, F: Copy + Send, V: Event> FaultWaiter<'a, F, V> {
     /// Makes a waiter for the current thread. It must be dropped before the thread goes away, so
     /// it is on the stack.
     #[inline(always)]
     fn new(set: &'a WaitSet<F, V>, task: &CurrentTask, address: u64, message: F) -> Self {
         Self {
             set,
-            node: UnsafeCell::new(FaultNode {
+            node: Opaque::new(FaultNode {
                 rb: MaybeUninit::uninit(),
                 links: Links::new(),
                 unread: Atomic::new(1),
@@ -757,7 +993,6 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
                 task: NonNull::from(&**task),
                 message,
             }),
-            _pin: PhantomPinned,
             _nts: NotThreadSafe,
         }
     }
@@ -795,14 +1030,14 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
         // SAFETY: As above, for the queue. Others find the node in the tree or in the queue, with
         // one of the locks that are held.
         unsafe {
-            (*node).number = inbox.next_fault;
+            (*node).number = inbox.next_number;
             inbox.faults.push_back(node);
         }
         inbox.unread = inbox.unread.wrapping_add(1);
-        inbox.next_fault = inbox.next_fault.wrapping_add(1);
+        inbox.next_number = inbox.next_number.wrapping_add(1);
         // Whoever sees that finds the message.
         shard.len.write_once(shard.len.read_once().wrapping_add(1));
-        self.set.readable.write_once(true);
+        self.set.readable.write_once(MESSAGE);
         inbox.wake_reader();
     }
 
@@ -840,7 +1075,7 @@ impl<'a, F: Copy + Send, V: Sync> FaultWaiter<'a, F, V> {
     }
 }
 
-impl<F: Copy + Send, V: Sync> Drop for FaultWaiter<'_, F, V> {
+impl<F: Copy + Send, V: Event> Drop for FaultWaiter<'_, F, V> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_alone() {
@@ -852,9 +1087,9 @@ impl<F: Copy + Send, V: Sync> Drop for FaultWaiter<'_, F, V> {
 /// How far an event got.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum EventState {
-    /// It is in the inbox, or not there yet.
+    /// It is in [`Inbox::events`], or not there yet.
     Unread,
-    /// It is in the inbox, and a reader has claimed it.
+    /// It is in [`Inbox::claimed`].
     Claimed,
     /// A reader took it out.
     Read,
@@ -867,6 +1102,8 @@ struct EventNode<V> {
     links: Links<EventNode<V>>,
     state: EventState,
     id: EventId,
+    /// How many references to the descriptor a process has that cannot run before the event ends.
+    holders: u32,
     /// The thread that waits, and its event. They cannot go away before the node does.
     task: NonNull<Task>,
     event: NonNull<V>,
@@ -892,44 +1129,58 @@ pub enum EventOutcome {
     Abandoned,
 }
 
-impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
-    /// Adds an event to the inbox, and sleeps until it was read, a fatal signal arrives, or
-    /// [`WaitSet::wake_all`] is called.
+impl<F: Copy + Send, V: Event> WaitSet<F, V> {
+    /// Adds an event to the inbox, and sleeps until it was read, a fatal signal arrives,
+    /// the descriptor is closed, or nobody is left who could read it.
     ///
-    /// `released` tells whether there will be no readers any more. When it starts to say so,
-    /// [`WaitSet::wake_all`] is called.
-    pub fn wait_event(&self, event: &V, released: impl Fn() -> bool) -> EventOutcome {
+    /// The last is the case if all references to the descriptor are those of processes that cannot
+    /// run before their events end: the children of forks. Nothing tells when that becomes so, and
+    /// it is rare. So the thread looks now and then, once a descriptor was closed.
+    pub fn wait_event(&self, event: &V) -> EventOutcome {
         let task = current!();
         let node = UnsafeCell::new(EventNode {
             links: Links::new(),
             state: EventState::Unread,
             id: 0,
+            holders: 0,
             task: NonNull::from(&**task),
             event: NonNull::from(event),
         });
         let ptr = node.get();
 
         let mut inbox = self.inbox.lock();
-        if released() || task.fatal_signal_pending() {
+        if self.is_released() || task.fatal_signal_pending() {
             return EventOutcome::Abandoned;
         }
         // SAFETY: The node is in no queue. It stays where it is until it left the queue, which is
         // before the loop below ends; its fields are accessed with the lock held.
         unsafe {
-            (*ptr).id = inbox.next_event;
+            (*ptr).id = inbox.next_number;
             inbox.events.push_back(ptr);
         }
-        inbox.next_event = inbox.next_event.wrapping_add(1);
-        self.readable.write_once(true);
+        inbox.next_number = inbox.next_number.wrapping_add(1);
+        self.readable.write_once(MESSAGE);
         inbox.wake_reader();
 
+        let holds_up = event.holds_up();
+        let mut looks = holds_up && self.was_closed.read_once();
+        let mut is_new = true;
+        let mut holders = 0;
         loop {
             // Whoever wakes this thread takes the lock first.
             task.set_state(SleepState::KILLABLE);
             drop(inbox);
-            self.pollers.wake(events::IN);
+            if core::mem::take(&mut is_new) {
+                self.pollers.wake(events::IN);
+            }
             // A thread is running when it comes back.
-            task.schedule();
+            let mut added = 0;
+            if !looks {
+                task.schedule();
+            } else if task.schedule_timeout(msecs_to_jiffies(LOOK_AGAIN_MS)) == 0 && holders == 0 {
+                holders = event.holders();
+                added = holders;
+            }
 
             inbox = self.inbox.lock();
             // SAFETY: The lock is held.
@@ -938,9 +1189,14 @@ impl<F: Copy + Send, V: Sync> WaitSet<F, V> {
                 EventState::Abandoned => return EventOutcome::Abandoned,
                 EventState::Unread | EventState::Claimed => (),
             }
-            if task.fatal_signal_pending() {
-                // SAFETY: The event was not taken out, so it is in the queue.
-                unsafe { inbox.events.remove(ptr) };
+            looks = holds_up && self.was_closed.read_once();
+            // SAFETY: The lock is held.
+            unsafe { (*ptr).holders = holders };
+            inbox.holders = inbox.holders.wrapping_add(added);
+            let nobody_reads = holders != 0 && event.are_all(inbox.holders);
+            if nobody_reads || task.fatal_signal_pending() {
+                // SAFETY: The event was not taken out, so it is in the inbox.
+                unsafe { inbox.remove_event(ptr) };
                 self.publish(&inbox);
                 return EventOutcome::Abandoned;
             }

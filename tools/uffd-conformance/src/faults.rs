@@ -848,9 +848,11 @@ fn sleeper(book: &mut Book, setup: Setup, read: bool, act: &Act) {
     if act.name != "close" {
         book.ask(question("goes on"), uffd.ends_or_sleeps(&thread));
         book.ask(question("fdinfo after"), uffd.fdinfo());
-        if let Ok(message) = uffd.read() {
-            book.ask(question("message after"), describe(&message, &scene.names));
-        }
+        let text = match uffd.read() {
+            Ok(message) => describe(&message, &scene.names),
+            Err(answer) => answer.to_string(),
+        };
+        book.ask(question("message after"), text);
         // Let it go, whatever became of the area.
         uffd.range(&WAKE, start, len, 0);
         scene.resolve_all(&thread);

@@ -165,11 +165,18 @@ pub fn end_with(parent: Pid) -> Result<()> {
 
 /// Waits until descriptors can be read or are at their end. Returns which ones.
 pub fn readable(fds: &[&dyn AsFd], limit: Duration) -> Result<Vec<bool>> {
+    let fds: Vec<_> = fds.iter().map(|fd| (*fd, libc::POLLIN)).collect();
+    let ready = poll(&fds, limit)?;
+    Ok(ready.iter().map(|events| *events != 0).collect())
+}
+
+/// Waits until one of the events of a descriptor comes. Returns which ones did, for each.
+pub fn poll(fds: &[(&dyn AsFd, i16)], limit: Duration) -> Result<Vec<i16>> {
     let mut polled: Vec<libc::pollfd> = fds
         .iter()
-        .map(|fd| libc::pollfd {
+        .map(|(fd, events)| libc::pollfd {
             fd: fd.as_fd().as_raw_fd(),
-            events: libc::POLLIN,
+            events: *events,
             revents: 0,
         })
         .collect();
@@ -181,7 +188,7 @@ pub fn readable(fds: &[&dyn AsFd], limit: Duration) -> Result<Vec<bool>> {
     if ready < 0 {
         let err = io::Error::last_os_error();
         if err.kind() == io::ErrorKind::Interrupted {
-            return Ok(vec![false; fds.len()]);
+            return Ok(vec![0; fds.len()]);
         }
         return Err(err).context("poll");
     }
@@ -193,7 +200,7 @@ pub fn readable(fds: &[&dyn AsFd], limit: Duration) -> Result<Vec<bool>> {
             fd.fd
         );
     }
-    Ok(polled.iter().map(|fd| fd.revents != 0).collect())
+    Ok(polled.iter().map(|fd| fd.revents).collect())
 }
 
 /// Turns the result of a system call into one of Rust's.

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The document that lists what is deliberately different.
-const DOCUMENT: &str = "Documentation/mm/userfaultfd-rust.rst";
+const DOCUMENT: &str = "tools/uffd-conformance/differences.rst";
 
 /// How many questions there are at least.
 const QUESTIONS: usize = 5000;

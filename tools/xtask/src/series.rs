@@ -145,6 +145,36 @@ make LLVM=-19 O="$build" -j"$(nproc)" W=1 C=1 CLIPPY=1 rust/ fs/ mm/
 sha256sum "$build/fs/userfaultfd.o" "$build/mm/userfaultfd.o" 2>/dev/null > "$out/objects" || true
 "#;
 
+/// Code of a module that uses what only code that is built in may use: it must not compile.
+const MODULE: &str = r#"
+set -e
+dir="$build/not-built-in"
+mkdir -p "$dir"
+echo 'obj-m := not_built_in.o' > "$dir/Makefile"
+cat > "$dir/not_built_in.rs" <<'END'
+// SPDX-License-Identifier: GPL-2.0
+//! Not to be compiled.
+use kernel::{alloc::kmem_cache::StaticKmemCache, prelude::*};
+module! {
+    type: NotBuiltIn,
+    name: "not_built_in",
+    description: "Not to be compiled",
+    license: "GPL",
+}
+static CACHE: StaticKmemCache<u32> = StaticKmemCache::new(kernel::c_str!("x"), kernel::built_in!());
+struct NotBuiltIn;
+impl kernel::Module for NotBuiltIn {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        CACHE.create().map(|()| Self)
+    }
+}
+END
+if make -C "$src" LLVM=-19 O="$build" M="$dir" "$dir/not_built_in.o" > "$dir/log" 2>&1; then
+	echo "a module can use built_in!()"; exit 1
+fi
+grep -q 'this is for code that is built into the kernel' "$dir/log" || { cat "$dir/log"; exit 1; }
+"#;
+
 fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     let ui = &session.ui;
     let commits = source.apply(ui, &session.repo)?;
@@ -226,6 +256,12 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         ),
     )?;
     kernel::refuse_warnings(&session.ui, "rustdoc")?;
+    let script = format!("src='{}' build='{}'\n{MODULE}", paths.src, paths.build);
+    ui.run(
+        "built-in",
+        "Seeing that a module cannot use what is for built-in code",
+        &mut lab.sh(&mounts, &script),
+    )?;
     ui.note("with the option off, fs/userfaultfd.o and mm/userfaultfd.o are as before the series");
     Ok(())
 }

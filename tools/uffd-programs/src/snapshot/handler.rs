@@ -3,7 +3,7 @@
 //! The handler, which makes the pages.
 
 use super::{Measures, Reading};
-use crate::support::{self, check, readable, PAGE};
+use crate::support::{self, check, poll, readable, PAGE};
 use anyhow::{bail, ensure, Context, Result};
 use nix::{
     errno::Errno,
@@ -26,7 +26,7 @@ use userfaultfd::{Error, Event, EventBuffer, FaultKind, Uffd};
 const TOGETHER: usize = 8;
 const TOGETHER_HUGE: usize = 2;
 
-/// Until what had to wait is tried again.
+/// Until what had to wait is tried again, if the kernel does not tell when that is of use.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// A region of the owner's memory.
@@ -188,16 +188,19 @@ impl Handler {
     fn serve_polling(mut self, stream: &UnixStream, messages: usize) -> Result<Counters> {
         let mut buffer = EventBuffer::new(messages);
         let mut waiting: Vec<usize> = Vec::new();
+        // Whether the kernel says that the mappings do not change: nothing is removed yet.
+        let tells = poll(&[(&self.uffd, libc::POLLOUT)], Duration::ZERO)?[0] != 0;
         loop {
-            let limit = match waiting.is_empty() {
-                true => Duration::from_secs(1),
-                false => RETRY,
+            let (events, limit) = match (waiting.is_empty(), tells) {
+                (true, _) => (libc::POLLIN, Duration::from_secs(1)),
+                (false, true) => (libc::POLLIN | libc::POLLOUT, Duration::from_secs(1)),
+                (false, false) => (libc::POLLIN, RETRY),
             };
-            let ready = readable(&[&self.uffd, stream], limit)?;
-            if ready[1] {
+            let ready = poll(&[(&self.uffd, events), (stream, libc::POLLIN)], limit)?;
+            if ready[1] != 0 {
                 return Ok(self.counters);
             }
-            if ready[0] {
+            if ready[0] & libc::POLLIN != 0 {
                 waiting.extend(self.read(&mut buffer, messages > 1)?);
             }
             let mut later = Vec::new();
