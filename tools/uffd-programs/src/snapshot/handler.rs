@@ -203,14 +203,17 @@ impl Handler {
             if ready[0] & libc::POLLIN != 0 {
                 waiting.extend(self.read(&mut buffer, messages > 1)?);
             }
-            let mut later = Vec::new();
-            for address in waiting {
+            if tells && events & libc::POLLOUT != 0 && ready[0] & libc::POLLOUT == 0 {
+                continue;
+            }
+            // If one has to wait, so do the others.
+            while let Some(&address) = waiting.last() {
                 if !self.make(address)? {
                     self.counters.eagain += 1;
-                    later.push(address);
+                    break;
                 }
+                waiting.pop();
             }
-            waiting = later;
         }
     }
 
