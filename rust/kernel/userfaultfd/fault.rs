@@ -226,9 +226,15 @@ impl<'a, T> Deref for SleepableFault<'a, T> {
 
 impl<'a, T: Context> SleepableFault<'a, T> {
     /// Returns the task state to sleep in.
+    ///
+    /// A fault of the kernel itself is taken again for any signal but a fatal one, until the page
+    /// is there: that would be a busy wait. So only faults of user mode, and those for a caller of
+    /// GUP that returns for a signal, are interruptible.
     #[inline]
     pub fn blocking_state(&self) -> SleepState {
-        if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) {
+        let returns =
+            self.has(bindings::fault_flag_FAULT_FLAG_USER | bindings::fault_flag_FAULT_FLAG_GUP);
+        if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) && returns {
             SleepState::INTERRUPTIBLE
         } else if self.has(bindings::fault_flag_FAULT_FLAG_KILLABLE) {
             SleepState::KILLABLE

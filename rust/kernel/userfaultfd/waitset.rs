@@ -391,6 +391,22 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
         })
     }
 
+    /// Takes a fault out of the inbox.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the queue of faults of `inbox`, which is that of this set. It may be gone
+    /// as soon as it was taken out.
+    #[inline]
+    unsafe fn remove_fault(&self, inbox: &mut Inbox<F, V>, node: *mut FaultNode<F>) {
+        // SAFETY: By the safety requirements.
+        unsafe { inbox.remove_fault(node) };
+        // As long as there is another fault, there is a message.
+        if inbox.faults.is_empty() {
+            self.publish(inbox);
+        }
+    }
+
     /// Makes known to those that do not take the lock whether there are messages.
     fn publish(&self, inbox: &Inbox<F, V>) {
         self.readable.write_once(if inbox.is_readable() {
@@ -568,8 +584,7 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
                 return Ok(match receipt {
                     Receipt::Delivered(ret) => {
                         // SAFETY: The node is in the queue, whose lock is held.
-                        unsafe { inbox.remove_fault(node.as_ptr()) };
-                        self.publish(&inbox);
+                        unsafe { self.remove_fault(&mut inbox, node.as_ptr()) };
                         ret
                     }
                     Receipt::Left(ret) => ret,
@@ -826,10 +841,9 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
         // was in its shard and is unread is in the queue.
         unsafe {
             if (*node).unread.load(Relaxed) != 0 {
-                inbox.remove_fault(node);
+                self.remove_fault(&mut inbox, node);
             }
         }
-        self.publish(&inbox);
         shard.len.write_once(len);
     }
 
