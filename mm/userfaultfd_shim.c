@@ -13,6 +13,7 @@
 #include <linux/kobject.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
@@ -53,14 +54,14 @@ static bool absent_pending(unsigned long reason)
 /*
  * The same for a marker. A poisoned page and a guard page are answers: taken
  * again, the fault fails. Other markers only say something about the page to
- * come.
+ * come. Without a reason, this is asked for an entry that is none.
  */
 static bool marker_pending(pte_t pte, unsigned long reason)
 {
 	swp_entry_t entry = pte_to_swp_entry(pte);
 
-	return !is_poisoned_swp_entry(entry) && !is_guard_swp_entry(entry) &&
-		absent_pending(reason);
+	return reason && !is_poisoned_swp_entry(entry) &&
+		!is_guard_swp_entry(entry) && absent_pending(reason);
 }
 
 #ifdef CONFIG_HUGETLB_PAGE
@@ -272,6 +273,7 @@ void uffd_shim_release_all(struct userfaultfd_ctx *ctx)
 	userfaultfd_release_all(ctx->mm, ctx);
 }
 
+#ifdef CONFIG_MEMCG
 struct file_count {
 	const struct file *file;
 	unsigned int count;
@@ -284,6 +286,7 @@ static int count_file(const void *data, struct file *file, unsigned int fd)
 	count->count += file == count->file;
 	return 0;
 }
+#endif
 
 /*
  * iterate_fd(): how many descriptors of @file are in the table of the process
@@ -292,8 +295,8 @@ static int count_file(const void *data, struct file *file, unsigned int fd)
  */
 unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file)
 {
-	struct file_count count = { .file = file };
 #ifdef CONFIG_MEMCG
+	struct file_count count = { .file = file };
 	struct task_struct *owner;
 
 	rcu_read_lock();
@@ -305,23 +308,75 @@ unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file)
 		task_unlock(owner);
 	}
 	rcu_read_unlock();
-#endif
+
 	return count.count;
+#else
+	return 0;
+#endif
 }
 
-/* vma_kernel_pagesize() of the VMA of @addr, or 0. Takes the mmap lock. */
-unsigned long uffd_shim_pagesize_at(struct mm_struct *mm, unsigned long addr)
+/* filemap_get_folio(): is there a page for @addr in the page cache? */
+static bool is_in_page_cache(struct vm_area_struct *vma, unsigned long addr)
 {
+	struct folio *folio;
+
+	if (!vma->vm_file)
+		return false;
+
+	folio = filemap_get_folio(vma->vm_file->f_mapping,
+				  linear_page_index(vma, addr));
+	if (IS_ERR(folio))
+		return false;
+	folio_put(folio);
+
+	return true;
+}
+
+static enum uffd_shim_page find_page(struct vm_area_struct *vma,
+				     unsigned long addr)
+{
+	struct vm_fault vmf = { .vma = vma, .address = addr };
+	bool is_hugetlb = is_vm_hugetlb_page(vma);
+	bool pending;
+
+	if (is_hugetlb) {
+		hugetlb_vma_lock_read(vma);
+		pending = huge_fault_pending(&vmf, VM_UFFD_MISSING);
+		hugetlb_vma_unlock_read(vma);
+	} else {
+		pending = fault_pending(&vmf, VM_UFFD_MISSING);
+	}
+
+	if (!pending)
+		return UFFD_SHIM_PAGE_MAPPED;
+	if (is_in_page_cache(vma, addr))
+		return UFFD_SHIM_PAGE_UNMAPPED;
+	/* EEXIST may stand for a marker, or for the lack of huge pages. */
+	if (is_hugetlb || !fault_pending(&vmf, 0))
+		return UFFD_SHIM_PAGE_NONE;
+	/* The page has gone since, as if it had been unmapped later. */
+	return UFFD_SHIM_PAGE_UNMAPPED;
+}
+
+/*
+ * The page at @addr, where an operation has just found that there is one, and
+ * vma_kernel_pagesize() of the VMA. Takes the mmap lock.
+ */
+enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
+					unsigned long addr, unsigned long *size)
+{
+	enum uffd_shim_page page = UFFD_SHIM_PAGE_NONE;
 	struct vm_area_struct *vma;
-	unsigned long size = 0;
 
 	mmap_read_lock(mm);
 	vma = vma_lookup(mm, addr);
-	if (vma)
-		size = vma_kernel_pagesize(vma);
+	if (vma) {
+		page = find_page(vma, addr);
+		*size = vma_kernel_pagesize(vma);
+	}
 	mmap_read_unlock(mm);
 
-	return size;
+	return page;
 }
 
 /* mfill_atomic_copy(). Returns bytes, or a negative errno. */
@@ -374,6 +429,7 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
  * /sys/kernel/mm/userfaultfd/implementation, for programs that want to know.
  * The C implementation does not have the file.
  */
+#ifdef CONFIG_SYSFS
 static ssize_t implementation_show(struct kobject *kobj,
 				   struct kobj_attribute *attr, char *buf)
 {
@@ -381,6 +437,7 @@ static ssize_t implementation_show(struct kobject *kobj,
 }
 
 static struct kobj_attribute implementation_attr = __ATTR_RO(implementation);
+#endif
 
 /* struct kobj_attribute and mm_kobj, for which there is no abstraction. */
 int uffd_shim_sysfs_init(void)

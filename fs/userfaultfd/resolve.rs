@@ -53,10 +53,6 @@ pub(crate) trait Fill: Answered {
     /// `EINVAL`
     fn check(&self, context: &Context) -> Result;
 
-    /// Whether `EEXIST` means that the page is mapped. Otherwise it may be in the page cache only,
-    /// which does not resolve a minor fault.
-    const EXISTING_IS_MAPPED: bool = false;
-
     /// Fills the pages, and returns how many bytes were done.
     fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64>;
 }
@@ -144,10 +140,8 @@ impl Fill for Move {
 
 /// Implements [`Fill`] for a structure that has a range and a mode.
 macro_rules! fill_range {
-    ($ty:ty, $known:expr, $is_mapped:expr, $run:expr) => {
+    ($ty:ty, $known:expr, $run:expr) => {
         impl Fill for $ty {
-            const EXISTING_IS_MAPPED: bool = $is_mapped;
-
             fn target(&self) -> Range {
                 self.range
             }
@@ -178,14 +172,12 @@ macro_rules! fill_range {
 fill_range!(
     Zeropage,
     uapi::MODE_DONTWAKE,
-    false,
     |context, mm, start, len, _| { pages::zeropage(context, mm, start, len) }
 );
 
 fill_range!(
     Continue,
     uapi::MODE_DONTWAKE | uapi::MODE_WP,
-    true,
     |context, mm, start, len, mode| {
         pages::resume(context, mm, start, len, mode & uapi::MODE_WP != 0)
     }
@@ -194,7 +186,6 @@ fill_range!(
 fill_range!(
     Poison,
     uapi::MODE_DONTWAKE,
-    true,
     |context, mm, start, len, _| { pages::poison(context, mm, start, len) }
 );
 
@@ -232,7 +223,7 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
         let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
         let done = request.run(context, &mm);
         if done == Err(EEXIST) && wakes {
-            wake_page(context, &mm, start, T::EXISTING_IS_MAPPED);
+            wake_existing(context, &mm, start);
         }
         done
     };
@@ -249,14 +240,17 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     }
 }
 
-/// Wakes the threads that wait for the page to come that begins at `start`.
+/// Wakes the threads that wait for the page that begins at `start`, if it is there.
 #[cold]
-fn wake_page(context: &Context, mm: &MmWithUser, start: u64, is_mapped: bool) {
-    let size = pages::size_at(mm, start as usize) as u64;
-    let range = start..start.saturating_add(size);
-    // A page that is there does not resolve faults on its protection.
+fn wake_existing(context: &Context, mm: &MmWithUser, start: u64) {
+    let Some((page, size)) = pages::existing_at(mm, start as usize) else {
+        return;
+    };
+    let range = start..start.saturating_add(size as u64);
+    // A page that is there does not resolve faults on its protection, and one that is not mapped no
+    // minor faults.
     let mut others = UFFD_PAGEFAULT_FLAG_WP;
-    if !is_mapped {
+    if page == pages::Existing::Unmapped {
         others |= UFFD_PAGEFAULT_FLAG_MINOR;
     }
     context

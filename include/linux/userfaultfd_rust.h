@@ -40,11 +40,21 @@ struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 					    vm_flags_t modes);
 void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
 			       unsigned long end);
-unsigned long uffd_shim_pagesize_at(struct mm_struct *mm, unsigned long addr);
 void uffd_shim_release_new(struct userfaultfd_ctx *ctx);
 void uffd_shim_release_all(struct userfaultfd_ctx *ctx);
 
 /* Pages */
+
+/* What there is, where an operation has found that there is something. */
+enum uffd_shim_page {
+	UFFD_SHIM_PAGE_NONE,		/* no page */
+	UFFD_SHIM_PAGE_UNMAPPED,	/* one that is not mapped, or not now */
+	UFFD_SHIM_PAGE_MAPPED,
+};
+
+enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
+					unsigned long addr,
+					unsigned long *size);
 ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
 		       unsigned long src, unsigned long len, bool wp);
 ssize_t uffd_shim_zeropage(struct userfaultfd_ctx *ctx, unsigned long dst,

@@ -229,13 +229,18 @@ impl<'a, T: Context> SleepableFault<'a, T> {
     ///
     /// A fault of the kernel itself is taken again for any signal but a fatal one, until the page
     /// is there: that would be a busy wait. So only faults of user mode, and those for a caller of
-    /// GUP that returns for a signal, are interruptible.
+    /// GUP that returns for a signal, are interruptible. The others sleep as long as these, so they
+    /// do not count as load either.
     #[inline]
     pub fn blocking_state(&self) -> SleepState {
         let returns =
             self.has(bindings::fault_flag_FAULT_FLAG_USER | bindings::fault_flag_FAULT_FLAG_GUP);
-        if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) && returns {
-            SleepState::INTERRUPTIBLE
+        if self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE) {
+            if returns {
+                SleepState::INTERRUPTIBLE
+            } else {
+                SleepState::KILLABLE_NOLOAD
+            }
         } else if self.has(bindings::fault_flag_FAULT_FLAG_KILLABLE) {
             SleepState::KILLABLE
         } else {

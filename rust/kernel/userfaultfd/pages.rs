@@ -119,11 +119,26 @@ pub fn writeprotect<T: Context>(
     })
 }
 
-/// Returns the size of the pages of the area at an address, in bytes, or zero if there is none.
+/// What an operation on a page that is there already has found.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub enum Existing {
+    /// It is mapped.
+    Mapped,
+    /// It is in the page cache, or was unmapped since.
+    Unmapped,
+}
+
+/// Returns the page at `address`, about which an operation has just answered `EEXIST`, and the size
+/// of the pages there, in bytes. Returns nothing if there is none: `EEXIST` may also stand for a
+/// marker, or for a lack of huge pages.
 ///
 /// Sleeps: it takes the mmap lock.
-#[doc(alias = "vma_kernel_pagesize")]
-pub fn size_at(mm: &MmWithUser, address: usize) -> usize {
-    // SAFETY: The mm has users.
-    unsafe { bindings::uffd_shim_pagesize_at(mm.as_raw(), address) }
+pub fn existing_at(mm: &MmWithUser, address: usize) -> Option<(Existing, usize)> {
+    let mut size = 0;
+    // SAFETY: The mm has users, and the size may be written to.
+    match unsafe { bindings::uffd_shim_find_page(mm.as_raw(), address, &mut size) } {
+        bindings::uffd_shim_page_UFFD_SHIM_PAGE_MAPPED => Some((Existing::Mapped, size)),
+        bindings::uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED => Some((Existing::Unmapped, size)),
+        _ => None,
+    }
 }

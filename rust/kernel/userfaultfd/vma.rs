@@ -282,10 +282,15 @@ impl<'a, T: Context> VmaCursor<'a, T> {
             if self.cuts_first && from != start {
                 last = self.split_last(from, to)?;
             } else {
-                // There is no other one, so there is nothing to undo.
+                // There is no other one. It may have to be split twice, and only once succeed.
                 self.seek(from);
-                if let Some(part) = self.change_next(to)? {
-                    done(part.range, part.before.modes);
+                match self.change_next(to) {
+                    Ok(Some(part)) => done(part.range, part.before.modes),
+                    Ok(None) => {}
+                    Err(err) => {
+                        self.rejoin(from);
+                        return Err(err);
+                    }
                 }
                 self.cuts_first &= from != start;
             }
@@ -426,6 +431,19 @@ impl<'a, T: Context> VmaCursor<'a, T> {
             part: Part { range, before },
             is_changed: !is_split,
         }))
+    }
+
+    /// Merges the area that begins at `address`, if one does, with the one that precedes it, if they
+    /// are registered alike. No area is needed for that; without memory they stay two.
+    fn rejoin(&mut self, address: usize) {
+        self.seek(address);
+        let prev = self.current;
+        self.find();
+        let Some(vma) = self.current().filter(|vma| vma.start() == address) else {
+            return;
+        };
+        let (range, before) = (address..vma.end(), Registration::of(&vma));
+        let _ = self.modify(prev, range, before);
     }
 
     /// Makes a part what it was, which also merges it with the rest of its area again.

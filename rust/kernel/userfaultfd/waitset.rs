@@ -1179,6 +1179,7 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
         let holds_up = event.holds_up();
         let mut looks = holds_up && self.was_closed.read_once();
         let mut is_new = true;
+        let mut is_counted = false;
         let mut holders = 0;
         loop {
             // Whoever wakes this thread takes the lock first.
@@ -1191,7 +1192,9 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
             let mut added = 0;
             if !looks {
                 task.schedule();
-            } else if task.schedule_timeout(msecs_to_jiffies(LOOK_AGAIN_MS)) == 0 && holders == 0 {
+            } else if task.schedule_timeout(msecs_to_jiffies(LOOK_AGAIN_MS)) == 0 && !is_counted {
+                // That process does not run, so its descriptors stay the same.
+                is_counted = true;
                 holders = event.holders();
                 added = holders;
             }
@@ -1203,7 +1206,8 @@ impl<F: Copy + Send, V: Event> WaitSet<F, V> {
                 EventState::Abandoned => return EventOutcome::Abandoned,
                 EventState::Unread | EventState::Claimed => (),
             }
-            looks = holds_up && self.was_closed.read_once();
+            // One that has no descriptor is not among those that could read.
+            looks = holds_up && self.was_closed.read_once() && !(is_counted && holders == 0);
             // SAFETY: The lock is held.
             unsafe { (*ptr).holders = holders };
             inbox.holders = inbox.holders.wrapping_add(added);

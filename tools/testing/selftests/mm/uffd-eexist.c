@@ -246,6 +246,39 @@ static void test_field(enum kind kind)
 }
 
 /*
+ * EEXIST may also say that a marker is in the way. There is no page, so a thread
+ * that was woken would fault again, and again.
+ */
+static void test_marker(void)
+{
+	struct uffd_msg msg;
+	bool ready, right;
+
+	size = page_size;
+	fd = -1;
+	uffd = uffd_open_with(O_NONBLOCK,
+			      UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_POISON);
+	if (uffd < 0) {
+		ksft_test_result_skip("marker: not all features\n");
+		return;
+	}
+	area = anon(NR_PAGES * size);
+	source = anon(2 * size);
+	movable = anon(size);
+	must_register(uffd, area, NR_PAGES * size, MISSING | WP);
+
+	ready = !uffd_wp(uffd, page(0), size) && send_to_sleep(0);
+	right = fill(ZEROPAGE, page(0), true) == -EEXIST &&
+		fill(POISON, page(0), true) == -EEXIST && asleep(0) &&
+		!uffd_read(uffd, &msg, 0.05);
+	ksft_test_result(ready && right, "marker: EEXIST without a page does not wake\n");
+
+	uffd_copy(uffd, page(0), source, size, 0);
+	end_sleep(0);
+	teardown();
+}
+
+/*
  * Races. Threads touch pages, handlers bring them and some of those that
  * follow. They take EEXIST for an answer, and never send UFFDIO_WAKE.
  */
@@ -428,7 +461,7 @@ int main(int argc, char **argv)
 	double race_secs = argc > 1 ? 10 + limit / 500 : RACE_SECS;
 
 	begin(90 + 2 * race_secs);
-	ksft_set_plan(2 * (4 + 4 + 3) + 5 * NR_KINDS + 2);
+	ksft_set_plan(2 * (4 + 4 + 3) + 5 * NR_KINDS + 3);
 
 	for (int kind = 0; kind < NR_KINDS; kind++) {
 		const char *lacking = setup(kind);
@@ -452,6 +485,7 @@ int main(int argc, char **argv)
 		test_field(kind);
 		teardown();
 	}
+	test_marker();
 	test_race("prefetch", 0, limit, race_secs);
 	test_race("prefetch that does not wake", UFFDIO_COPY_MODE_DONTWAKE, limit, race_secs);
 
