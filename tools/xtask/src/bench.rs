@@ -7,8 +7,8 @@ mod size;
 mod targets;
 
 use crate::{
+    config::{Impl, Kernel},
     guest::{Accel, Guest},
-    kernel::{Impl, Kernel},
     suites::ConsoleCheck,
     ui, Session, Workshop,
 };

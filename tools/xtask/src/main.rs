@@ -4,6 +4,7 @@
 //! tests them.
 
 mod bench;
+mod config;
 mod conformance;
 mod fixes;
 mod guest;
@@ -17,8 +18,9 @@ mod ui;
 
 use anyhow::{bail, Context, Result};
 use clap::{Parser, Subcommand};
+use config::{Impl, Kernel};
 use guest::{Accel, Guest};
-use kernel::{Builder, Impl, Kernel};
+use kernel::Builder;
 use lab::Lab;
 use nix::sys::signal::{signal, SigHandler, Signal};
 use source::Source;

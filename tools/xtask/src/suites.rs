@@ -2,7 +2,7 @@
 
 //! Test suites of the guest: what is run, and what came of it.
 
-use crate::kernel::Impl;
+use crate::config::Impl;
 use anyhow::{bail, Context, Result};
 use regex::Regex;
 use serde::Deserialize;

@@ -3,9 +3,10 @@
 //! `cargo xtask test`: everything that must hold, on both kernels.
 
 use crate::{
-    bench, conformance,
+    bench,
+    config::{Flavour, Impl, Kernel},
+    conformance,
     guest::{Guest, Outcome},
-    kernel::{Flavour, Impl, Kernel},
     series,
     suites::{self, ConsoleCheck, Report},
     ui, Session, Workshop,

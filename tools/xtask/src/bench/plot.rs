@@ -3,7 +3,7 @@
 //! Plots, as SVG files.
 
 use super::{Row, CONTENTION, LICENSE, PATH_LENGTH};
-use crate::kernel::Impl;
+use crate::config::Impl;
 use anyhow::{anyhow, Context, Result};
 use plotters::prelude::*;
 use std::{collections::BTreeMap, fs, path::Path};

@@ -4,7 +4,7 @@
 
 use super::{Key, BUILD};
 use crate::{
-    kernel::{Impl, Kernel},
+    config::{Impl, Kernel},
     lab::Mounts,
     ui, Session, Workshop,
 };

@@ -3,7 +3,7 @@
 //! What the benchmark must show.
 
 use super::{size::FRAMES, Row, BUILD, CONTENTION, PATH_LENGTH};
-use crate::kernel::Impl;
+use crate::config::Impl;
 use serde::Serialize;
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
