@@ -3,10 +3,16 @@
 //! Fixes of the base: patches for known defects, which come before the series in trees that have
 //! them.
 
+mod command;
+mod functions;
+
+pub use command::{fixes, Options};
+
 use crate::{
-    source::{self, git, Source},
+    git::{self, git},
+    patches,
+    scratch::Scratch,
     ui::output,
-    Session,
 };
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
@@ -17,23 +23,12 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The directory of the fixes.
 pub const FIXES: &str = "linux-patches/6.18-fixes";
 /// The list of them, in that directory.
 const LIST: &str = "fixes.toml";
-
-#[derive(clap::Args)]
-pub struct Options {
-    /// Take the patches over from a git tree: all commits after the tag `base`.
-    #[arg(long, value_name = "TREE")]
-    from: Option<PathBuf>,
-    /// The last commit that is taken over.
-    #[arg(long, value_name = "REV", default_value = "HEAD", requires = "from")]
-    to: String,
-}
 
 /// A defect, and the patch that mends it.
 #[derive(Deserialize)]
@@ -113,7 +108,7 @@ impl Fix {
         };
         let text = String::from_utf8_lossy(&text);
         let parts = match &self.function {
-            Some(function) => bodies(&text, function),
+            Some(function) => functions::bodies(&text, function),
             None => vec![&*text],
         };
         if parts.is_empty() {
@@ -145,13 +140,13 @@ impl Fix {
         if state == State::Present {
             return Ok(state);
         }
-        if let Err(err) = source::am(tree, &directory.join(&self.patch)) {
+        if let Err(err) = git::am(tree, &directory.join(&self.patch)) {
             bail!(
                 "{} has the defect that {} mends, and the patch does not apply:\n  {err:#}\nThe \
                  fixes are for Linux {}; is the tree another one?",
                 self.place(),
                 self.patch,
-                source::VERSION
+                patches::VERSION
             );
         }
         if let Place::Defective = self.look(tree) {
@@ -164,41 +159,6 @@ impl Fix {
         }
         Ok(state)
     }
-}
-
-/// Finds the definitions of a C function: there are several where that depends on the
-/// configuration. Each goes from its first line to the first line that is just `}`, or is one line.
-fn bodies<'a>(text: &'a str, function: &str) -> Vec<&'a str> {
-    let mut found = Vec::new();
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let from = &text[start..];
-        start += line.len();
-        // A declaration ends before anything is opened.
-        let opened = from.find(['{', ';']);
-        let Some(opened) = opened.filter(|at| from[*at..].starts_with('{')) else {
-            continue;
-        };
-        if line.starts_with([' ', '\t', '#', '/', '*', '}']) || !calls(line, function) {
-            continue;
-        }
-        let rest = from[opened..].lines().next().unwrap_or_default();
-        let end = if rest.ends_with('}') {
-            opened + rest.len()
-        } else {
-            from.find("\n}\n").map_or(from.len(), |end| end + 3)
-        };
-        found.push(&from[..end]);
-    }
-    found
-}
-
-/// Whether a line has the name of a function, followed by its arguments.
-fn calls(line: &str, function: &str) -> bool {
-    line.match_indices(function).any(|(at, name)| {
-        let part = |c: char| c == '_' || c.is_ascii_alphanumeric();
-        !line[..at].ends_with(part) && line[at + name.len()..].starts_with('(')
-    })
 }
 
 /// The fixes, in order.
@@ -218,8 +178,11 @@ impl Fixes {
         let text = fs::read_to_string(&path)
             .with_context(|| format!("{} cannot be read", path.display()))?;
         let list: List = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
-        let patches = source::patches_in(&directory)?;
-        let patches: Vec<String> = patches.iter().map(|path| source::file_name(path)).collect();
+        let patches = patches::patches_in(&directory)?;
+        let patches: Vec<String> = patches
+            .iter()
+            .map(|path| patches::file_name(path))
+            .collect();
         let listed: Vec<&str> = list.fix.iter().map(|fix| fix.patch.as_str()).collect();
         if listed != patches {
             let missing = patches.iter().filter(|name| !listed.contains(&&***name));
@@ -304,7 +267,7 @@ impl Fixes {
         let scratch = Scratch::new()?;
         let mut files: BTreeSet<String> = self.list.iter().map(|fix| fix.file.clone()).collect();
         for patch in self.patches() {
-            files.extend(source::files_of(&patch)?);
+            files.extend(patches::files_of(&patch)?);
         }
         for file in files {
             if let Some(contents) = read(&file) {
@@ -394,102 +357,9 @@ fn committed_file(tree: &Path, commit: &str, file: &str) -> Option<Vec<u8>> {
     output.status.success().then_some(output.stdout)
 }
 
-/// A small git repository for trying something. It is removed with its value.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("userfaultfd-rust-{}-{next}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        let scratch = Self(path);
-        output(git(&scratch.0).args(["init", "--quiet"]))?;
-        Ok(scratch)
-    }
-
-    pub fn write(&self, file: &str, contents: impl AsRef<[u8]>) -> Result<()> {
-        let path = self.0.join(file);
-        fs::create_dir_all(path.parent().context("no directory")?)?;
-        Ok(fs::write(path, contents)?)
-    }
-
-    fn commit(&self, subject: &str) -> Result<()> {
-        output(git(&self.0).args(["add", "--force", "--all"]))?;
-        output(git(&self.0).args(["commit", "--quiet", "--allow-empty", "-m", subject]))?;
-        Ok(())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// `cargo xtask fixes`
-pub fn fixes(session: &Session, options: &Options) -> Result<()> {
-    if let Some(tree) = &options.from {
-        return take_over(session, &std::path::absolute(tree)?, &options.to);
-    }
-    let fixes = Fixes::load(&session.repo)?;
-    let (version, states) = match &session.kdir {
-        Some(kdir) => (source::version(kdir)?, fixes.lacking_in(kdir)?),
-        None => {
-            let tree = Source::pristine(&session.ui, &session.cache)?.tree;
-            let states = fixes.try_on(|file| committed_file(&tree, "base", file))?;
-            (source::VERSION.into(), states)
-        }
-    };
-    if fixes.is_empty() {
-        println!("there are no fixes");
-        return Ok(());
-    }
-    println!("{}\n", fixes.table(&states));
-    println!("{}", fixes.summary(&version, &states));
-    let lacking: Vec<PathBuf> = fixes.with(&states, State::Lacking).collect();
-    if let (Some(kdir), false) = (&session.kdir, lacking.is_empty()) {
-        println!("\n{}", am_line(kdir, &lacking));
-    }
-    Ok(())
-}
-
-/// The command that applies patches to a tree, one patch a line.
-fn am_line(kdir: &Path, patches: &[PathBuf]) -> String {
-    let quoted = |path: &Path| {
-        let text = path.display().to_string();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-        if text.chars().all(plain) {
-            text
-        } else {
-            format!("'{}'", text.replace('\'', "'\\''"))
-        }
-    };
-    let mut line = format!("git -C {} am", quoted(kdir));
-    for patch in patches {
-        line.push_str(&format!(" \\\n    {}", quoted(patch)));
-    }
-    line
-}
-
-/// Writes the commits of a tree as patches. The list is for people to bring up to date.
-fn take_over(session: &Session, tree: &Path, to: &str) -> Result<()> {
-    let directory = session.repo.join(FIXES);
-    source::format(tree, &format!("refs/tags/base..{to}"), &directory)?;
-    let count = source::patches_in(&directory)?.len();
-    println!("{} has {count} patches", directory.display());
-    if let Err(err) = Fixes::load(&session.repo) {
-        session.ui.note(&format!("{err:#}"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
-
-    pub use super::Scratch;
 
     /// Files that have a defect each.
     pub const DEFECTS: [(&str, &str); 3] = [
@@ -520,7 +390,7 @@ pub mod tests {
                 tree.write(file, format!("{before}return 1{after}"))?;
                 tree.commit(&format!("mend {}", &file[3..4]))?;
             }
-            source::format(&tree.0, "refs/tags/base..HEAD", &scratch.0.join(FIXES))?;
+            git::format(&tree.0, "refs/tags/base..HEAD", &scratch.0.join(FIXES))?;
             Ok(scratch)
         }
 
@@ -558,7 +428,7 @@ pub mod tests {
         let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let fixes = Fixes::load(&repo)?;
         for (fix, patch) in fixes.list.iter().zip(fixes.patches()) {
-            let files = source::files_of(&patch)?;
+            let files = patches::files_of(&patch)?;
             assert!(files.contains(&fix.file), "{}: {}", fix.patch, fix.file);
             assert!(!fix.test.is_empty(), "{}: nothing shows it", fix.patch);
         }
@@ -660,30 +530,5 @@ pub mod tests {
             assert_eq!(states, [State::Present]);
         }
         Ok(())
-    }
-
-    #[test]
-    fn definitions_of_functions() {
-        let text = "int f(void);\nint\nf(void)\n{\n\tg();\n\tif (x) {\n\t}\n}\n\
-                    static int my_f(int a)\n{\n\treturn f();\n}\n\
-                    static inline int f(void) { return 0; }\n/* f() { */\n#define f() {\n\
-                    int g(void)\n{\n\tf();\n}\nEXPORT_SYMBOL(f);\n";
-        let found = [
-            "f(void)\n{\n\tg();\n\tif (x) {\n\t}\n}\n",
-            "static inline int f(void) { return 0; }",
-        ];
-        assert_eq!(bodies(text, "f"), found);
-        assert_eq!(bodies(text, "g"), ["int g(void)\n{\n\tf();\n}\n"]);
-        assert!(bodies(text, "h").is_empty());
-    }
-
-    #[test]
-    fn the_command_can_be_pasted() {
-        let patches = [
-            PathBuf::from("/a/0001-x.patch"),
-            PathBuf::from("/a b/2.patch"),
-        ];
-        let line = "git -C linux am \\\n    /a/0001-x.patch \\\n    '/a b/2.patch'";
-        assert_eq!(am_line(Path::new("linux"), &patches), line);
     }
 }

@@ -6,7 +6,8 @@ use crate::{
     fixes::Fixes,
     kernel,
     lab::{Lab, Mounts},
-    source::{self, Source},
+    patches,
+    source::Source,
     Session,
 };
 use anyhow::{bail, Context, Result};
@@ -80,9 +81,9 @@ test -z "$fail"
 pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     source.check_overlay(&session.ui, &session.repo)?;
     let out = session.share("series", &[])?;
-    let all = source::patches(&session.repo)?;
+    let all = patches::patches(&session.repo)?;
     let subject = format!("Subject: [PATCH 00/{:02}] ", all.len());
-    if !fs::read_to_string(source::cover_letter(&session.repo))?.starts_with(&subject) {
+    if !fs::read_to_string(patches::cover_letter(&session.repo))?.starts_with(&subject) {
         bail!("the cover letter does not begin with \"{subject}\"");
     }
     let fixes = Fixes::load(&session.repo)?;
@@ -90,7 +91,7 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         bail!(
             "Linux {} should have all defects that fixes.toml lists, and lack all fixes; `cargo \
              xtask fixes` says which it has",
-            source::VERSION
+            patches::VERSION
         );
     }
     let fixes = fixes.patches().collect();
@@ -102,13 +103,13 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             fs::copy(&patch, directory.join(name))?;
         }
     }
-    let touched = source.touched(&session.repo)?;
+    let touched: Vec<String> = patches::touched(&session.repo)?.into_iter().collect();
     let new: Vec<&String> = touched
         .iter()
         .filter(|file| session.repo.join(file).exists() && *file != "MAINTAINERS")
         .collect();
     let mounts = Mounts {
-        src: source.am_tree(),
+        src: &source.am,
         build: &out,
         out: &out,
     };

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Git, as this tool runs it.
+
+use crate::{patches, ui::output};
+use anyhow::{bail, Result};
+use std::{fs, path::Path, process::Command};
+
+/// Who patches are from: the lists that they go to.
+const AUTHOR: &str = "userfaultfd in Rust <rust-for-linux@vger.kernel.org>";
+
+/// Makes a git command that does not depend on who runs it.
+pub fn git(directory: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .arg("-C")
+        .arg(directory)
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "user.name=userfaultfd in Rust",
+        ])
+        .args(["-c", "user.email=rust-for-linux@vger.kernel.org"])
+        .args([
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            "tag.gpgsign=false",
+            "-c",
+            "advice.detachedHead=false",
+        ])
+        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"]);
+    command
+}
+
+/// Applies a patch with `git am`. Fails with what git says about it.
+pub fn am(tree: &Path, patch: &Path) -> Result<()> {
+    let output = git(tree)
+        .args(["am", "--quiet", "--committer-date-is-author-date"])
+        .arg(patch)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let hunks: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("error: "))
+        .collect();
+    if hunks.is_empty() {
+        bail!("{}", text.trim());
+    }
+    bail!("{}", hunks.join("\n  "))
+}
+
+/// Writes commits of a tree as the patches of a directory.
+pub fn format(tree: &Path, range: &str, directory: &Path) -> Result<()> {
+    // Nothing is removed for what is not there.
+    if output(git(tree).args(["rev-list", range]))?.is_empty() {
+        bail!("{} has no commits {range}", tree.display());
+    }
+    for patch in patches::patches_in(directory)? {
+        fs::remove_file(patch)?;
+    }
+    output(
+        git(tree)
+            .args([
+                "format-patch",
+                "--quiet",
+                "--zero-commit",
+                "--no-signature",
+                "--numbered",
+            ])
+            .args(["--no-renames", "--full-index", "--diff-algorithm=histogram"])
+            .arg(format!("--from={AUTHOR}"))
+            .arg("-o")
+            .arg(directory)
+            .arg(range),
+    )?;
+    Ok(())
+}
