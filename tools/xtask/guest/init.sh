@@ -23,7 +23,8 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 echo "@@ ready $(uname -r) $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)"
-cd /tmp
+cd /tmp || exit 1
+# shellcheck disable=SC1091 # The host writes it.
 . "$out/job.sh"
 echo "@@ finished"
 sync

@@ -1,5 +1,7 @@
+#!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # Sourced by jobs that run test suites.
+# shellcheck disable=SC2154 # The first process sets out.
 
 slab=/sys/kernel/slab/userfaultfd_ctx_cache
 
@@ -31,6 +33,25 @@ suite() {
 	read -r end _ < /proc/uptime
 	echo
 	echo "@@ end $name $code $start $end $before $after"
+}
+
+# retry NAME SECONDS COMMAND...: run a suite, and once more if it fails.
+retry() {
+	suite "$@"
+	if [ "$code" != 0 ]; then
+		echo "@@ again"
+		suite "$@"
+	fi
+}
+
+# conformance SECONDS [PREFIX]: ask the questions of the cases whose names begin
+# with PREFIX, or all questions, and leave the answers beside the console.
+conformance() {
+	seconds=$1
+	shift
+	suite conformance "$seconds" \
+		sh -c 'uffd-conformance "$@" > /tmp/transcript.txt' uffd-conformance "$@"
+	cp /tmp/transcript.txt "$out"
 }
 
 # lsm_veto: have a security module refuse what the suite tries to create.
@@ -69,4 +90,18 @@ prepare() {
 prepare_all() {
 	prepare
 	hugepages 1048576 1
+}
+
+# prepare_selftests: what the selftests need, in their directory.
+prepare_selftests() {
+	prepare
+	cp -r "$out"/selftests /tmp/selftests
+	cd /tmp/selftests || echo "@@ note no selftests"
+}
+
+# prepare_programs: what the programs of the project need.
+prepare_programs() {
+	prepare_all
+	PATH=$out/programs:$PATH
+	cd /tmp || echo "@@ note no /tmp"
 }

@@ -19,6 +19,14 @@ use std::{
 /// How long a guest may take until it runs its job.
 const BOOT_TIME: Duration = Duration::from_secs(180);
 
+/// The files of every guest, for its first process and for jobs.
+const FILES: &[(&str, &str)] = &[
+    ("init.sh", include_str!("../guest/init.sh")),
+    ("lsm.py", include_str!("../guest/lsm.py")),
+    ("stress-ng.sh", include_str!("../guest/stress-ng.sh")),
+    ("suites.sh", include_str!("../guest/suites.sh")),
+];
+
 /// How a guest is started.
 pub struct Guest<'a> {
     pub lab: &'a Lab,
@@ -104,7 +112,7 @@ impl Guest<'_> {
     }
 
     fn command(&self) -> Command {
-        self.lab.sh(&self.mounts(), &self.script())
+        self.lab.sh(&self.mounts(), &[], &self.script())
     }
 
     /// Boots, runs a job, and returns what was printed. `watch` sees each line as it comes.
@@ -112,12 +120,9 @@ impl Guest<'_> {
     /// Fails if the guest does not come up, or does not end in time.
     pub fn run(&self, job: &str, limit: Duration, mut watch: impl FnMut(&str)) -> Result<Outcome> {
         fs::create_dir_all(self.share)?;
-        fs::write(self.share.join("init.sh"), include_str!("../guest/init.sh"))?;
-        fs::write(
-            self.share.join("suites.sh"),
-            include_str!("../guest/suites.sh"),
-        )?;
-        fs::write(self.share.join("job.sh"), job)?;
+        for (name, contents) in FILES.iter().chain(&[("job.sh", job)]) {
+            fs::write(self.share.join(name), contents)?;
+        }
         let console = self.share.join("console.log");
         fs::write(&console, "")?;
 

@@ -28,47 +28,6 @@ pub struct Builder<'a> {
     pub results: &'a Path,
 }
 
-/// Makes the configuration if it has to change. Options that did not make it are an error: they
-/// depend on something that is not there.
-const CONFIGURE: &str = r##"
-set -e
-cd "$src"
-if ! cmp -s "$out/wanted.config" "$build/wanted.config"; then
-	KCONFIG_ALLCONFIG="$out/wanted.config" make LLVM=-19 O="$build" allnoconfig >/dev/null
-	# The last line about an option counts.
-	sed -n 's/^# \(CONFIG_[A-Za-z0-9_]*\) is not set$/\1=n/p; /^CONFIG_/p' "$out/wanted.config" |
-		awk -F= '{ last[$1] = $0 } END { for (name in last) print last[name] }' > "$build/wanted"
-	while read -r line; do
-		name=${line%%=*}
-		if [ "$line" = "$name=n" ]; then
-			grep -q "^$name=" "$build/.config" || continue
-		else
-			grep -qxF "$line" "$build/.config" && continue
-		fi
-		echo "not possible: $line"; bad=1
-	done < "$build/wanted"
-	test -z "$bad"
-	cp "$out/wanted.config" "$build/wanted.config"
-fi
-"##;
-
-/// Builds a kernel. Clippy makes the same objects as the compiler, and says more. Also makes a
-/// policy for SELinux that allows everything but to create anonymous inodes.
-const BUILD: &str = r#"
-set -e
-make -C "$src" LLVM=-19 O="$build" CLIPPY=1 -j"$(nproc)" bzImage
-cp "$build"/arch/x86/boot/bzImage "$build"/vmlinux "$out"
-cp "$build"/.config "$out"/config
-cd "$build"
-scripts/selinux/mdp/mdp policy.conf file_contexts
-sed -i 's/^allow base_t base_t:anon_inode \*;/allow base_t base_t:anon_inode { read write ioctl };/' \
-	policy.conf
-# The compiler of policies may not know all that this kernel does.
-sed -i '/^policycap /d' policy.conf
-grep -q 'anon_inode { read' policy.conf
-checkpolicy -o "$out"/selinux.policy policy.conf
-"#;
-
 impl Builder<'_> {
     fn build_tree(&self, kernel: Kernel) -> PathBuf {
         self.cache.join("build").join(kernel.name())
@@ -96,13 +55,17 @@ impl Builder<'_> {
         self.ui.run(
             &format!("config-{}", kernel.name()),
             &format!("Configuring {}", kernel.title()),
-            &mut self.lab.sh(&mounts, &self.script(&mounts, CONFIGURE)),
+            &mut self
+                .lab
+                .sh(&mounts, &[], include_str!("../scripts/configure.sh")),
         )?;
         let log = format!("build-{}", kernel.name());
         self.ui.run(
             &log,
             &format!("Building {}", kernel.title()),
-            &mut self.lab.sh(&mounts, &self.script(&mounts, BUILD)),
+            &mut self
+                .lab
+                .sh(&mounts, &[], include_str!("../scripts/build-kernel.sh")),
         )?;
         refuse_warnings(self.ui, &log)?;
         fs::write(out.join("key"), key)?;
@@ -132,23 +95,11 @@ impl Builder<'_> {
             build,
             out: self.results,
         };
-        let script = self.script(
-            &mounts,
-            "cp -a \"$src\"/. \"$build\"/ && rm -f \"$build\"/wanted.config",
-        );
+        let script = r#"cp -a "$src"/. "$build"/ && rm -f "$build"/wanted.config"#;
         self.ui.run(
             "seed",
             "Copying the build tree of the other implementation",
-            &mut self.lab.sh(&mounts, &script),
-        )
-    }
-
-    /// Prepends the paths to a script.
-    fn script(&self, mounts: &Mounts, script: &str) -> String {
-        let paths = self.lab.paths(mounts);
-        format!(
-            "src='{}' build='{}' out='{}'\n{script}",
-            paths.src, paths.build, paths.out
+            &mut self.lab.sh(&mounts, &[], script),
         )
     }
 
@@ -177,30 +128,14 @@ impl Builder<'_> {
             build: &build,
             out: &out,
         };
-        let targets: Vec<String> = names
-            .iter()
-            .map(|name| format!("/build/mm/{name}"))
-            .collect();
-        let targets = match self.lab {
-            Lab::Root(_) => targets.join(" "),
-            Lab::Host => names
-                .iter()
-                .map(|name| build.join("mm").join(name).display().to_string())
-                .collect::<Vec<_>>()
-                .join(" "),
-        };
-        let script = format!(
-            "set -e\n\
-             mkdir -p \"$build\"/mm\n\
-             make -s -C \"$src\" O=\"$build\"/headers headers_install INSTALL_HDR_PATH=\"$build\"/usr\n\
-             make -C \"$src\"/tools/testing/selftests/mm OUTPUT=\"$build\"/mm \
-             KHDR_INCLUDES=\"-isystem $build/usr/include\" -j\"$(nproc)\" {targets}\n\
-             cp {targets} \"$out\"\n"
-        );
         self.ui.run(
             "selftests",
             "Building the mm selftests",
-            &mut self.lab.sh(&mounts, &self.script(&mounts, &script)),
+            &mut self.lab.sh(
+                &mounts,
+                &[("names", &names.join(" "))],
+                include_str!("../scripts/build-selftests.sh"),
+            ),
         )?;
         fs::write(out.join("key"), key).context("cannot write the key")?;
         Ok(out)
@@ -225,33 +160,18 @@ impl Builder<'_> {
             build: &build,
             out: &out,
         };
-        let packages = format!("--package {}", PROGRAM_NAMES.join(" --package "));
-        let script = format!(
-            "packages='{packages}' programs='{}'\n{PROGRAMS}",
-            PROGRAM_NAMES.join(" ")
-        );
         self.ui.run(
             "programs",
             "Building the programs of the guest",
-            &mut self.lab.sh(&mounts, &self.script(&mounts, &script)),
+            &mut self.lab.sh(
+                &mounts,
+                &[("programs", &PROGRAM_NAMES.join(" "))],
+                include_str!("../scripts/build-programs.sh"),
+            ),
         )?;
         Ok(out)
     }
 }
-
-/// Builds the programs of this repository that run in guests, static and without a network: what
-/// they depend on was fetched outside.
-const PROGRAMS: &str = r#"
-set -e
-if [ -d /usr/lib/llvm-19/lib ]; then export LIBCLANG_PATH=/usr/lib/llvm-19/lib; fi
-cd "$src"
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --offline --locked \
-	--target x86_64-unknown-linux-gnu --target-dir "$build"/target \
-	--config "source.crates-io.replace-with='vendored'" \
-	--config "source.vendored.directory='$build/vendor'" $packages
-cd "$build"/target/x86_64-unknown-linux-gnu/release
-cp $programs "$out"
-"#;
 
 /// The programs of this repository that run in guests.
 const PROGRAM_NAMES: &[&str] = &["uffd-bench", "uffd-conformance", "uffd-programs"];

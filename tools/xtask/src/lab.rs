@@ -80,22 +80,6 @@ pub struct Paths {
     pub out: String,
 }
 
-/// Mounts the directories and enters the root. Arguments: root, src, build, out, command.
-const ENTER: &str = r#"
-set -e
-root=$1 src=$2 build=$3 out=$4
-shift 4
-mount --make-rprivate /
-mount --bind "$src" "$root/src"
-mount --bind "$build" "$root/build"
-mount --bind "$out" "$root/out"
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-exec chroot "$root" /usr/bin/env -i HOME=/tmp LC_ALL=C \
-    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
-"#;
-
 impl Lab {
     /// Returns the paths of the directories inside.
     pub fn paths(&self, mounts: &Mounts) -> Paths {
@@ -113,8 +97,20 @@ impl Lab {
         }
     }
 
-    /// Returns a command that runs a shell script inside. All that it starts ends with it.
-    pub fn sh(&self, mounts: &Mounts, script: &str) -> Command {
+    /// Returns a command that runs a shell script inside. The script has the directories in `$src`,
+    /// `$build` and `$out`, and further variables. All processes that it starts end with it.
+    pub fn sh(&self, mounts: &Mounts, variables: &[(&str, &str)], script: &str) -> Command {
+        let paths = self.paths(mounts);
+        let directories = [
+            ("src", &paths.src[..]),
+            ("build", &paths.build),
+            ("out", &paths.out),
+        ];
+        let mut assignments = String::new();
+        for (name, value) in directories.iter().chain(variables) {
+            assignments += &format!("{name}={}\n", quote(value));
+        }
+        let script = assignments + script;
         let mut command = Command::new("unshare");
         if !is_root() {
             command.args(["--user", "--map-root-user", "--map-auto"]);
@@ -123,12 +119,12 @@ impl Lab {
         match self {
             Self::Root(root) => {
                 command
-                    .args(["sh", "-c", ENTER, "enter"])
+                    .args(["sh", "-c", include_str!("../scripts/enter.sh"), "enter"])
                     .args([root.as_path(), mounts.src, mounts.build, mounts.out])
-                    .args(["bash", "-c", script]);
+                    .args(["bash", "-c", &script]);
             }
             Self::Host => {
-                command.args(["bash", "-c", script]);
+                command.args(["bash", "-c", &script]);
             }
         }
         command
@@ -140,6 +136,16 @@ impl Lab {
             Self::Root(root) => Ok(fs::read_to_string(root.join("etc/lab-versions"))?),
             Self::Host => host_versions(),
         }
+    }
+}
+
+/// Returns a text as one word of a shell.
+pub fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 

@@ -391,28 +391,16 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
         build: &kernel,
         out: &share,
     };
-    let paths = workshop.lab.paths(&mounts);
     let mut command = if initramfs {
-        let kvm = if accel == Accel::Kvm {
-            "kvm -cpu host"
+        let accel = if accel == Accel::Kvm {
+            "-accel kvm -cpu host"
         } else {
-            "tcg -cpu max"
+            "-accel tcg -cpu max"
         };
         let mut command = workshop.lab.sh(
             &mounts,
-            &format!(
-                "set -e; d=$(mktemp -d); mkdir -p $d/bin $d/proc $d/sys $d/dev; \
-                 cp $(command -v busybox) $d/bin/busybox; ln -s busybox $d/bin/sh; \
-                 printf '#!/bin/sh\\nexport PATH=/bin\\nbusybox mount -t proc proc /proc\\nbusybox --install -s /bin\\n\
-                 mount -t sysfs sys /sys\\nmount -t devtmpfs dev /dev\\n\
-                 echo userfaultfd: $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)\\n\
-                 setsid cttyhack sh\\npoweroff -f\\n' > $d/init; chmod +x $d/init; \
-                 (cd $d; find . | cpio -o -H newc --quiet | gzip) > {out}/initramfs.gz; \
-                 exec qemu-system-x86_64 -accel {kvm} -smp 2 -m 2G -nographic -no-reboot \
-                 -kernel {kernel}/bzImage -initrd {out}/initramfs.gz -append console=ttyS0",
-                out = paths.out,
-                kernel = paths.build,
-            ),
+            &[("accel", accel)],
+            include_str!("../scripts/boot-initramfs.sh"),
         );
         command.stdin(std::process::Stdio::inherit());
         command
@@ -428,19 +416,15 @@ fn boot(session: &Session, imp: Impl, initramfs: bool) -> Result<()> {
         session
             .ui
             .note("virtme-ng is not on this machine: the lab is the guest's root");
-        let disable = if accel == Accel::Tcg {
+        let accel = if accel == Accel::Tcg {
             "--disable-kvm --disable-microvm"
         } else {
             ""
         };
         workshop.lab.sh(
             &mounts,
-            &format!(
-                // virtme-ng ends the guest with a command that the lab may not have.
-                "command -v poweroff >/dev/null || ln -s busybox /usr/bin/poweroff\n\
-                 exec vng --run {}/bzImage {disable} --force-9p --cpus 2 --memory 4G",
-                paths.build
-            ),
+            &[("accel", accel)],
+            include_str!("../scripts/boot-vng.sh"),
         )
     };
     let status = ui::spawn(&mut command)?.wait()?;

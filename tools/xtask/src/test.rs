@@ -167,7 +167,6 @@ fn run(
         |name: &str, title: &str, directories: &[&Path], append: &str, job: &str, seconds| {
             let share = session.share(name, directories)?;
             if append == suites::LSM_APPEND {
-                fs::write(share.join("lsm.py"), include_str!("../guest/lsm.py"))?;
                 fs::copy(image.join("selinux.policy"), share.join("selinux.policy"))?;
             }
             let guest = Guest {

@@ -33,10 +33,9 @@ pub fn measure(session: &Session, workshop: &Workshop, imp: Impl) -> Result<Vec<
         build: &build,
         out: &build,
     };
-    let paths = workshop.lab.paths(&mounts);
     let run = |command: &str, files: &str| {
-        let script = format!("cd '{}' && {command} {files}", paths.build);
-        ui::output(&mut workshop.lab.sh(&mounts, &script))
+        let script = format!("cd \"$build\" && {command} {files}");
+        ui::output(&mut workshop.lab.sh(&mounts, &[], &script))
     };
     let (text, data) = symbols(&run("readelf --syms --wide", objects(imp))?)?;
     let stack = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;

@@ -4,7 +4,7 @@
 
 use super::{committed_file, Fixes, State, FIXES};
 use crate::{
-    git, patches,
+    git, lab, patches,
     source::{self, Source},
     Session,
 };
@@ -50,15 +50,7 @@ pub fn fixes(session: &Session, options: &Options) -> Result<()> {
 
 /// The command that applies patches to a tree, one patch a line.
 fn am_line(kdir: &Path, patches: &[PathBuf]) -> String {
-    let quoted = |path: &Path| {
-        let text = path.display().to_string();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-        if text.chars().all(plain) {
-            text
-        } else {
-            format!("'{}'", text.replace('\'', "'\\''"))
-        }
-    };
+    let quoted = |path: &Path| lab::quote(&path.display().to_string());
     let mut line = format!("git -C {} am", quoted(kdir));
     for patch in patches {
         line.push_str(&format!(" \\\n    {}", quoted(patch)));

@@ -57,7 +57,7 @@ pub fn tarball(ui: &Ui, cache: &Path) -> Result<PathBuf> {
         "source",
         "Fetching the kernel source from the Debian mirror of this machine",
         Command::new("sh")
-            .args(["-c", DEBIAN_FETCH, "fetch"])
+            .args(["-c", include_str!("../../scripts/fetch-debian.sh"), "fetch"])
             .arg(&part)
             .args([DEBIAN_VERSION, TARBALL, SHA256]),
     );
@@ -89,22 +89,3 @@ pub fn tarball(ui: &Ui, cache: &Path) -> Result<PathBuf> {
     fs::rename(&part, &path)?;
     Ok(path)
 }
-
-/// Fetches the tarball of Debian's source package with lists of its own, from the mirror that the
-/// machine is set up for. Arguments: destination, package and version, file, SHA-256.
-const DEBIAN_FETCH: &str = r#"
-set -e
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep debian |
-	grep -v security | head -n 1)
-test -n "$mirror"
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-echo "deb-src $mirror trixie-backports main" > "$dir/sources.list"
-options="-o Dir::Etc::SourceList=$dir/sources.list -o Dir::Etc::SourceParts=/dev/null
-	-o Dir::State::Lists=$dir/lists -o Dir::Cache=$dir/cache"
-apt-get $options update
-uri=$(apt-get $options source --print-uris "$2" | sed -n "s/^'\([^']*$3\)'.*/\1/p")
-test -n "$uri"
-/usr/lib/apt/apt-helper download-file "$uri" "$1" "SHA256:$4"
-"#;

@@ -32,7 +32,7 @@ impl Source {
             "copy",
             "Copying the kernel tree",
             Command::new("sh")
-                .args(["-c", "if git -C \"$1\" rev-parse 2>/dev/null; then git -c safe.directory='*' clone --shared --quiet \"$1\" \"$2\" && rm -rf \"$2/.git\"; else cp -a --reflink=auto \"$1\" \"$2\"; fi", "copy"])
+                .args(["-c", include_str!("../../scripts/copy-tree.sh"), "copy"])
                 .arg(&kdir)
                 .arg(&source.tree),
         )?;

@@ -1,0 +1,35 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# What is checked in the tree that has the series. The list of files that are new is in `$new`,
+# that of all files in `$touched`; the patches are in `$out/fixes` and `$out/patches`.
+# This tool sets src, out, new and touched.
+# shellcheck disable=SC2154
+fail=
+cd "$src" || exit
+echo "== checkpatch"
+for patch in "$out"/fixes/*.patch "$out"/patches/*.patch; do
+	test -e "$patch" || continue
+	# The types are off that ask for what submitters add, or judge lists of files as a whole.
+	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
+		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF \
+		"$patch" || fail=1
+done
+echo "== rustfmt"
+for file in $(echo "$touched" | tr ' ' '\n' | grep '\.rs$'); do
+	rustfmt --check --edition 2021 --config-path .rustfmt.toml --config skip_children=true "$file" 2>/dev/null ||
+		{ rustfmt --check --edition 2021 "$file" || { echo "not formatted: $file"; fail=1; }; }
+done
+echo "== kernel-doc"
+for file in $(echo "$new" | tr ' ' '\n' | grep '\.[ch]$'); do
+	scripts/kernel-doc.py -none -Wall "$file" || fail=1
+done
+echo "== SPDX"
+for file in $new; do
+	head -n 2 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' ||
+		{ echo "no SPDX line: $file"; fail=1; }
+done
+echo "== bindings"
+if grep -rnw --include='*.rs' bindings fs/userfaultfd; then
+	echo "fs/userfaultfd names the bindings"; fail=1
+fi
+test -z "$fail"
