@@ -44,13 +44,11 @@ retry() {
 	fi
 }
 
-# conformance SECONDS [PREFIX]: ask the questions of the cases whose names begin
-# with PREFIX, or all questions, and leave the answers beside the console.
+# conformance SECONDS PREFIX: ask the questions of the cases whose names begin
+# with PREFIX, and leave the answers beside the console.
 conformance() {
-	seconds=$1
-	shift
-	suite conformance "$seconds" \
-		sh -c 'uffd-conformance "$@" > /tmp/transcript.txt' uffd-conformance "$@"
+	suite conformance "$1" \
+		sh -c 'uffd-conformance "$1" > /tmp/transcript.txt' conformance "$2"
 	cp /tmp/transcript.txt "$out"
 }
 

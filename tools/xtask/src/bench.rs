@@ -7,10 +7,11 @@ mod size;
 mod targets;
 
 use crate::{
+    builder::Builder,
     config::{Impl, Kernel},
+    console,
     guest::{Accel, Guest},
-    suites::ConsoleCheck,
-    ui, Session, Workshop,
+    ui, Session,
 };
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
@@ -145,8 +146,7 @@ impl Row {
 
 /// Where guests and their kernels are.
 struct Bench<'a> {
-    session: &'a Session,
-    workshop: &'a Workshop,
+    builder: &'a Builder<'a>,
     programs: PathBuf,
     rows: Vec<Row>,
     /// What the kernels say of their version.
@@ -154,11 +154,10 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(session: &'a Session, workshop: &'a Workshop) -> Result<Self> {
+    fn new(builder: &'a Builder<'a>) -> Result<Self> {
         Ok(Self {
-            session,
-            workshop,
-            programs: session.builder(workshop).programs(&session.repo)?,
+            builder,
+            programs: builder.programs()?,
             rows: Vec::new(),
             release: String::new(),
         })
@@ -182,28 +181,21 @@ impl<'a> Bench<'a> {
     /// Runs the benchmark program once, on one kernel.
     fn run(&mut self, imp: Impl, mode: &str, accel: Accel, cpus: u32, args: &str) -> Result<()> {
         let kernel = Kernel::plain(imp);
-        let image = self.session.builder(self.workshop).kernel(kernel)?;
-        let share = self
-            .session
-            .share(&format!("bench-{}", kernel.name()), &[&self.programs])?;
+        let session = self.builder.session;
+        let image = self.builder.kernel(kernel)?;
+        let share = session.share(&format!("bench-{}", kernel.name()), &[&self.programs])?;
         let guest = Guest {
-            lab: &self.workshop.lab,
-            kernel: &image,
-            share: &share,
-            accel,
-            model: "",
             cpus,
-            memory: "4G",
-            append: "",
+            ..Guest::new(&self.builder.lab, &image, &share, accel)
         };
         let job = format!(
             "\"$out\"/programs/uffd-bench --mode {mode} --change-settings {args}\n\
              echo \"@@ exit $?\"\n"
         );
         let title = format!("Measuring the {mode} of {}", kernel.title());
-        let outcome = self.session.ui.step(&title, |bar| {
+        let outcome = session.ui.step(&title, |bar| {
             guest.run(&job, LIMIT, |line| {
-                if self.session.ui.verbose {
+                if session.ui.verbose {
                     println!("  | {line}");
                 }
                 bar.set_message(line.to_string());
@@ -223,10 +215,7 @@ impl<'a> Bench<'a> {
                 serde_json::from_str(line).with_context(|| format!("this is no result: {line}"))?;
             self.add(imp, line.key, line.value);
         }
-        let bad = ConsoleCheck::new()?.check(&outcome.console)?;
-        if !bad.is_empty() {
-            bail!("{} complained:\n{}", kernel.title(), bad.join("\n"));
-        }
+        console::refuse_complaints(&outcome.console, &kernel.title())?;
         if !outcome.output.lines().any(|line| line == "@@ exit 0") {
             let errors = outcome
                 .output
@@ -245,20 +234,18 @@ impl<'a> Bench<'a> {
 /// Measures, and says which targets were met. Fails where something could not be measured; a
 /// target that was missed is a result like others.
 pub fn bench(session: &Session, options: &Options) -> Result<()> {
-    let workshop = session.workshop()?;
+    let builder = session.builder()?;
     if options.check {
-        let found = check(session, &workshop)?;
+        let found = check(&builder)?;
         println!("{}", found.summary);
         if !found.problems.is_empty() {
             bail!("Rust is worse than C:\n  {}", found.problems.join("\n  "));
         }
         return Ok(());
     }
-    let mut bench = Bench::new(session, &workshop)?;
-    let rust = session
-        .builder(&workshop)
-        .kernel(Kernel::plain(Impl::Rust))?;
-    let accel = session.accel(&workshop.lab, &rust)?;
+    let mut bench = Bench::new(&builder)?;
+    let rust = builder.kernel(Kernel::plain(Impl::Rust))?;
+    let accel = session.accel(&builder.lab, &rust)?;
     let cpus = std::thread::available_parallelism()?.get();
     let asserted = accel == Accel::Kvm && cpus >= ASSERTED_CPUS;
 
@@ -275,7 +262,7 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     };
     let imps = [Impl::Rust, Impl::C];
     for imp in imps {
-        session.builder(&workshop).kernel(Kernel::plain(imp))?;
+        builder.kernel(Kernel::plain(imp))?;
     }
     let start = Instant::now();
     let runs = |most| if options.quick { 1 } else { most };
@@ -294,7 +281,7 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     }
     if wants("9", "Memory") {
         for imp in imps {
-            for (key, value) in size::measure(session, &workshop, imp)? {
+            for (key, value) in size::measure(&builder, imp)? {
                 bench.add(imp, key, value);
             }
         }
@@ -343,8 +330,8 @@ pub struct Check {
 }
 
 /// Compares the lengths of the most important paths, for a test.
-pub fn check(session: &Session, workshop: &Workshop) -> Result<Check> {
-    let mut bench = Bench::new(session, workshop)?;
+pub fn check(builder: &Builder) -> Result<Check> {
+    let mut bench = Bench::new(builder)?;
     for imp in [Impl::Rust, Impl::C] {
         bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--extent check")?;
     }

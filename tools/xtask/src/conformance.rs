@@ -13,15 +13,15 @@ use std::{
 /// The document that lists what is deliberately different.
 const DOCUMENT: &str = "tools/uffd-conformance/differences.rst";
 
-/// How many questions there are at least.
-const QUESTIONS: usize = 5000;
-
-/// What a question ends with where there was nothing to ask about. The kernels that are compared
-/// have all kinds of memory.
-const NOT_MADE: &str = "cannot be made";
-
-/// The heading of the list in it.
+/// The heading of the list in that document.
 const HEADING: &str = "Questions with another answer";
+
+/// How many questions the suite has at least.
+const QUESTIONS: usize = 60_000;
+
+/// What a question ends with if the case could not make what it asks about. The kernels that are
+/// compared have all kinds of memory.
+const NOT_MADE: &str = "cannot be made";
 
 /// A question, or several, whose answer is deliberately different.
 struct Difference {
@@ -50,6 +50,16 @@ pub struct Comparison {
     pub documented: usize,
     /// Everything that should not be.
     pub problems: Vec<String>,
+}
+
+impl Comparison {
+    /// A line about all of it.
+    pub fn summary(&self) -> String {
+        format!(
+            "conformance: {} questions asked, {} identical, {} documented differences",
+            self.asked, self.identical, self.documented
+        )
+    }
 }
 
 /// Reads the list: in its section, each line that begins with two backquotes names questions, and

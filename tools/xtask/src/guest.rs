@@ -77,7 +77,21 @@ impl Accel {
     }
 }
 
-impl Guest<'_> {
+impl<'a> Guest<'a> {
+    /// A guest with two CPUs and 4 GiB.
+    pub fn new(lab: &'a Lab, kernel: &'a Path, share: &'a Path, accel: Accel) -> Self {
+        Self {
+            lab,
+            kernel,
+            share,
+            accel,
+            model: "",
+            cpus: 2,
+            memory: "4G",
+            append: "",
+        }
+    }
+
     /// The script that starts QEMU inside the lab. The console goes to a file, the job to the
     /// standard output.
     fn script(&self) -> String {
@@ -205,14 +219,8 @@ pub fn choose_accel(ui: &Ui, lab: &Lab, kernel: &Path, share: &Path) -> Result<A
         return Ok(Accel::Tcg);
     }
     let probe = Guest {
-        lab,
-        kernel,
-        share,
-        accel: Accel::Kvm,
-        model: "",
-        cpus: 2,
         memory: "1G",
-        append: "",
+        ..Guest::new(lab, kernel, share, Accel::Kvm)
     };
     match probe.run("", Duration::from_secs(20), |_| {}) {
         Ok(_) => {

@@ -2,7 +2,10 @@
 
 //! Where kernels are built and QEMU runs: a Debian root of its own, or this machine.
 
-use crate::ui::{output, Ui};
+use crate::{
+    ui::{output, Ui},
+    Session,
+};
 use anyhow::{bail, Context, Result};
 use std::{
     fs,
@@ -259,6 +262,16 @@ pub fn remove_lab(root: &Path) -> Result<()> {
         command
     };
     output(command.args(["-rf", "--one-file-system"]).arg(root)).map(|_| ())
+}
+
+/// `cargo xtask clean`
+pub fn clean(session: &Session, all: bool) -> Result<()> {
+    let _ = fs::remove_dir_all(&session.results);
+    remove_lab(&session.cache.join("build"))?;
+    if all {
+        remove_lab(&session.cache)?;
+    }
+    Ok(())
 }
 
 /// Fails if there are fewer than `gib` GiB for `path`.

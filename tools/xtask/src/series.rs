@@ -3,15 +3,18 @@
 //! The patch series: kept in step with the files, checked, and built patch by patch.
 
 use crate::{
+    builder,
     fixes::Fixes,
-    kernel,
     lab::{Lab, Mounts},
     patches,
     source::Source,
     Session,
 };
 use anyhow::{bail, Context, Result};
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -40,6 +43,19 @@ pub fn series(session: &Session, options: &Options) -> Result<()> {
     if options.build {
         build(session, &source, &lab)?;
     }
+    Ok(())
+}
+
+/// `cargo xtask tree`
+pub fn tree(session: &Session, directory: &Path) -> Result<()> {
+    let directory = std::path::absolute(directory)?;
+    let source = session.source()?;
+    source.add_tree(&session.ui, &session.repo, &directory)?;
+    let at = directory.display();
+    println!(
+        "{at} has the series as commits after the tag `fixed`; `cargo xtask series --from {at}` \
+         takes it over"
+    );
     Ok(())
 }
 
@@ -122,7 +138,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
                 include_str!("../scripts/build-patch.sh"),
             ),
         )?;
-        kernel::refuse_warnings(&session.ui, &log)?;
+        builder::refuse_warnings(&session.ui, &log)?;
         if index >= fixed && *option == OFF {
             let objects = fs::read_to_string(out.join("objects"))?;
             match &pristine {
@@ -145,7 +161,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             r#"make -C "$src" LLVM=-19 O="$build" -j"$(nproc)" rustdoc"#,
         ),
     )?;
-    kernel::refuse_warnings(&session.ui, "rustdoc")?;
+    builder::refuse_warnings(&session.ui, "rustdoc")?;
     ui.run(
         "built-in",
         "Seeing that a module cannot use what is for built-in code",

@@ -4,9 +4,10 @@
 
 use super::{Key, BUILD};
 use crate::{
+    builder::Builder,
     config::{Impl, Kernel},
     lab::Mounts,
-    ui, Session, Workshop,
+    ui,
 };
 use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
@@ -26,8 +27,8 @@ fn objects(imp: Impl) -> &'static str {
 }
 
 /// Returns the results for an implementation.
-pub fn measure(session: &Session, workshop: &Workshop, imp: Impl) -> Result<Vec<(Key, f64)>> {
-    let build = session.cache.join("build").join(Kernel::plain(imp).name());
+pub fn measure(builder: &Builder, imp: Impl) -> Result<Vec<(Key, f64)>> {
+    let build = builder.build_tree(Kernel::plain(imp));
     let mounts = Mounts {
         src: &build,
         build: &build,
@@ -35,7 +36,7 @@ pub fn measure(session: &Session, workshop: &Workshop, imp: Impl) -> Result<Vec<
     };
     let run = |command: &str, files: &str| {
         let script = format!("cd \"$build\" && {command} {files}");
-        ui::output(&mut workshop.lab.sh(&mounts, &[], &script))
+        ui::output(&mut builder.lab.sh(&mounts, &[], &script))
     };
     let (text, data) = symbols(&run("readelf --syms --wide", objects(imp))?)?;
     let stack = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;

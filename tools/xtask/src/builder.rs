@@ -5,7 +5,9 @@
 use crate::{
     config::{Impl, Kernel},
     lab::{self, Lab, Mounts},
+    source::Source,
     ui::Ui,
+    Session,
 };
 use anyhow::{bail, Context, Result};
 use sha2::{Digest, Sha256};
@@ -15,27 +17,24 @@ use std::{
     process::Command,
 };
 
-/// The places that building needs.
+/// The lab, and a source tree with the series applied.
 pub struct Builder<'a> {
-    pub ui: &'a Ui,
-    pub lab: &'a Lab,
-    /// The source tree.
-    pub src: &'a Path,
-    /// What identifies its contents.
-    pub series: &'a str,
-    pub cache: &'a Path,
-    /// `target/kernel`
-    pub results: &'a Path,
+    pub session: &'a Session,
+    pub lab: Lab,
+    pub source: Source,
+    /// What identifies the contents of the tree.
+    pub tree_id: String,
 }
 
 impl Builder<'_> {
-    fn build_tree(&self, kernel: Kernel) -> PathBuf {
-        self.cache.join("build").join(kernel.name())
+    /// Returns the directory that a kernel is built in.
+    pub fn build_tree(&self, kernel: Kernel) -> PathBuf {
+        self.session.cache.join("build").join(kernel.name())
     }
 
     /// Builds a kernel unless it is there. Returns the directory that it is in.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf> {
-        let out = self.results.join(kernel.name());
+        let out = self.session.results.join(kernel.name());
         let config = kernel.config();
         let key = self.key(&config)?;
         if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
@@ -48,11 +47,11 @@ impl Builder<'_> {
         let build = self.build_tree(kernel);
         self.seed(kernel, &build)?;
         let mounts = Mounts {
-            src: self.src,
+            src: &self.source.tree,
             build: &build,
             out: &out,
         };
-        self.ui.run(
+        self.session.ui.run(
             &format!("config-{}", kernel.name()),
             &format!("Configuring {}", kernel.title()),
             &mut self
@@ -60,14 +59,14 @@ impl Builder<'_> {
                 .sh(&mounts, &[], include_str!("../scripts/configure.sh")),
         )?;
         let log = format!("build-{}", kernel.name());
-        self.ui.run(
+        self.session.ui.run(
             &log,
             &format!("Building {}", kernel.title()),
             &mut self
                 .lab
                 .sh(&mounts, &[], include_str!("../scripts/build-kernel.sh")),
         )?;
-        refuse_warnings(self.ui, &log)?;
+        refuse_warnings(&self.session.ui, &log)?;
         fs::write(out.join("key"), key)?;
         Ok(out)
     }
@@ -93,10 +92,10 @@ impl Builder<'_> {
         let mounts = Mounts {
             src: &other,
             build,
-            out: self.results,
+            out: &self.session.results,
         };
         let script = r#"cp -a "$src"/. "$build"/ && rm -f "$build"/wanted.config"#;
-        self.ui.run(
+        self.session.ui.run(
             "seed",
             "Copying the build tree of the other implementation",
             &mut self.lab.sh(&mounts, &[], script),
@@ -105,7 +104,7 @@ impl Builder<'_> {
 
     fn key(&self, rest: &str) -> Result<String> {
         let mut hash = Sha256::new();
-        for part in [self.series, rest, &self.lab.id()?] {
+        for part in [&self.tree_id, rest, &self.lab.id()?] {
             hash.update(part);
             hash.update([0]);
         }
@@ -114,21 +113,21 @@ impl Builder<'_> {
 
     /// Builds the selftests, which are the same for all kernels. Returns their directory.
     pub fn selftests(&self, names: &[&str]) -> Result<PathBuf> {
-        let out = self.results.join("selftests");
+        let out = self.session.results.join("selftests");
         let key = self.key(&format!("selftests {}", names.join(" ")))?;
         if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
             return Ok(out);
         }
         fs::create_dir_all(&out)?;
         let _ = fs::remove_file(out.join("key"));
-        let build = self.cache.join("build/selftests");
+        let build = self.session.cache.join("build/selftests");
         fs::create_dir_all(&build)?;
         let mounts = Mounts {
-            src: self.src,
+            src: &self.source.tree,
             build: &build,
             out: &out,
         };
-        self.ui.run(
+        self.session.ui.run(
             "selftests",
             "Building the mm selftests",
             &mut self.lab.sh(
@@ -142,25 +141,25 @@ impl Builder<'_> {
     }
 
     /// Builds the programs of this repository that run in guests. Returns their directory.
-    pub fn programs(&self, repo: &Path) -> Result<PathBuf> {
-        let out = self.results.join("programs");
-        let build = self.cache.join("build/programs");
+    pub fn programs(&self) -> Result<PathBuf> {
+        let out = self.session.results.join("programs");
+        let build = self.session.cache.join("build/programs");
         fs::create_dir_all(&out)?;
         fs::create_dir_all(&build)?;
-        self.ui.run(
+        self.session.ui.run(
             "vendor",
             "Fetching what the programs depend on",
             Command::new(env!("CARGO"))
                 .args(["vendor", "--locked"])
                 .arg(build.join("vendor"))
-                .current_dir(repo),
+                .current_dir(&self.session.repo),
         )?;
         let mounts = Mounts {
-            src: repo,
+            src: &self.session.repo,
             build: &build,
             out: &out,
         };
-        self.ui.run(
+        self.session.ui.run(
             "programs",
             "Building the programs of the guest",
             &mut self.lab.sh(

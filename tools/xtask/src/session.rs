@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What all subcommands share: the places of files, and how guests run.
+
+use crate::{
+    builder::Builder,
+    guest::{self, Accel},
+    lab::{self, Lab},
+    source::Source,
+    ui::Ui,
+};
+use anyhow::{Context, Result};
+use std::{
+    cell::OnceCell,
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub struct Session {
+    pub ui: Ui,
+    /// The repository.
+    pub repo: PathBuf,
+    /// What takes long to make, and is kept.
+    pub cache: PathBuf,
+    /// `target/kernel`
+    pub results: PathBuf,
+    /// Whether the tools of this machine are used, and not those of a lab.
+    pub host_tools: bool,
+    /// The user's own kernel tree.
+    pub kdir: Option<PathBuf>,
+    accel: OnceCell<Accel>,
+}
+
+impl Session {
+    pub fn new(verbose: bool, host_tools: bool, kdir: Option<PathBuf>) -> Result<Self> {
+        // The alias in .cargo/config.toml works below the repository only.
+        let repo = fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+            .context("the repository is not where it was when this tool was built")?;
+        let cache = dirs::cache_dir()
+            .context("there is no home directory for a cache; set XDG_CACHE_HOME")?
+            .join("userfaultfd-rust");
+        Ok(Self {
+            ui: Ui::new(verbose, repo.join("target/logs"))?,
+            results: repo.join("target/kernel"),
+            repo,
+            cache,
+            host_tools,
+            kdir,
+            accel: OnceCell::new(),
+        })
+    }
+
+    pub fn lab(&self) -> Result<Lab> {
+        if self.host_tools {
+            lab::ensure_host_tools(&self.ui, lab::HOST_TOOLS)?;
+            for line in lab::host_versions()?.lines() {
+                self.ui.note(line);
+            }
+            return Ok(Lab::Host);
+        }
+        lab::ensure(&self.ui, &self.cache)
+    }
+
+    pub fn source(&self) -> Result<Source> {
+        match &self.kdir {
+            Some(kdir) => Source::from_kdir(&self.ui, &self.cache, kdir, &self.repo),
+            None => Source::pristine(&self.ui, &self.cache),
+        }
+    }
+
+    /// Makes the lab, and a source tree with the series applied.
+    pub fn builder(&self) -> Result<Builder<'_>> {
+        let lab = self.lab()?;
+        let source = self.source()?;
+        let tree_id = source.prepare(&self.ui, &self.repo)?;
+        Ok(Builder {
+            session: self,
+            lab,
+            source,
+            tree_id,
+        })
+    }
+
+    /// Returns what guests run with. It takes a boot to find out, so that is done once.
+    pub fn accel(&self, lab: &Lab, kernel: &Path) -> Result<Accel> {
+        if let Some(accel) = self.accel.get() {
+            return Ok(*accel);
+        }
+        let accel = guest::choose_accel(&self.ui, lab, kernel, &self.share("probe", &[])?)?;
+        Ok(*self.accel.get_or_init(|| accel))
+    }
+
+    /// Makes the directory that a guest shares, with copies of directories in it.
+    pub fn share(&self, name: &str, directories: &[&Path]) -> Result<PathBuf> {
+        let share = self.results.join("guest").join(name);
+        let _ = fs::remove_dir_all(&share);
+        fs::create_dir_all(&share)?;
+        for directory in directories {
+            let into = share.join(directory.file_name().context("a directory has a name")?);
+            fs::create_dir_all(&into)?;
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if entry.file_name() != "key" {
+                    fs::copy(entry.path(), into.join(entry.file_name()))?;
+                }
+            }
+        }
+        Ok(share)
+    }
+}

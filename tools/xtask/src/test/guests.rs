@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guests of one kernel: what they run, and what is wrong with what they print.
+
+use crate::{
+    builder::Builder,
+    config::{Impl, Kernel},
+    conformance,
+    console::ConsoleCheck,
+    guest::{Accel, Guest, Outcome},
+    report::{self, Report},
+    suites,
+};
+use anyhow::{Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// A kernel under test.
+pub struct Guests<'a> {
+    builder: &'a Builder<'a>,
+    kernel: Kernel,
+    /// The directory of the kernel.
+    image: PathBuf,
+    programs: PathBuf,
+    accel: Accel,
+    /// What time limits are multiplied by.
+    slowness: u32,
+}
+
+/// What a guest is booted for.
+struct Job<'a> {
+    /// What is added to the name of the kernel, for the directory that the guest shares.
+    suffix: &'a str,
+    title: &'a str,
+    directories: &'a [&'a Path],
+    append: &'a str,
+    script: &'a str,
+    seconds: u64,
+}
+
+impl<'a> Guests<'a> {
+    /// Builds the kernel and the programs of the project.
+    pub fn new(builder: &'a Builder<'a>, kernel: Kernel, slowness: u32) -> Result<Self> {
+        let image = builder.kernel(kernel)?;
+        Ok(Self {
+            builder,
+            kernel,
+            programs: builder.programs()?,
+            accel: builder.session.accel(&builder.lab, &image)?,
+            image,
+            slowness,
+        })
+    }
+
+    fn boot(&self, job: &Job) -> Result<Outcome> {
+        let session = self.builder.session;
+        let name = format!("{}{}", self.kernel.name(), job.suffix);
+        let share = session.share(&name, job.directories)?;
+        if job.append == suites::LSM_APPEND {
+            let policy = "selinux.policy";
+            fs::copy(self.image.join(policy), share.join(policy))?;
+        }
+        let guest = Guest {
+            model: self.kernel.flavour.cpu_model(),
+            append: job.append,
+            ..Guest::new(&self.builder.lab, &self.image, &share, self.accel)
+        };
+        let limit = Duration::from_secs(u64::from(self.slowness) * job.seconds);
+        let title = format!("{} on {}", job.title, self.kernel.title());
+        session.ui.step(&title, |bar| {
+            guest.run(job.script, limit, |line| {
+                if session.ui.verbose {
+                    println!("  | {line}");
+                }
+                if let Some(name) = line.strip_prefix("@@ begin ") {
+                    bar.set_message(name.to_string());
+                }
+            })
+        })
+    }
+
+    pub fn selftests(&self) -> Result<Outcome> {
+        let selftests = self.builder.selftests(&suites::binaries())?;
+        self.boot(&Job {
+            suffix: "",
+            title: "Running the selftests",
+            directories: &[&selftests],
+            append: "",
+            script: &suites::job(suites::ALL, self.slowness, self.kernel.imp),
+            seconds: suites::limit(suites::ALL),
+        })
+    }
+
+    /// Runs the programs, and asks the questions of the conformance suite. Returns the transcript
+    /// as well.
+    pub fn programs(&self, long: bool) -> Result<(Outcome, PathBuf)> {
+        let outcome = self.run_programs(long, "Running programs and asking questions")?;
+        // The next guest removes it from the directory that it shares.
+        let transcript = outcome.console.with_file_name(suites::TRANSCRIPT);
+        let guests = self.builder.session.results.join("guest");
+        let kept = guests.join(format!("{}.transcript", self.kernel.name()));
+        fs::copy(transcript, &kept).context("there are no answers")?;
+        Ok((outcome, kept))
+    }
+
+    fn run_programs(&self, long: bool, title: &str) -> Result<Outcome> {
+        let limit = suites::limit(suites::PROGRAMS.iter().chain([&suites::CONFORMANCE]));
+        self.boot(&Job {
+            suffix: "-programs",
+            title,
+            directories: &[&self.programs],
+            append: suites::GIGANTIC,
+            script: &suites::programs_job(long, self.slowness),
+            seconds: if long { 5 * limit } else { limit },
+        })
+    }
+
+    /// Does the same as `programs` once more. Returns what is wrong, and which answers differ from
+    /// those before.
+    pub fn repeat_programs(&self, (first, before): &(Outcome, PathBuf)) -> Result<Vec<String>> {
+        // The second guest writes to the same console.
+        let mut problems = ConsoleCheck::new()?.check(&first.console)?;
+        let second = self.run_programs(true, "Running programs and asking questions once more")?;
+        for (name, report) in report::reports(&second.output)? {
+            let found = report.problems();
+            problems.extend(found.iter().map(|problem| format!("{name}: {problem}")));
+        }
+        let again = second.console.with_file_name(suites::TRANSCRIPT);
+        problems.extend(conformance::compare_same(&again, before)?.problems);
+        Ok(problems)
+    }
+
+    /// Has a security module refuse anonymous inodes. It takes a guest of its own, because the
+    /// policy stays loaded.
+    pub fn refused(&self) -> Result<Outcome> {
+        self.boot(&Job {
+            suffix: "-lsm",
+            title: "Refusing anonymous inodes",
+            directories: &[],
+            append: suites::LSM_APPEND,
+            script: suites::LSM_JOB,
+            seconds: suites::limit([&suites::LSM]),
+        })
+    }
+}
+
+/// Collects what a guest complained about, apart from what its suites report.
+pub fn complaints(outcome: &Outcome, console: &ConsoleCheck, imp: Impl) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    if !says(outcome, imp) {
+        problems.push("says that it has another implementation".to_string());
+    }
+    for line in outcome.output.lines() {
+        let note = line.strip_prefix("@@ note ");
+        // What the conformance suite says about itself.
+        let own = line.strip_prefix("problem: ");
+        problems.extend(note.or(own).map(str::to_string));
+    }
+    for line in console.check(&outcome.console)? {
+        problems.push(format!("console: {line}"));
+    }
+    Ok(problems)
+}
+
+/// Whether a guest said that it has an implementation.
+fn says(outcome: &Outcome, imp: Impl) -> bool {
+    let name = format!(" {}", imp.name());
+    let mut lines = outcome.output.lines();
+    lines.any(|line| line.starts_with("@@ ready") && line.ends_with(&name))
+}
+
+/// Says what is wrong with the reports of suites. `complete` tells whether the suites of the
+/// project must run all their tests.
+pub fn failures(reports: &[(String, Report)], complete: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, report) in reports {
+        for problem in report.problems() {
+            problems.push(format!("{name}: {problem}"));
+        }
+        let all = report.passed != 0 && report.skipped == 0;
+        if complete && !all && suites::ours().any(|suite| suite.name == name) {
+            problems.push(format!("{name}: {}", report.totals()));
+        }
+    }
+    problems
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What several kernels did in all suites, side by side.
+
+use super::{names, Results};
+use crate::{report::DOCUMENTED, suites};
+use comfy_table::{presets::ASCII_MARKDOWN, Table};
+
+/// A row for each suite, a column for each kernel.
+pub fn table(all: &[Results]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let mut header = vec!["suite".to_string()];
+    for results in all {
+        header.push(format!("{}: pass / fail / skip", results.kernel.name()));
+        header.push("s".into());
+    }
+    table.set_header(header);
+    for (index, name) in names().enumerate() {
+        let mut row = vec![name.to_string()];
+        for results in all {
+            match results.reports.get(index) {
+                Some((_, report)) => {
+                    row.push(report.totals());
+                    row.push(format!("{:.1}", report.seconds));
+                }
+                None => row.extend(["did not run".into(), String::new()]),
+            }
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// What stands in place of a value that a program printed on one kernel only.
+pub const NOT_MEASURED: &str = "not measured";
+
+/// What the programs measured, a column for each kernel.
+pub fn measures(all: &[Results]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let mut header = vec!["measured".to_string()];
+    header.extend(all.iter().map(|results| results.kernel.name()));
+    table.set_header(header);
+    let of = |results: &Results, name: &str| {
+        let measures = results.reports.iter().flat_map(|(_, r)| &r.measures);
+        let mut found = measures.filter(|(other, _)| other == name);
+        found
+            .next()
+            .map_or(NOT_MEASURED.into(), |(_, value)| value.clone())
+    };
+    for (name, _) in all[0].reports.iter().flat_map(|(_, r)| &r.measures) {
+        let mut row = vec![name.clone()];
+        row.extend(all.iter().map(|results| of(results, name)));
+        table.add_row(row);
+    }
+    table
+}
+
+/// Lists what was skipped or run again, and why.
+pub fn print_exceptions(all: &[Results]) {
+    for results in all {
+        for (name, report) in &results.reports {
+            for skip in &report.skips {
+                println!("skipped on {}: {name}: {skip}", results.kernel.title());
+            }
+            if !report.documented.is_empty() {
+                println!(
+                    "{name}: {} tests fail on {}, as is known: {}",
+                    report.documented.len(),
+                    results.kernel.title(),
+                    suites::reasons(name).join("; ")
+                );
+            }
+            if report.raced {
+                println!(
+                    "run again on {}: {name}: it lost the race that UFFDIO_UNREGISTER has in C",
+                    results.kernel.title()
+                );
+            }
+        }
+    }
+}
+
+/// Compares two kernels test by test.
+pub fn differences(a: &Results, b: &Results) -> Vec<String> {
+    let mut differences = Vec::new();
+    for ((name, left), (_, right)) in a.reports.iter().zip(&b.reports) {
+        let same_totals = left.passed == right.passed + right.documented.len() as u32
+            && (left.failed, left.skipped) == (right.failed, right.skipped);
+        if !same_totals {
+            differences.push(format!(
+                "{name}: {} on {}, and {} on {}",
+                left.totals(),
+                a.kernel.title(),
+                right.totals(),
+                b.kernel.title()
+            ));
+        }
+        for (test, status) in &left.tests {
+            let other = right.tests.get(test).map_or("did not run", String::as_str);
+            if other != status && !(other == DOCUMENTED && status == "Pass") {
+                differences.push(format!("{name}: {test}: {status}, and {other} in C"));
+            }
+        }
+    }
+    differences
+}
