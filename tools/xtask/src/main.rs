@@ -55,6 +55,8 @@ enum Task {
     Run,
     /// Run all tests on the Rust and the C kernel, side by side.
     Test(test::Options),
+    /// Ask both kernels the questions of the conformance suite, and compare the answers.
+    Conformance(conformance::Options),
     /// Measure the Rust and the C kernel, side by side.
     Bench(bench::Options),
     /// Build a kernel.
@@ -105,6 +107,7 @@ fn run() -> Result<()> {
     match cli.command {
         Task::Run => run::run(&session),
         Task::Test(options) => test::test(&session, &options),
+        Task::Conformance(options) => conformance::conformance(&session, &options),
         Task::Bench(options) => bench::bench(&session, &options),
         Task::Build { imp } => {
             let out = session.builder()?.kernel(Kernel::plain(imp))?;

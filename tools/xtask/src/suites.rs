@@ -202,6 +202,11 @@ pub fn programs_job(long: bool, slowness: u32) -> String {
     job + &ask(slowness, "")
 }
 
+/// The job that runs [`CONFORMANCE`] with the cases whose names start with `prefix`.
+pub fn conformance_job(prefix: &str, slowness: u32) -> String {
+    PREPARE_PROGRAMS.to_string() + &ask(slowness, prefix)
+}
+
 fn ask(slowness: u32, prefix: &str) -> String {
     let seconds = CONFORMANCE.seconds * slowness;
     format!("conformance {seconds} {}\n", lab::quote(prefix))

@@ -123,7 +123,7 @@ fn show(all: &[Results]) -> Vec<String> {
 fn compare(builder: &Builder, rust: &Results, c: &Results) -> Result<Vec<String>> {
     let mut problems = tables::differences(rust, c);
     let repo = &builder.session.repo;
-    let found = conformance::compare(repo, &rust.transcript, &c.transcript)?;
+    let found = conformance::compare(repo, &rust.transcript, &c.transcript, "")?;
     println!("{}", found.summary());
     problems.extend(found.problems);
     let found = bench::check(builder)?;

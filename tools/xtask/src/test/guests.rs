@@ -133,6 +133,21 @@ impl<'a> Guests<'a> {
         Ok(problems)
     }
 
+    /// Asks the questions of the cases whose names start with `prefix`. Returns the transcript as
+    /// well.
+    pub fn conformance(&self, prefix: &str) -> Result<(Outcome, PathBuf)> {
+        let outcome = self.boot(&Job {
+            suffix: "-conformance",
+            title: "Asking questions",
+            directories: &[&self.programs],
+            append: suites::GIGANTIC,
+            script: &suites::conformance_job(prefix, self.slowness),
+            seconds: suites::limit([&suites::CONFORMANCE]),
+        })?;
+        let transcript = outcome.console.with_file_name(suites::TRANSCRIPT);
+        Ok((outcome, transcript))
+    }
+
     /// Has a security module refuse anonymous inodes. It takes a guest of its own, because the
     /// policy stays loaded.
     pub fn refused(&self) -> Result<Outcome> {
