@@ -5,6 +5,7 @@
 use crate::{
     config::{Impl, Kernel},
     lab::{self, Lab, Mounts},
+    patches,
     source::Source,
     ui::Ui,
     Session,
@@ -12,6 +13,7 @@ use crate::{
 use anyhow::{bail, Context, Result};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -66,7 +68,8 @@ impl Builder<'_> {
                 .lab
                 .sh(&mounts, &[], include_str!("../scripts/build-kernel.sh")),
         )?;
-        refuse_warnings(&self.session.ui, &log)?;
+        let files = patches::touched(&self.session.repo)?;
+        refuse_warnings(&self.session.ui, &log, &files)?;
         fs::write(out.join("key"), key)?;
         Ok(out)
     }
@@ -175,13 +178,24 @@ impl Builder<'_> {
 /// The programs of this repository that run in guests.
 const PROGRAM_NAMES: &[&str] = &["uffd-bench", "uffd-conformance", "uffd-programs"];
 
-/// Fails where a compiler or a checker warned about a file that the series adds.
-pub fn refuse_warnings(ui: &Ui, log: &str) -> Result<()> {
-    let text = fs::read_to_string(ui.log_path(log))?;
-    let ours = regex::Regex::new(
-        r"userfaultfd_shim|userfaultfd_rust|fs/userfaultfd/|kernel/userfaultfd|built_in\.rs|kmem_cache\.rs|sysctl\.rs|anon_inode\.rs|helpers/list\.c",
-    )?;
-    let mut lines = text.lines().peekable();
+/// Fails if a compiler or a checker warned about one of `files`.
+pub fn refuse_warnings(ui: &Ui, log: &str, files: &BTreeSet<String>) -> Result<()> {
+    let warnings = warnings_about(files, &fs::read_to_string(ui.log_path(log))?);
+    if !warnings.is_empty() {
+        bail!(
+            "there are warnings about files of the series:\n{}",
+            warnings.join("\n")
+        );
+    }
+    Ok(())
+}
+
+fn warnings_about(files: &BTreeSet<String>, log: &str) -> Vec<String> {
+    let names = |line: &str, file: &str| {
+        let mut found = line.match_indices(file);
+        found.any(|(at, _)| !line[..at].ends_with(char::is_alphanumeric))
+    };
+    let mut lines = log.lines().peekable();
     let mut warnings = Vec::new();
     while let Some(line) = lines.next() {
         if !line.contains("warning") {
@@ -191,15 +205,33 @@ pub fn refuse_warnings(ui: &Ui, log: &str) -> Result<()> {
         let place = lines
             .next_if(|next| next.trim_start().starts_with("-->"))
             .unwrap_or_default();
-        if ours.is_match(line) || ours.is_match(place) {
+        if files
+            .iter()
+            .any(|file| names(line, file) || names(place, file))
+        {
             warnings.push(format!("{line}\n{place}"));
         }
     }
-    if !warnings.is_empty() {
-        bail!(
-            "there are warnings about files of the series:\n{}",
-            warnings.join("\n")
-        );
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_count_if_they_are_about_files_of_the_series() {
+        let log = "/src/mm/gup.c:1:2: warning: unused variable\n\
+                   /src/fs/xfs/Makefile: warning: odd\n\
+                   warning: unused import\n  --> /src/rust/kernel/mm.rs:3:4\n\
+                   warning: unused import\n  --> /src/rust/kernel/net.rs:3:4\n\
+                   CC mm/gup.o\n";
+        let files = ["fs/Makefile", "mm/gup.c", "rust/kernel/mm.rs"];
+        let files = files.map(str::to_string).into();
+        let found = [
+            "/src/mm/gup.c:1:2: warning: unused variable\n",
+            "warning: unused import\n  --> /src/rust/kernel/mm.rs:3:4",
+        ];
+        assert_eq!(warnings_about(&files, log), found);
     }
-    Ok(())
 }

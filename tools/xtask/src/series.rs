@@ -124,6 +124,9 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
         build: &build,
         out: &out,
     };
+    // sparse warns about C files of the base, too: of those, only new ones count.
+    let mut files = patches::touched(&session.repo)?;
+    files.retain(|file| file.ends_with(".rs") || session.repo.join(file).exists());
     let (steps, fixed) = steps(session, source, &commits)?;
     let mut pristine = None;
     for (index, (name, commit, option)) in steps.iter().enumerate() {
@@ -138,7 +141,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
                 include_str!("../scripts/build-patch.sh"),
             ),
         )?;
-        builder::refuse_warnings(&session.ui, &log)?;
+        builder::refuse_warnings(ui, &log, &files)?;
         if index >= fixed && *option == OFF {
             let objects = fs::read_to_string(out.join("objects"))?;
             match &pristine {
@@ -161,7 +164,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
             r#"make -C "$src" LLVM=-19 O="$build" -j"$(nproc)" rustdoc"#,
         ),
     )?;
-    builder::refuse_warnings(&session.ui, "rustdoc")?;
+    builder::refuse_warnings(ui, "rustdoc", &files)?;
     ui.run(
         "built-in",
         "Seeing that a module cannot use what is for built-in code",
