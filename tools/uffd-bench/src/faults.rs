@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Faults, and the threads that handle them: measures 1, 4 and 5.
+//! Faults, and the threads that handle them.
 
 use crate::{
     clock::{instructions, Mode, Samples},

@@ -33,7 +33,7 @@ struct Options {
     mode: Mode,
     #[arg(long, value_enum, default_value = "full")]
     extent: Extent,
-    /// Only those measures: their numbers, or parts of what `--list` shows.
+    /// Only measures for which `--list` shows a line with this in it.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
     /// Say what there is to measure.
@@ -58,30 +58,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// How a case is called.
-fn title(case: Case) -> String {
-    format!("{}: {case:?}", case.number())
-}
-
 fn run(options: &Options) -> Result<()> {
     let wanted = |case: &Case| {
-        options.measure.is_empty()
-            || options
-                .measure
-                .iter()
-                .any(|filter| match filter.parse::<u32>() {
-                    Ok(number) => case.number() == number,
-                    Err(_) => title(*case).contains(filter.as_str()),
-                })
+        let title = case.to_string();
+        let mut filters = options.measure.iter();
+        options.measure.is_empty() || filters.any(|filter| title.contains(filter.as_str()))
     };
     let mut cases = plan::cases(options.mode, options.extent);
     if options.extent == Extent::Check && options.measure.is_empty() {
-        cases.retain(|case| [1, 2, 4].contains(&case.number()));
+        cases.retain(|case| case.is_for_tests());
     }
     cases.retain(wanted);
     if options.list {
         for case in &cases {
-            println!("{}", title(*case));
+            println!("{case}");
         }
         return Ok(());
     }
@@ -101,9 +91,9 @@ fn run(options: &Options) -> Result<()> {
     for case in cases {
         let start = Instant::now();
         match in_child(|| measure(options.mode, case)) {
-            Ok(()) => eprintln!("{}: {:.1} s", title(case), start.elapsed().as_secs_f64()),
+            Ok(()) => eprintln!("{case}: {:.1} s", start.elapsed().as_secs_f64()),
             Err(err) => {
-                eprintln!("error: {}: {err:#}", title(case));
+                eprintln!("error: {case}: {err:#}");
                 failed += 1;
             }
         }

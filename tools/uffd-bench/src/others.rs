@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events, what others pay, and memory: measures 7, 8 and 9.
+//! Events, what others pay, and memory.
 
 use crate::{
     clock::{instructions, Samples},

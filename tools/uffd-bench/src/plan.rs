@@ -8,11 +8,13 @@ use crate::{
 };
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::Value;
+use std::fmt;
 
 /// How much of it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Extent {
-    /// What a test has time for: measures 1, 2 and 4, with few parameters.
+    /// What a test has time for: three measures with few parameters.
     Check,
     /// All measures, with those parameters that the targets ask for.
     Quick,
@@ -81,14 +83,14 @@ pub enum Plain {
 #[derive(Copy, Clone, Debug, Serialize)]
 #[serde(tag = "measure", rename_all = "kebab-case")]
 pub enum Case {
-    /// 1: from an access to its completion, with one thread that reads and resolves.
+    /// From an access to its completion, with one thread that reads and resolves.
     SingleFault {
         resolution: Resolution,
         backing: Backing,
     },
-    /// 2: copying a page that nobody waits for, while threads sleep at others.
+    /// Copying a page that nobody waits for, while threads sleep at others.
     UnrelatedResolve { sleepers: usize },
-    /// 3: copying a page to each of the threads that sleep, in several orders; and waking all or
+    /// Copying a page to each of the threads that sleep, in several orders; and waking all or
     /// half of them at once. Each is a result of its own.
     ResolveSleepers {
         sleepers: usize,
@@ -96,23 +98,23 @@ pub enum Case {
         #[serde(skip)]
         whole: bool,
     },
-    /// 4: a fault that several threads wait to hear of.
+    /// A fault that several threads wait to hear of.
     Waiters { waiting: Waiting, waiters: usize },
-    /// 5: threads that fault all the time, with continued shmem pages, and threads that resolve.
+    /// Threads that fault all the time, with continued shmem pages, and threads that resolve.
     Load {
         faulting: usize,
         handlers: Handlers,
         descriptors: Descriptors,
     },
-    /// 6: reading several messages at once.
+    /// Reading several messages at once.
     BatchedRead { messages: usize },
-    /// 6: threads that begin to sleep, while another one reads what they have to say.
+    /// Threads that begin to sleep, while another one reads what they have to say.
     Enqueue { threads: usize },
-    /// 7: an operation that waits until its event was read.
+    /// An operation that waits until its event was read.
     Event { event: EventKind },
-    /// 8: what others pay.
+    /// What others pay.
     Builtin { operation: Plain },
-    /// 9: bytes for each context, and for each thread that sleeps. Several results.
+    /// Bytes for each context, and for each thread that sleeps. Several results.
     Memory,
 }
 
@@ -128,19 +130,28 @@ impl Handlers {
 }
 
 impl Case {
-    /// The number of the measure.
-    pub fn number(self) -> u32 {
-        match self {
-            Self::SingleFault { .. } => 1,
-            Self::UnrelatedResolve { .. } => 2,
-            Self::ResolveSleepers { .. } => 3,
-            Self::Waiters { .. } => 4,
-            Self::Load { .. } => 5,
-            Self::BatchedRead { .. } | Self::Enqueue { .. } => 6,
-            Self::Event { .. } => 7,
-            Self::Builtin { .. } => 8,
-            Self::Memory => 9,
+    /// Whether a test measures it.
+    pub fn is_for_tests(self) -> bool {
+        matches!(
+            self,
+            Self::SingleFault { .. } | Self::UnrelatedResolve { .. } | Self::Waiters { .. }
+        )
+    }
+}
+
+/// The name of the measure and the parameters, for people.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(Value::Object(mut params)) = serde_json::to_value(self) else {
+            return Err(fmt::Error);
+        };
+        let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_string);
+        let measure = params.remove("measure").ok_or(fmt::Error)?;
+        f.write_str(&text(measure))?;
+        for (name, value) in params {
+            write!(f, " {name} {}", text(value))?;
         }
+        Ok(())
     }
 }
 
@@ -157,9 +168,8 @@ const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
     (Poison, &[Anon, Shmem, Hugetlb]),
 ];
 
-/// How many threads sleep in 2 and 3, and what it is measured for.
+/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which extents on.
 const SLEEPERS: &[(usize, Extent, Extent)] = &[
-    // (N, 2 for, 3 for)
     (1, Extent::Check, Extent::Quick),
     (4, Extent::Full, Extent::Full),
     (16, Extent::Full, Extent::Full),
@@ -177,7 +187,7 @@ const WAITINGS: &[Waiting] = &[
     Waiting::EpollExclusive,
 ];
 
-/// How many threads wait in 4.
+/// How many threads wait in `Waiters`.
 const WAITERS: &[(usize, Extent)] = &[
     (1, Extent::Check),
     (2, Extent::Full),
@@ -188,7 +198,7 @@ const WAITERS: &[(usize, Extent)] = &[
     (64, Extent::Quick),
 ];
 
-/// How many threads fault in 5.
+/// How many threads fault in `Load`.
 const FAULTING: &[(usize, Extent)] = &[
     (1, Extent::Quick),
     (2, Extent::Full),
@@ -207,7 +217,7 @@ const LOADS: &[(Handlers, Descriptors)] = &[
     (Handlers::AsMany, Descriptors::Each),
 ];
 
-/// How many messages are read at once in 6.
+/// How many messages are read at once in `BatchedRead`.
 const MESSAGES: &[(usize, Extent)] = &[
     (1, Extent::Quick),
     (2, Extent::Full),
@@ -218,7 +228,7 @@ const MESSAGES: &[(usize, Extent)] = &[
     (64, Extent::Quick),
 ];
 
-/// How many threads begin to sleep in 6.
+/// How many threads begin to sleep in `Enqueue`.
 const ENQUEUE: usize = 1024;
 
 const EVENTS: &[EventKind] = &[

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many threads that sleep in faults: measures 2, 3 and 6.
+//! Many threads that sleep in faults.
 
 use crate::{
     clock::{counter, instructions, Mode, Samples},

@@ -11,7 +11,7 @@ use crate::{
     config::{Impl, Kernel},
     console,
     guest::{Accel, Guest},
-    ui, Session,
+    lab, ui, Session,
 };
 use anyhow::{bail, Context, Result};
 use comfy_table::{presets::ASCII_MARKDOWN, Table};
@@ -21,7 +21,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use targets::{Target, Verdict};
@@ -31,7 +31,7 @@ pub struct Options {
     /// Fewer parameters, in less than ten minutes.
     #[arg(long)]
     quick: bool,
-    /// Only these measures: a number, or a part of a name such as `Waiters`.
+    /// Only measures with this in their name, such as `waiters`.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
     /// Where tables and plots go; target/bench unless told
@@ -229,6 +229,24 @@ impl<'a> Bench<'a> {
         }
         Ok(())
     }
+
+    /// Writes the results, with plots, to a directory.
+    fn write(&self, out: &Path, about: &str, targets: &[Target]) -> Result<()> {
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let about = format!("Linux {}; {about} by `cargo xtask {command}`", self.release);
+        fs::create_dir_all(out)?;
+        let plots = plot::all(&self.rows, out)?;
+        fs::write(
+            out.join("results.json"),
+            serde_json::to_string_pretty(&serde_json::json!({
+                "about": about,
+                "rows": self.rows,
+                "targets": targets,
+            }))?,
+        )?;
+        let text = markdown(&about, &self.rows, &plots, targets)?;
+        Ok(fs::write(out.join("results.md"), text)?)
+    }
 }
 
 /// Measures, and says which targets were met. Fails where something could not be measured; a
@@ -251,14 +269,11 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
 
     let mut args = format!("--extent {}", if options.quick { "quick" } else { "full" });
     for filter in &options.measure {
-        write!(args, " --measure '{filter}'")?;
+        write!(args, " --measure {}", lab::quote(filter))?;
     }
-    let wants = |number: &str, name: &str| {
+    let wants = |name: &str| {
         let filters = &options.measure;
-        filters.is_empty()
-            || filters
-                .iter()
-                .any(|f| f == number || name.contains(f.as_str()))
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
     };
     let imps = [Impl::Rust, Impl::C];
     for imp in imps {
@@ -272,14 +287,14 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
         }
     }
     let guest_cpus = cpus.clamp(2, CONTENTION_CPUS) as u32;
-    if wants("5", "Load") || wants("6", "Enqueue") {
+    if wants("load") || wants("enqueue") {
         for _ in 0..runs(CONTENTION_RUNS) {
             for imp in imps {
                 bench.run(imp, CONTENTION, accel, guest_cpus, &args)?;
             }
         }
     }
-    if wants("9", "Memory") {
+    if wants("memory") {
         for imp in imps {
             for (key, value) in size::measure(&builder, imp)? {
                 bench.add(imp, key, value);
@@ -287,34 +302,17 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
         }
     }
 
-    let targets = targets::judge(&bench.rows, asserted);
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let command = format!("cargo xtask {command}");
+    let about = format!(
+        "path lengths on 1 CPU under icount, contention on {guest_cpus} CPUs under {accel:?}; made in \
+         {}",
+        ui::duration(start.elapsed())
+    );
     let out = match &options.out {
         Some(out) => out.clone(),
         None => session.repo.join("target/bench"),
     };
-    fs::create_dir_all(&out)?;
-    let plots = plot::all(&bench.rows, &out)?;
-    let about = format!(
-        "Linux {}; path lengths on 1 CPU under icount, contention on {guest_cpus} CPUs under \
-         {accel:?}; made in {} by `{command}`",
-        bench.release,
-        ui::duration(start.elapsed())
-    );
-    fs::write(
-        out.join("results.json"),
-        serde_json::to_string_pretty(&serde_json::json!({
-            "about": about,
-            "rows": bench.rows,
-            "targets": targets,
-        }))?,
-    )?;
-    fs::write(
-        out.join("results.md"),
-        markdown(&about, &bench.rows, &plots, &targets)?,
-    )?;
-
+    let targets = targets::judge(&bench.rows, asserted);
+    bench.write(&out, &about, &targets)?;
     println!("\n{}", targets_table(&targets));
     println!("results:    {}", out.join("results.md").display());
     println!("total time: {}", ui::duration(start.elapsed()));
@@ -351,21 +349,22 @@ pub fn check(builder: &Builder) -> Result<Check> {
         }
     }
     for target in targets::judge(&bench.rows, false) {
-        let missed = match target.measure.as_str() {
-            "1" => target.verdict == Verdict::NotMeasured,
+        let missed = match target.measure {
+            "single-fault" => target.verdict == Verdict::NotMeasured,
             // With 16,384 threads it takes too long for a test.
-            "2" => target.verdict == Verdict::Missed,
-            "4" => target.verdict != Verdict::Met,
+            "unrelated-resolve" => target.verdict == Verdict::Missed,
+            "waiters" => target.verdict != Verdict::Met,
             _ => false,
         };
         if missed {
             let Target {
+                measure,
                 what,
                 verdict,
                 found,
                 ..
             } = target;
-            problems.push(format!("{what}: {verdict}: {found}"));
+            problems.push(format!("{measure}: {what}: {verdict}: {found}"));
         }
     }
     Ok(Check {
@@ -410,7 +409,7 @@ fn targets_table(targets: &[Target]) -> Table {
     let mut table = new_table(&["measure", "mode", "target", "", "found"]);
     for target in targets {
         table.add_row([
-            &target.measure,
+            target.measure,
             target.mode,
             &target.what,
             &target.verdict.to_string(),

@@ -19,6 +19,8 @@ const MANY: f64 = 64.0;
 const AHEAD_FROM: f64 = 8.0;
 /// How much of its peak the throughput keeps.
 const OF_PEAK: f64 = 0.9;
+/// How many bytes of the slab may be those of something else that happens meanwhile.
+const UNRELATED_BYTES: f64 = 8.0;
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,7 +49,8 @@ impl fmt::Display for Verdict {
 
 #[derive(Debug, Serialize)]
 pub struct Target {
-    pub measure: String,
+    /// The name of the measure, or "all".
+    pub measure: &'static str,
     pub mode: &'static str,
     pub what: String,
     pub verdict: Verdict,
@@ -58,6 +61,14 @@ pub struct Target {
 struct Found {
     name: String,
     value: f64,
+}
+
+impl Found {
+    /// What a row has for Rust.
+    fn in_rust(name: String, row: &Row) -> Option<Self> {
+        let value = row.median(Impl::Rust)?;
+        Some(Self { name, value })
+    }
 }
 
 /// What values must keep to.
@@ -86,7 +97,7 @@ impl Bound {
 
 /// Judges values by a bound. The worst is reported.
 fn judge_by(
-    measure: &str,
+    measure: &'static str,
     mode: &'static str,
     what: String,
     bound: Bound,
@@ -98,7 +109,7 @@ fn judge_by(
         .count();
     let worst = found.iter().max_by(|a, b| bound.worse(a.value, b.value));
     Target {
-        measure: measure.into(),
+        measure,
         mode,
         what,
         verdict: match (worst, bad) {
@@ -189,8 +200,14 @@ fn has(row: &Row, how: &str) -> bool {
     row.key.param("how").is_some_and(|name| name.contains(how))
 }
 
+/// Returns the rows in which a parameter is not less than a number.
+fn at_least<'a>(mut rows: Vec<&'a Row>, param: &str, least: f64) -> Vec<&'a Row> {
+    rows.retain(|row| row.key.number(param).is_some_and(|n| n >= least));
+    rows
+}
+
 /// Judges how much less Rust takes than C, with many sleeping threads.
-fn ahead(number: &str, measure: &str, rows: &[&Row]) -> Vec<Target> {
+fn ahead(measure: &'static str, what: &str, rows: &[&Row]) -> Vec<Target> {
     let target = |&(sleepers, times): &(f64, f64)| {
         let found = rows
             .iter()
@@ -202,9 +219,9 @@ fn ahead(number: &str, measure: &str, rows: &[&Row]) -> Vec<Target> {
                 })
             });
         judge_by(
-            number,
+            measure,
             PATH_LENGTH,
-            format!("{measure}: {times} x fewer instructions than C at {sleepers}"),
+            format!("{what}{times} x fewer instructions than C at {sleepers}"),
             Bound::AtLeast(times),
             found.collect(),
         )
@@ -214,76 +231,100 @@ fn ahead(number: &str, measure: &str, rows: &[&Row]) -> Vec<Target> {
 
 /// Judges all targets. `asserted` tells whether this machine can show contention.
 pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
-    let of = |mode: &str, measures: &[&str], unit: &str| -> Vec<&Row> {
-        let fits = |row: &&Row| {
-            row.key.mode == mode
-                && measures.contains(&row.key.measure.as_str())
-                && row.key.unit.starts_with(unit)
-        };
-        rows.iter().filter(fits).collect()
-    };
-    let path = |measures: &[&str]| of(PATH_LENGTH, measures, "instructions");
-    let mut targets = Vec::new();
-
-    targets.push(judge_by(
+    let results = Results(rows);
+    let mut targets = vec![judge_by(
         "all",
         PATH_LENGTH,
         format!("two runs differ by at most {REPEATABLE} x"),
         Bound::AtMost(REPEATABLE),
         spreads(&rows.iter().collect::<Vec<_>>()),
-    ));
-    for (number, measure) in [("1", "single-fault"), ("7", "event"), ("8", "builtin")] {
-        targets.push(judge_by(
-            number,
+    )];
+    targets.extend(["single-fault", "event", "builtin"].map(|measure| {
+        judge_by(
+            measure,
             PATH_LENGTH,
-            format!("{measure}: at most {REPEATABLE} x the instructions of C"),
+            format!("at most {REPEATABLE} x the instructions of C"),
             Bound::AtMost(REPEATABLE),
-            ratios(&path(&[measure])),
-        ));
+            ratios(&results.path(measure)),
+        )
+    }));
+    targets.extend(unrelated_resolve(&results));
+    targets.extend(resolve_sleepers(&results));
+    targets.push(waiters(&results));
+    targets.extend(load(&results));
+    targets.extend(contention(&results, asserted));
+    targets.extend(memory(rows));
+    targets
+}
+
+/// All rows.
+struct Results<'a>(&'a [Row]);
+
+impl<'a> Results<'a> {
+    fn of(&self, mode: &str, measure: &str, unit: &str) -> Vec<&'a Row> {
+        let fits = |row: &&Row| {
+            row.key.mode == mode && row.key.measure == measure && row.key.unit.starts_with(unit)
+        };
+        self.0.iter().filter(fits).collect()
     }
 
-    let flat = |number, what: &str, rows: &[&Row]| {
-        judge_by(
-            number,
-            PATH_LENGTH,
-            format!("{what}: flat in N, at most {FLAT} x the cost of the fewest"),
-            Bound::AtMost(FLAT),
-            growth(&curves(rows, "sleepers")),
-        )
-    };
-    let unrelated = path(&["unrelated-resolve"]);
-    targets.push(flat("2", "unrelated-resolve", &unrelated));
-    targets.extend(ahead("2", "unrelated-resolve", &unrelated));
+    /// The rows of a measure that count instructions.
+    fn path(&self, measure: &str) -> Vec<&'a Row> {
+        self.of(PATH_LENGTH, measure, "instructions")
+    }
+}
 
-    let (at_once, one_by_one): (Vec<&Row>, Vec<&Row>) = path(&["resolve-sleepers"])
-        .into_iter()
-        .partition(|row| has(row, "wake"));
+/// Judges whether a cost stays the same when more threads sleep.
+fn flat(measure: &'static str, what: &str, rows: &[&Row]) -> Target {
+    judge_by(
+        measure,
+        PATH_LENGTH,
+        format!("{what}flat in N, at most {FLAT} x the cost of the fewest"),
+        Bound::AtMost(FLAT),
+        growth(&curves(rows, "sleepers")),
+    )
+}
+
+fn unrelated_resolve(results: &Results) -> Vec<Target> {
+    let measure = "unrelated-resolve";
+    let rows = results.path(measure);
+    let mut targets = vec![flat(measure, "", &rows)];
+    targets.extend(ahead(measure, "", &rows));
+    targets
+}
+
+fn resolve_sleepers(results: &Results) -> Vec<Target> {
+    let measure = "resolve-sleepers";
+    let rows = results.path(measure).into_iter();
+    let (at_once, one_by_one): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| has(row, "wake"));
     let (last, first): (Vec<&Row>, Vec<&Row>) =
         one_by_one.iter().partition(|row| has(row, "to the last"));
-    targets.push(flat("3", "resolve-sleepers, one by one", &one_by_one));
-    targets.extend(ahead("3", "resolve-sleepers, while N sleep", &first));
+    let mut targets = vec![flat(measure, "one by one: ", &one_by_one)];
+    targets.extend(ahead(measure, "while N sleep: ", &first));
     // Half of the threads sleep on average, so C takes less, and the copy itself is the same.
-    targets.extend(ahead("3", "resolve-sleepers, to the last of them", &last));
-    // Below that it is the ioctl that is measured.
-    let many: Vec<&Row> = at_once
-        .into_iter()
-        .filter(|row| row.key.number("sleepers").is_some_and(|n| n >= MANY))
-        .collect();
-    let what = "resolve-sleepers, at once, for each thread";
-    targets.push(flat("3", what, &many));
+    targets.extend(ahead(measure, "to the last of them: ", &last));
+    // With fewer threads it is the ioctl that is measured.
+    let many = at_least(at_once, "sleepers", MANY);
+    let what = "at once, for each thread: ";
+    targets.push(flat(measure, what, &many));
     // Both implementations have to wake them all.
     targets.push(Target {
         verdict: Verdict::NoTarget,
         ..judge_by(
-            "3",
+            measure,
             PATH_LENGTH,
-            format!("{what}: the instructions of C"),
+            format!("{what}the instructions of C"),
             Bound::AtMost(REPEATABLE),
             ratios(&many),
         )
     });
+    targets
+}
 
-    let switches: Vec<Found> = of(PATH_LENGTH, &["waiters"], "context switches")
+fn waiters(results: &Results) -> Target {
+    let measure = "waiters";
+    let switches = results
+        .of(PATH_LENGTH, measure, "context switches")
         .into_iter()
         .filter(|row| {
             matches!(
@@ -291,47 +332,43 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
                 Some("read" | "epoll-exclusive")
             )
         })
-        .filter_map(|row| {
-            Some(Found {
-                name: row.key.params(""),
-                value: row.median(Impl::Rust)?,
-            })
-        })
-        .collect();
-    targets.push(judge_by(
-        "4",
+        .filter_map(|row| Found::in_rust(row.key.params(""), row));
+    judge_by(
+        measure,
         PATH_LENGTH,
-        "waiters: one context switch per fault, in read and with EPOLLEXCLUSIVE".into(),
+        "one context switch per fault, in read and with EPOLLEXCLUSIVE".into(),
         Bound::AtMost(REPEATABLE),
-        switches,
-    ));
+        switches.collect(),
+    )
+}
 
-    let load = path(&["load"]);
-    targets.push(judge_by(
-        "5",
+fn load(results: &Results) -> Vec<Target> {
+    let measure = "load";
+    let rows = results.path(measure);
+    let mut targets = vec![judge_by(
+        measure,
         PATH_LENGTH,
-        format!("load: instructions flat in V, at most {FLAT} x those at V = 1"),
+        format!("instructions flat in V, at most {FLAT} x those at V = 1"),
         Bound::AtMost(FLAT),
-        growth(&curves(&load, "faulting")),
-    ));
-    let many: Vec<&Row> = load
+        growth(&curves(&rows, "faulting")),
+    )];
+    let (one, each): (Vec<&Row>, Vec<&Row>) = at_least(rows, "faulting", AHEAD_FROM)
         .into_iter()
-        .filter(|row| row.key.number("faulting").is_some_and(|v| v >= AHEAD_FROM))
-        .collect();
-    let (one, each): (Vec<&Row>, Vec<&Row>) = many
-        .iter()
         .partition(|row| row.key.param("descriptors").as_deref() == Some("one"));
     for (rows, what) in [(one, "one descriptor"), (each, "a descriptor each")] {
         targets.push(judge_by(
-            "5",
+            measure,
             PATH_LENGTH,
-            format!("load, {what}: fewer instructions than C from V = {AHEAD_FROM} on"),
+            format!("{what}: fewer instructions than C from V = {AHEAD_FROM} on"),
             Bound::AtMost(1.0),
             ratios(&rows),
         ));
     }
-    targets.extend(contention(&of(CONTENTION, &["load"], "faults"), asserted));
+    targets
+}
 
+fn memory(rows: &[Row]) -> Vec<Target> {
+    let measure = "memory";
     let of_what = |what: &'static str| {
         let fits = move |row: &&Row| row.key.param("what").is_some_and(|name| name == what);
         rows.iter().filter(fits)
@@ -344,51 +381,43 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
             bytes(Impl::C)
         )
     };
-    // Nothing bounds these; they are good to know.
-    for (what, name, found) in [
+    // Nothing bounds these, and they are good to know.
+    let known = [
+        ("stack of a sleeping thread", FRAMES, "whole stack frame: "),
         (
-            "memory: stack of a sleeping thread",
-            FRAMES,
-            "whole stack frame: ",
-        ),
-        (
-            "memory: slab of a descriptor",
+            "slab of a descriptor",
             "descriptor, of 10,000",
             "slab for each of 10,000 descriptors: ",
         ),
-    ] {
+    ];
+    let mut targets = Vec::from(known.map(|(what, name, found)| {
         let row = of_what(name).next();
-        targets.push(Target {
-            measure: "9".into(),
+        Target {
+            measure,
             mode: BUILD,
             what: what.into(),
             verdict: row.map_or(Verdict::NotMeasured, |_| Verdict::NoTarget),
             found: row.map_or(String::new(), |row| format!("{found}{}", both(row))),
-        });
-    }
-    let heap = of_what("heap of a sleeping thread").filter_map(|row| {
-        Some(Found {
-            name: row.key.params(""),
-            value: row.median(Impl::Rust)?,
-        })
-    });
+        }
+    }));
+    let heap = of_what("heap of a sleeping thread");
     targets.push(judge_by(
-        "9",
+        measure,
         PATH_LENGTH,
-        "memory: no heap for a sleeping thread (objects of the slab, bytes)".into(),
-        Bound::AtMost(
-            // Other things happen meanwhile.
-            8.0,
-        ),
-        heap.collect(),
+        "no heap for a sleeping thread (objects of the slab, bytes)".into(),
+        Bound::AtMost(UNRELATED_BYTES),
+        heap.filter_map(|row| Found::in_rust(row.key.params(""), row))
+            .collect(),
     ));
     targets
 }
 
 /// What is asked of the throughput.
-fn contention(rows: &[&Row], asserted: bool) -> Vec<Target> {
+fn contention(results: &Results, asserted: bool) -> Vec<Target> {
+    let measure = "load";
+    let rows = results.of(CONTENTION, measure, "faults");
     let mut kept = Vec::new();
-    for (name, points) in curves(rows, "faulting") {
+    for (name, points) in curves(&rows, "faulting") {
         let rates: Vec<f64> = points
             .iter()
             .filter_map(|(_, row)| row.median(Impl::Rust))
@@ -401,23 +430,19 @@ fn contention(rows: &[&Row], asserted: bool) -> Vec<Target> {
         }
         kept.push(Found { name, value: worst });
     }
-    let many: Vec<&Row> = rows
-        .iter()
-        .copied()
-        .filter(|row| row.key.number("faulting").is_some_and(|v| v >= AHEAD_FROM))
-        .collect();
+    let many = at_least(rows, "faulting", AHEAD_FROM);
     let mut targets = vec![
         judge_by(
-            "5",
+            measure,
             CONTENTION,
-            format!("load: throughput keeps {OF_PEAK} of its own peak as V grows"),
+            format!("throughput keeps {OF_PEAK} of its own peak as V grows"),
             Bound::AtLeast(OF_PEAK),
             kept,
         ),
         judge_by(
-            "5",
+            measure,
             CONTENTION,
-            format!("load: throughput ahead of C from V = {AHEAD_FROM} on"),
+            format!("throughput ahead of C from V = {AHEAD_FROM} on"),
             Bound::AtLeast(1.0),
             ratios(&many),
         ),
@@ -451,9 +476,7 @@ mod tests {
 
     fn verdicts(rows: &[Row], measure: &str) -> Vec<Verdict> {
         let targets = judge(rows, false);
-        let of = targets
-            .iter()
-            .filter(|target| target.what.contains(measure));
+        let of = targets.iter().filter(|target| target.measure == measure);
         of.map(|target| target.verdict).collect()
     }
 
