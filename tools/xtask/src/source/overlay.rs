@@ -12,10 +12,8 @@ use crate::{
 use anyhow::{bail, Context, Result};
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// Places in the repository whose files are those that the series adds; what was measured is not
-/// for the kernel.
+/// Places in the repository whose files are those that the series adds.
 const OVERLAY: &[&str] = &[
-    ":(exclude)Documentation/benchmark",
     "Documentation",
     "fs",
     "include",
