@@ -16,7 +16,9 @@ mod message;
 mod range;
 
 // What the files of the kernel crate itself expect to be there.
+#[cfg(rbtree)]
 use kernel::{bindings, prelude};
 
+#[cfg(rbtree)]
 #[path = "../../../rust/kernel/userfaultfd/index.rs"]
 mod index;
