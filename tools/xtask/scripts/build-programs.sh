@@ -5,7 +5,6 @@
 # This tool sets src, build, out and programs.
 # shellcheck disable=SC2154
 set -e
-if [ -d /usr/lib/llvm-19/lib ]; then export LIBCLANG_PATH=/usr/lib/llvm-19/lib; fi
 read -ra names <<< "$programs"
 packages=("${names[@]/#/--package=}")
 cd "$src"
