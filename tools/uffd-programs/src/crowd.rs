@@ -5,7 +5,7 @@
 //! held up meanwhile, of which the kernel would complain.
 
 use crate::{
-    support::{self, isolated, pattern, Mapping, Measures, Rng, PAGE, WORD},
+    support::{self, isolated, pattern, Mapping, Measures, PAGE, WORD},
     tap::Tap,
 };
 use anyhow::{ensure, Context, Result};
@@ -86,7 +86,7 @@ fn gather(read: bool) -> Result<Measures> {
     }
 
     let mut order: Vec<usize> = (0..THREADS).collect();
-    Rng::new(1).shuffle(&mut order);
+    fastrand::Rng::with_seed(1).shuffle(&mut order);
     let resolved = &order[..THREADS / RESOLVED];
     let source = Mapping::anonymous(PAGE)?;
     let began = Instant::now();

@@ -13,9 +13,7 @@ mod scan;
 mod sigbus;
 
 use crate::{
-    support::{
-        self, check, describe, isolated, memory_file, pattern, Mapping, Measures, Rng, PAGE,
-    },
+    support::{self, check, describe, isolated, memory_file, pattern, Mapping, Measures, PAGE},
     tap::Tap,
 };
 use anyhow::{ensure, Context, Result};
@@ -328,11 +326,11 @@ fn mutate(heap: &Heap, size: Size, seed: u64) -> Result<Vec<bool>> {
     // A few pages stay as they are.
     let writes = heap.memory.pages() * 3 / 2 / size.mutators;
     let written = in_threads(size.mutators, |me| {
-        let mut rng = Rng::new((seed << 8) | me as u64);
+        let mut rng = fastrand::Rng::with_seed((seed << 8) | me as u64);
         let scratch = Scratch::new()?;
         let mut written = vec![false; heap.memory.pages()];
         for round in 0..writes {
-            let object = rng.below(heap.objects() / size.mutators) * size.mutators + me;
+            let object = rng.usize(..heap.objects() / size.mutators) * size.mutators + me;
             heap.verify(object)?;
             if round % 4 == 0 {
                 heap.write_by_kernel(object, &scratch)?;

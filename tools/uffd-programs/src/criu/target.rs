@@ -2,7 +2,7 @@
 
 //! The process that is moved. Its threads look at its memory all the time.
 
-use crate::support::{describe, pattern, Mapping, Rng, PAGE, WORD};
+use crate::support::{describe, pattern, Mapping, PAGE, WORD};
 use anyhow::{ensure, Context, Result};
 use nix::{
     sys::wait::{waitpid, WaitStatus},
@@ -133,7 +133,7 @@ impl Target {
     /// What a thread does.
     fn look(&self, me: usize) -> Result<()> {
         let mut pages: Vec<usize> = (0..self.memory.pages()).collect();
-        Rng::new(me as u64).shuffle(&mut pages);
+        fastrand::Rng::with_seed(me as u64).shuffle(&mut pages);
         let mut some = pages.iter().cycle();
         while !self.restored.load(Ordering::Acquire) {
             let page = *some.next().context("there are no pages")?;

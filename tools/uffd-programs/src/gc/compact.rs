@@ -10,7 +10,7 @@ use super::{
     create, features, in_threads, store_object, verify_object, with_handler, Heap, Measures, Size,
     OBJECT, PAGE, PAGE_OBJECTS,
 };
-use crate::support::{Mapping, Rng};
+use crate::support::Mapping;
 use anyhow::{bail, ensure, Context, Result};
 use std::{
     io,
@@ -91,11 +91,11 @@ pub fn collect(size: Size) -> Result<Measures> {
 
 /// Places with random gaps, the same in each run.
 fn scattered(pages: usize, seed: u64) -> Vec<usize> {
-    let mut rng = Rng::new(seed);
+    let mut rng = fastrand::Rng::with_seed(seed);
     let mut place = 0;
     (0..pages)
         .map(|_| {
-            place += 1 + rng.below(3) / 2 * (1 + rng.below(2));
+            place += 1 + rng.usize(..3) / 2 * (1 + rng.usize(..2));
             place - 1
         })
         .collect()
@@ -252,7 +252,7 @@ fn move_pages(
 /// Uses the objects of a mutator at random.
 fn mutate(space: &Space, versions: &Heap, size: Size, me: usize) -> Result<()> {
     let mut objects: Vec<usize> = (me..versions.objects()).step_by(size.mutators).collect();
-    Rng::new(me as u64 / 2).shuffle(&mut objects);
+    fastrand::Rng::with_seed(me as u64 / 2).shuffle(&mut objects);
     // The first objects in all pages, and some more.
     objects.truncate(versions.objects() / size.mutators / 4);
     for object in objects {

@@ -8,7 +8,7 @@ use super::{
     create, exists, features, in_threads, store_object, verify_object, with_handler, Heap,
     Measures, Size, OBJECT, PAGE, PAGE_OBJECTS,
 };
-use crate::support::{memory_file, Mapping, Rng};
+use crate::support::{memory_file, Mapping};
 use anyhow::{bail, ensure, Context, Result};
 use std::sync::atomic::Ordering;
 use userfaultfd::{Event, FaultKind, FeatureFlags, RegisterMode, Uffd};
@@ -88,7 +88,7 @@ fn collect_once(
 /// Uses all objects of a mutator at random.
 fn mutate(heap: &Heap, size: Size, round: u64, me: usize) -> Result<()> {
     let mut objects: Vec<usize> = (me..heap.objects()).step_by(size.mutators).collect();
-    Rng::new(round).shuffle(&mut objects);
+    fastrand::Rng::with_seed(round).shuffle(&mut objects);
     for object in objects {
         heap.verify(object)?;
         heap.write(object);

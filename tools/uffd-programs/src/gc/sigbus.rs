@@ -7,7 +7,7 @@ use super::{
     create, exists, features, in_threads, store_object, verify_object, Heap, Measures, Memory,
     Size, OBJECT, PAGE, PAGE_OBJECTS,
 };
-use crate::support::{memory_file, Mapping, Rng, WORD};
+use crate::support::{memory_file, Mapping, WORD};
 use anyhow::{ensure, Context, Result};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use std::{
@@ -97,7 +97,7 @@ pub fn collect(size: Size, memory: Memory) -> Result<Measures> {
 impl Collection {
     /// Compacts while mutators use the objects, and then brings these back.
     fn collect_once(&mut self, size: Size, round: u64) -> Result<()> {
-        Rng::new(round).shuffle(&mut self.objects);
+        fastrand::Rng::with_seed(round).shuffle(&mut self.objects);
         self.clear()?;
         COLLECTION.store(self, Ordering::Release);
         let this = &*self;
@@ -148,7 +148,7 @@ impl Collection {
     /// Uses all objects of a mutator. The mutators take pages in the same order, so that they meet.
     fn mutate(&self, size: Size, me: usize) -> Result<()> {
         let mut pages: Vec<usize> = (0..size.pages).collect();
-        Rng::new(1).shuffle(&mut pages);
+        fastrand::Rng::with_seed(1).shuffle(&mut pages);
         for page in pages {
             for place in page * PAGE_OBJECTS..(page + 1) * PAGE_OBJECTS {
                 if place % size.mutators != me {

@@ -3,7 +3,7 @@
 //! The owner of the memory: virtual CPUs, a device, and a balloon.
 
 use super::{Case, Measures, Memory, Reading, PAGE_WORDS};
-use crate::support::{check, describe, memory_file, parse_pattern, pattern, Mapping, Rng};
+use crate::support::{check, describe, memory_file, parse_pattern, pattern, Mapping};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::socket::{sendmsg, ControlMessage, MsgFlags};
 use serde_json::json;
@@ -157,16 +157,16 @@ impl Guest {
 
     /// What a virtual CPU does, and a device of its own.
     fn cpu(&self, cpu: u64) -> Result<()> {
-        let mut rng = Rng::new(cpu);
+        let mut rng = fastrand::Rng::with_seed(cpu);
         let file = memory_file(DEVICE)?;
         let buffer = Mapping::shared(&file, DEVICE.min(self.case.page()))?;
         for _ in 0..self.case.accesses {
-            let number = rng.below(self.pages.len());
-            match rng.below(8) {
-                0 => self.peek(number, rng.below(PAGE_WORDS))?,
+            let number = rng.usize(..self.pages.len());
+            match rng.usize(..8) {
+                0 => self.peek(number, rng.usize(..PAGE_WORDS))?,
                 1 | 2 => {
-                    let target = self.target.load(Ordering::Relaxed) + rng.below(self.most());
-                    self.peek(target % self.pages.len(), rng.below(PAGE_WORDS))?;
+                    let target = self.target.load(Ordering::Relaxed) + rng.usize(..self.most());
+                    self.peek(target % self.pages.len(), rng.usize(..PAGE_WORDS))?;
                 }
                 3 => self.write(number),
                 4 => self.send_to_device(number, &buffer, &file)?,
@@ -284,16 +284,16 @@ impl Guest {
 
     /// Gives memory back.
     fn balloon(&self) -> Result<()> {
-        let mut rng = Rng::new(CPUS);
+        let mut rng = fastrand::Rng::with_seed(CPUS);
         let advice = match self.case.memory {
             Memory::Anonymous | Memory::Huge => libc::MADV_DONTNEED,
             Memory::Shared => libc::MADV_REMOVE,
         };
         let page_size = self.case.page();
         for _ in 0..self.case.removals {
-            let first = rng.below(self.pages.len());
+            let first = rng.usize(..self.pages.len());
             let (region, offset) = self.place(first);
-            let count = 1 + rng.below(self.most().min((region.len() - offset) / page_size));
+            let count = 1 + rng.usize(..self.most().min((region.len() - offset) / page_size));
             // It is worst when somebody waits for a page that is about to go.
             self.target.store(first, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(200));
