@@ -230,6 +230,40 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// Measures what the options ask for.
+    fn measure(&mut self, options: &Options, accel: Accel, cpus: u32) -> Result<()> {
+        let mut args = format!("--extent {}", if options.quick { "quick" } else { "full" });
+        for filter in &options.measure {
+            write!(args, " --measure {}", lab::quote(filter))?;
+        }
+        let wants = |name: &str| {
+            let filters = &options.measure;
+            filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+        };
+        let imps = [Impl::Rust, Impl::C];
+        let runs = |most| if options.quick { 1 } else { most };
+        for _ in 0..runs(PATH_LENGTH_RUNS) {
+            for imp in imps {
+                self.run(imp, PATH_LENGTH, Accel::Icount, 1, &args)?;
+            }
+        }
+        if wants("load") || wants("enqueue") {
+            for _ in 0..runs(CONTENTION_RUNS) {
+                for imp in imps {
+                    self.run(imp, CONTENTION, accel, cpus, &args)?;
+                }
+            }
+        }
+        if wants("memory") {
+            for imp in imps {
+                for (key, value) in size::measure(self.builder, imp)? {
+                    self.add(imp, key, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the results, with plots, to a directory.
     fn write(&self, out: &Path, about: &str, targets: &[Target]) -> Result<()> {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
@@ -263,45 +297,14 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     }
     let mut bench = Bench::new(&builder)?;
     let rust = builder.kernel(Kernel::plain(Impl::Rust))?;
+    builder.kernel(Kernel::plain(Impl::C))?;
     let accel = session.accel(&builder.lab, &rust)?;
     let cpus = std::thread::available_parallelism()?.get();
     let asserted = accel == Accel::Kvm && cpus >= ASSERTED_CPUS;
-
-    let mut args = format!("--extent {}", if options.quick { "quick" } else { "full" });
-    for filter in &options.measure {
-        write!(args, " --measure {}", lab::quote(filter))?;
-    }
-    let wants = |name: &str| {
-        let filters = &options.measure;
-        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
-    };
-    let imps = [Impl::Rust, Impl::C];
-    for imp in imps {
-        builder.kernel(Kernel::plain(imp))?;
-    }
-    let start = Instant::now();
-    let runs = |most| if options.quick { 1 } else { most };
-    for _ in 0..runs(PATH_LENGTH_RUNS) {
-        for imp in imps {
-            bench.run(imp, PATH_LENGTH, Accel::Icount, 1, &args)?;
-        }
-    }
     let guest_cpus = cpus.clamp(2, CONTENTION_CPUS) as u32;
-    if wants("load") || wants("enqueue") {
-        for _ in 0..runs(CONTENTION_RUNS) {
-            for imp in imps {
-                bench.run(imp, CONTENTION, accel, guest_cpus, &args)?;
-            }
-        }
-    }
-    if wants("memory") {
-        for imp in imps {
-            for (key, value) in size::measure(&builder, imp)? {
-                bench.add(imp, key, value);
-            }
-        }
-    }
 
+    let start = Instant::now();
+    bench.measure(options, accel, guest_cpus)?;
     let about = format!(
         "path lengths on 1 CPU under icount, contention on {guest_cpus} CPUs under {accel:?}; made in \
          {}",

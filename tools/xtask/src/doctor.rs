@@ -7,51 +7,51 @@ use crate::{
     Session,
 };
 use anyhow::{bail, Result};
-use std::{fs, process::Command};
+use std::{fmt::Display, fs, process::Command};
+
+fn say(name: &str, value: impl Display) {
+    println!("{name:20} {value}");
+}
+
+fn yes_or_no(value: bool) -> &'static str {
+    if value {
+        "yes"
+    } else {
+        "no"
+    }
+}
 
 pub fn doctor(session: &Session) -> Result<()> {
     let mut missing = Vec::new();
     let lab_tool = (!session.host_tools).then_some(&lab::LAB_TOOL);
     for &(program, package) in lab::HOST_TOOLS.iter().chain(lab_tool) {
         if lab::has(program) {
-            println!("{program:20} yes");
+            say(program, "yes");
         } else {
-            println!("{program:20} missing (package {package})");
+            say(program, format!("missing (package {package})"));
             missing.push(package);
         }
     }
-    println!(
-        "{:20} {}",
-        "root",
-        if lab::is_root() { "yes" } else { "no" }
-    );
+    say("root", yes_or_no(lab::is_root()));
     if !lab::is_root() {
         let works = Command::new("unshare")
             .args(["--user", "--map-root-user", "--map-auto", "true"])
             .status()
             .is_ok_and(|status| status.success());
-        println!(
-            "{:20} {}",
-            "user namespaces",
-            if works { "yes" } else { "no" }
-        );
+        say("user namespaces", yes_or_no(works));
     }
     let host_versions = lab::host_versions();
     match &host_versions {
-        Ok(_) => println!("{:20} yes", "--host-tools"),
-        Err(err) => println!("{:20} no: {err}", "--host-tools"),
+        Ok(_) => say("--host-tools", "yes"),
+        Err(err) => say("--host-tools", format!("no: {err}")),
     }
     fs::create_dir_all(&session.cache)?;
     let root = session.cache.join("lab");
     let made = root.join("etc/lab-versions").exists();
-    println!(
-        "{:20} {}",
-        "lab",
-        if made { "made" } else { "not made yet" }
-    );
-    println!("{:20} {}", "cache", session.cache.display());
+    say("lab", if made { "made" } else { "not made yet" });
+    say("cache", session.cache.display());
     if let Err(err) = lab::require_space(&session.cache, 20) {
-        println!("{:20} {err}", "space");
+        say("space", err);
     }
     let kernel = session.results.join("rust");
     let (lab, usable) = if session.host_tools {
@@ -62,7 +62,7 @@ pub fn doctor(session: &Session) -> Result<()> {
     if usable && kernel.join("bzImage").exists() {
         session.accel(&lab, &kernel)?;
     } else {
-        println!("{:20} known once a kernel is built", "KVM");
+        say("KVM", "known once a kernel is built");
     }
     if !missing.is_empty() {
         bail!(

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{bail, Context, Result};
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
@@ -145,21 +145,7 @@ impl<'a> Guest<'a> {
         command.stderr(fs::File::create(self.share.join("qemu.log"))?);
         let mut child = ui::spawn(&mut command)?;
         let stdout = child.stdout.take().context("no output")?;
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut reader = BufReader::new(stdout);
-            let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|read| read != 0)
-            {
-                let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                if sender.send(text).is_err() {
-                    break;
-                }
-                line.clear();
-            }
-        });
+        let lines = lines_of(stdout);
 
         let mut log = fs::File::create(self.share.join("output.log"))?;
         let mut output = String::new();
@@ -168,7 +154,7 @@ impl<'a> Guest<'a> {
         loop {
             let deadline = if ready { limit } else { BOOT_TIME.min(limit) };
             let left = deadline.saturating_sub(start.elapsed());
-            match receiver.recv_timeout(left) {
+            match lines.recv_timeout(left) {
                 Ok(line) => {
                     ready |= line.starts_with("@@ ready");
                     finished |= line == "@@ finished";
@@ -204,6 +190,26 @@ impl<'a> Guest<'a> {
         }
         Ok(Outcome { output, console })
     }
+}
+
+/// Reads lines in a thread, so that the caller can wait for them with a time limit.
+fn lines_of(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(from);
+        let mut line = Vec::new();
+        while reader
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read != 0)
+        {
+            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            if sender.send(text).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+    receiver
 }
 
 /// Finds out whether KVM runs this kernel, with a short boot under a time limit. It may be there
