@@ -29,5 +29,5 @@ cd /tmp || exit 1
 echo "@@ finished"
 sync
 echo o > /proc/sysrq-trigger
-# The first process must not end, and the root may be gone already.
+# The first process must not end before the machine is off.
 while :; do :; done

@@ -5,7 +5,8 @@
 
 slab=/sys/kernel/slab/userfaultfd_ctx_cache
 
-# How many contexts there are. Shrinking first gives back what CPUs keep.
+# contexts: print how many contexts there are, after a shrink of the slab that
+# frees the objects that CPUs keep.
 contexts() {
 	echo 1 > "$slab/shrink"
 	read -r count _ < "$slab/objects"
@@ -47,6 +48,7 @@ retry() {
 # conformance SECONDS PREFIX: ask the questions of the cases whose names begin
 # with PREFIX, and leave the answers beside the console.
 conformance() {
+	# shellcheck disable=SC2016 # The inner shell expands it.
 	suite conformance "$1" \
 		sh -c 'uffd-conformance "$1" > /tmp/transcript.txt' conformance "$2"
 	cp /tmp/transcript.txt "$out"
@@ -70,34 +72,34 @@ hugepages() {
 	[ "$have" = "$2" ] || echo "@@ note only $have of $2 huge pages of $1 kB"
 }
 
-# swap MIB: a compressed disk in memory to swap to.
+# swap MIB: swap to a compressed disk in memory.
 swap() {
 	echo "$1M" > /sys/block/zram0/disksize &&
 	mkswap /dev/zram0 >/dev/null &&
 	swapon /dev/zram0
 }
 
-# prepare: what the suites need of swap and huge pages.
+# prepare: make the swap and the huge pages that the suites need.
 prepare() {
 	swap 512 || echo "@@ note no swap"
 	hugepages 2048 128
 }
 
-# prepare_all: also a huge page of 1 GiB, for which the kernel's command line has
-# to ask.
+# prepare_all: also make a huge page of 1 GiB. The kernel's command line has to
+# ask for it.
 prepare_all() {
 	prepare
 	hugepages 1048576 1
 }
 
-# prepare_selftests: what the selftests need, in their directory.
+# prepare_selftests: make what the selftests need, and enter their directory.
 prepare_selftests() {
 	prepare
 	cp -r "$out"/selftests /tmp/selftests
 	cd /tmp/selftests || echo "@@ note no selftests"
 }
 
-# prepare_programs: what the programs of the project need.
+# prepare_programs: make what the programs of this repository need.
 prepare_programs() {
 	prepare_all
 	PATH=$out/programs:$PATH

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds a kernel. Clippy makes the same objects as the compiler, and says more. Also makes a
-# policy for SELinux that allows everything but to create anonymous inodes.
+# Builds a kernel. Clippy makes the same objects as the compiler, with more warnings. Also makes a
+# policy for SELinux that allows everything except the creation of anonymous inodes.
 # This tool sets src, build and out.
 # shellcheck disable=SC2154
 set -e

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds what the series touches at one commit, with one setting of the option.
+# Builds the directories that the series touches, at one commit and with one setting of the option.
 # This tool sets src, build, out and option.
 # shellcheck disable=SC2154
 set -e

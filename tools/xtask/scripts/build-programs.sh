@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds the programs of this repository that run in guests, static and without a network: what
-# they depend on was fetched outside.
+# Builds the programs of this repository that run in guests, static and without a network.
+# Their dependencies were fetched outside.
 # This tool sets src, build, out and programs.
 # shellcheck disable=SC2154
 set -e

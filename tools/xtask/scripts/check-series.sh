@@ -1,15 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# What is checked in the tree that has the series. The list of files that are new is in `$new`,
-# that of all files in `$touched`; the patches are in `$out/fixes` and `$out/patches`.
-# This tool sets src, out, new and touched.
+# Checks a tree that has the series, and the patches in $out/fixes and $out/patches.
+# This tool sets src, out, new (the new files) and touched (all files).
 # shellcheck disable=SC2154
 fail=
 cd "$src" || exit
 echo "== checkpatch"
 for patch in "$out"/fixes/*.patch "$out"/patches/*.patch; do
 	test -e "$patch" || continue
-	# The types are off that ask for what submitters add, or judge lists of files as a whole.
+	# The ignored types are about lines that submitters add, and about lists of files.
 	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
 		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF \
 		"$patch" || fail=1

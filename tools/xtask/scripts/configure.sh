@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes the configuration if it has to change. Options that did not make it are an error: they
-# depend on something that is not there.
+# Makes the configuration if it has to change. Fails if an option is not as wanted, because it
+# depends on another option.
 # This tool sets src, build and out.
 # shellcheck disable=SC2154
 set -e

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Code of a module that uses what only code that is built in may use: it must not compile.
+# Checks that a module that uses built_in!() does not compile.
 # This tool sets src and build.
 # shellcheck disable=SC2154
 set -e

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `cargo xtask bench`: what both implementations cost, side by side.
+//! `cargo xtask bench`: the costs of both implementations, side by side.
 
 mod plot;
 mod size;
@@ -34,10 +34,10 @@ pub struct Options {
     /// Only measures with this in their name, such as `waiters`.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
-    /// Where tables and plots go; target/bench unless told
+    /// The directory for tables and plots; target/bench by default
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
-    /// Measure the most important paths only, and fail where Rust is worse than C by more than 2 %.
+    /// Measure the most important paths only, and fail if Rust is worse than C by more than 2 %.
     #[arg(long, conflicts_with_all = ["quick", "measure", "out"])]
     check: bool,
 }
@@ -45,11 +45,10 @@ pub struct Options {
 /// Counting instructions, and counting operations per second.
 const PATH_LENGTH: &str = "path-length";
 const CONTENTION: &str = "contention";
-/// Looking at what was built.
+/// Inspecting the objects.
 const BUILD: &str = "build";
 
-/// How often path lengths and contention are measured on each kernel; where it has to be quick,
-/// once.
+/// How often path lengths and contention are measured on each kernel, unless `--quick` is given.
 const PATH_LENGTH_RUNS: usize = 2;
 const CONTENTION_RUNS: usize = 3;
 /// How many CPUs there are for it, at most.
@@ -60,13 +59,13 @@ const ASSERTED_CPUS: usize = 8;
 /// How much worse than C a test lets Rust be.
 const TOLERANCE: f64 = 1.02;
 
-/// What stands at the head of each result that is committed.
+/// The first line of each file of results.
 const LICENSE: &str = "<!-- SPDX-License-Identifier: GPL-2.0 -->";
 
 /// How long a guest may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// What is measured: a line of the benchmark program.
+/// What a line of the benchmark program is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     pub mode: String,
@@ -76,7 +75,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Returns a parameter for people.
+    /// Returns a parameter as text.
     pub fn param(&self, name: &str) -> Option<String> {
         self.params.get(name).map(|value| match value {
             Value::String(text) => text.clone(),
@@ -89,7 +88,7 @@ impl Key {
         self.params.get(name)?.as_f64()
     }
 
-    /// All parameters for people, but for some.
+    /// Returns all parameters as text, apart from one.
     pub fn params(&self, without: &str) -> String {
         let params = self.params.keys().filter(|name| *name != without);
         params
@@ -106,7 +105,7 @@ struct Line {
     value: f64,
 }
 
-/// What was measured, on both kernels.
+/// The values of both kernels.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     #[serde(flatten)]
@@ -144,12 +143,12 @@ impl Row {
     }
 }
 
-/// Where guests and their kernels are.
+/// A benchmark and its results so far.
 struct Bench<'a> {
     builder: &'a Builder<'a>,
     programs: PathBuf,
     rows: Vec<Row>,
-    /// What the kernels say of their version.
+    /// The version that the kernels print.
     release: String,
 }
 
@@ -283,8 +282,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Measures, and says which targets were met. Fails where something could not be measured; a
-/// target that was missed is a result like others.
+/// Measures, and prints which targets were met. Fails if a measurement fails, but not if a target
+/// is missed.
 pub fn bench(session: &Session, options: &Options) -> Result<()> {
     let builder = session.builder()?;
     if options.check {
@@ -322,11 +321,11 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What came of [`check`].
+/// The result of [`check`].
 pub struct Check {
     /// A line about all of it.
     pub summary: String,
-    /// What is worse than in C by more than the tolerance, or could not be measured.
+    /// The paths that are longer than in C by more than the tolerance, or could not be measured.
     pub problems: Vec<String>,
 }
 
@@ -390,7 +389,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Formats the median, and the spread where there are several runs.
+/// Formats the median, and the spread if there are several runs.
 fn value(row: &Row, imp: Impl) -> String {
     match (row.median(imp), row.range(imp)) {
         (Some(median), Some((low, high))) if low != high => {

@@ -24,7 +24,7 @@ pub struct Builder<'a> {
     pub session: &'a Session,
     pub lab: Lab,
     pub source: Source,
-    /// What identifies the contents of the tree.
+    /// The hash of the contents of the tree.
     pub tree_id: String,
 }
 
@@ -34,7 +34,7 @@ impl Builder<'_> {
         self.session.cache.join("build").join(kernel.name())
     }
 
-    /// Builds a kernel unless it is there. Returns the directory that it is in.
+    /// Builds a kernel unless it is up to date. Returns its directory.
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf> {
         let out = self.session.results.join(kernel.name());
         let config = kernel.config();

@@ -11,10 +11,10 @@ pub enum Impl {
     C,
 }
 
-/// What else a kernel is built with.
+/// The other options that a kernel is built with.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Flavour {
-    /// What the default tests run on.
+    /// For the default tests.
     Plain,
     /// With sanitizers, lockdep and assertions.
     Debug,
@@ -23,9 +23,9 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// What the CPUs must not have. `identify_cpu()` reads the features of the boot CPU anew while
-    /// interrupts are on, and KASAN asks in an interrupt whether there are five levels of page
-    /// tables: now and then it takes all memory for none.
+    /// Returns the features that the CPUs must not have. `identify_cpu()` reads the features of the
+    /// boot CPU again while interrupts are on. If KASAN asks in an interrupt whether there are five
+    /// levels of page tables, it may get a wrong answer, and take all memory for invalid.
     pub fn cpu_model(self) -> &'static str {
         match self {
             Self::Debug => ",la57=off",
@@ -76,7 +76,7 @@ impl Kernel {
         }
     }
 
-    /// For people.
+    /// The name in messages.
     pub fn title(self) -> String {
         let name = match self.imp {
             Impl::Rust => "Rust",

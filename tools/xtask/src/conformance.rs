@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `cargo xtask conformance`, and the comparison of what two kernels answered to the same questions.
+//! `cargo xtask conformance`, and the comparison of what two kernels answered to the same
+//! questions.
 
 use crate::{
     config::{Impl, Kernel},
@@ -54,7 +55,7 @@ pub fn conformance(session: &Session, options: &Options) -> Result<()> {
     test::refuse(&problems)
 }
 
-/// The document that lists what is deliberately different.
+/// The document that lists the deliberate differences.
 const DOCUMENT: &str = "tools/uffd-conformance/differences.rst";
 
 /// The heading of the list in that document.
@@ -71,7 +72,7 @@ const NOT_MADE: &str = "cannot be made";
 struct Difference {
     pattern: String,
     question: Regex,
-    /// What the implementation in Rust answers.
+    /// The answer of the implementation in Rust.
     answer: Regex,
 }
 
@@ -79,8 +80,8 @@ impl Difference {
     /// Whether its questions are all asked when only those cases run whose names start with
     /// `prefix`.
     ///
-    /// A case is named `chapter/name`, and its questions `chapter/name/question`. So a longer prefix
-    /// may be that of a question whose case does not run.
+    /// A case is named `chapter/name`, and its questions `chapter/name/question`. So a longer
+    /// prefix may be that of a question whose case does not run.
     fn is_asked(&self, prefix: &str) -> bool {
         self.pattern.starts_with(prefix) && prefix.matches('/').count() < 2
     }
@@ -96,14 +97,14 @@ fn pattern(text: &str) -> Result<Regex> {
     Ok(Regex::new(&format!("^{regex}$"))?)
 }
 
-/// What came of a comparison.
+/// The result of a comparison.
 #[derive(Default)]
 pub struct Comparison {
     pub asked: usize,
     pub identical: usize,
     /// Answers that differ as the document says.
     pub documented: Vec<String>,
-    /// Everything that should not be.
+    /// Everything that is wrong.
     pub problems: Vec<String>,
 }
 
@@ -120,7 +121,7 @@ impl Comparison {
 }
 
 /// Reads the list: in its section, each line that begins with two backquotes names questions, and
-/// the line beneath it has the answer.
+/// the line below it has the answer.
 fn differences(repo: &Path) -> Result<Vec<Difference>> {
     let text = fs::read_to_string(repo.join(DOCUMENT))
         .with_context(|| format!("cannot read {DOCUMENT}"))?;
@@ -154,7 +155,8 @@ fn differences(repo: &Path) -> Result<Vec<Difference>> {
     Ok(list)
 }
 
-/// Reads a transcript: questions with their answers, in order. Fails if there are fewer than `least`.
+/// Reads a transcript: questions with their answers, in order. Fails if there are fewer than
+/// `least`.
 fn transcript(path: &Path, least: usize) -> Result<Vec<(String, String)>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -197,8 +199,8 @@ pub fn compare_same(first: &Path, second: &Path) -> Result<Comparison> {
     )
 }
 
-/// Says which questions are not in the transcript of the other kernel: very many where that ended
-/// early.
+/// Returns a problem for the questions that are not in the transcript of the other kernel. There
+/// are very many if that transcript ended early.
 fn asked_once(name: &str, here: &[(String, String)], there: &[(String, String)]) -> Option<String> {
     let there: HashSet<&str> = there.iter().map(|(question, _)| &question[..]).collect();
     let mut once = here

@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::Deserialize;
 use std::{fs, path::Path};
 
-/// What a line of the console must not match, with the exceptions that are known.
+/// The patterns of lines that a console must not have, with the known exceptions.
 pub struct ConsoleCheck {
     bad: Regex,
     exceptions: Vec<(Regex, Option<Regex>)>,
@@ -16,9 +16,9 @@ pub struct ConsoleCheck {
 #[derive(Deserialize)]
 struct Exception {
     pattern: String,
-    /// What one of the lines just before has to match.
+    /// A pattern that one of the lines just before has to match.
     after: Option<String>,
-    #[allow(dead_code)] // It is there to be read by people.
+    #[allow(dead_code)] // It is for readers of the list.
     reason: String,
 }
 
@@ -28,7 +28,7 @@ struct Exceptions {
     exception: Vec<Exception>,
 }
 
-/// How many lines before a line are looked at for what explains it.
+/// How many lines before a line may explain it.
 const LINES_BEFORE: usize = 6;
 
 impl ConsoleCheck {

@@ -46,7 +46,7 @@ pub fn exec(session: &Session, options: &Options) -> Result<()> {
     console::refuse_complaints(&outcome.console, "the kernel")?;
     let mut lines = outcome.output.lines();
     match lines.find_map(|line| line.strip_prefix("@@ exit ")) {
-        // What the command left there may be of interest only if it failed.
+        // The files of the command are worth keeping only if it failed.
         Some("0") => Ok(fs::remove_dir_all(&share)?),
         status => bail!("the command ended with status {}", status.unwrap_or("?")),
     }

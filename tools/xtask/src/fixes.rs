@@ -38,16 +38,16 @@ struct Fix {
     patch: String,
     /// The subject of the commit in mainline.
     upstream: Option<String>,
-    /// Where the defect is.
+    /// The file that has the defect.
     file: String,
     function: Option<String>,
-    /// What matches there as long as the tree has the defect.
+    /// Matches there as long as the tree has the defect.
     #[serde(with = "expression")]
     defect: Regex,
     /// Whether a tree without the file or the function does not have the defect.
     #[serde(default)]
     may_be_missing: bool,
-    #[allow(dead_code)] // It is there to be read by people.
+    #[allow(dead_code)] // It is for readers of the list.
     test: String,
 }
 
@@ -86,7 +86,7 @@ impl State {
     }
 }
 
-/// What is found in a place where a defect may be.
+/// The state of a place that may have a defect.
 enum Place {
     Missing,
     Sound,
@@ -94,7 +94,7 @@ enum Place {
 }
 
 impl Fix {
-    /// The place, for people.
+    /// The place, for messages.
     fn place(&self) -> String {
         match &self.function {
             Some(function) => format!("{function}() of {}", self.file),
@@ -134,7 +134,7 @@ impl Fix {
         }
     }
 
-    /// Applies the patch if the tree has the defect. Says whether it had.
+    /// Applies the patch if the tree has the defect. Returns whether it had.
     fn apply(&self, tree: &Path, directory: &Path) -> Result<State> {
         let state = self.state(tree)?;
         if state == State::Present {
@@ -222,7 +222,7 @@ impl Fixes {
         self.list.iter().map(|fix| self.directory.join(&fix.patch))
     }
 
-    /// Takes up what the fixes do to a tree.
+    /// Adds everything that decides what the fixes do to a tree.
     pub fn hash(&self, hash: &mut Sha256) -> Result<()> {
         for (fix, patch) in self.list.iter().zip(self.patches()) {
             hash.update(fs::read(patch)?);
@@ -236,15 +236,15 @@ impl Fixes {
         Ok(())
     }
 
-    /// Applies with `git am` what a tree lacks. Returns what it found for each fix. `each` is told
-    /// the name of a patch before its turn.
+    /// Applies the fixes that a tree lacks with `git am`. Returns the state of each. Calls `each`
+    /// with the name of each patch before its turn.
     pub fn apply(&self, tree: &Path, each: impl Fn(&str)) -> Result<Vec<State>> {
         let apply = |fix: &Fix| {
             each(&fix.patch);
             fix.apply(tree, &self.directory)
         };
         let states = self.list.iter().map(apply).collect::<Result<_>>()?;
-        // A tree that has all of them must say so: none brings back what one before it mends.
+        // No fix may bring back a defect that an earlier one mends.
         for fix in &self.list {
             if fix.state(tree)? == State::Lacking {
                 bail!(
@@ -258,8 +258,8 @@ impl Fixes {
         Ok(states)
     }
 
-    /// Says what `apply` would find, without the tree: on copies of the files that matter, which
-    /// `read` gets. A file that is not there is none.
+    /// Returns what `apply` would, without changing the tree: it runs on copies of the files that
+    /// matter. `read` returns the contents of a file, if the tree has it.
     fn try_on(&self, read: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Vec<State>> {
         if self.is_empty() {
             return Ok(Vec::new());
@@ -278,8 +278,8 @@ impl Fixes {
         self.apply(&scratch.0, |_| ())
     }
 
-    /// Says what a kernel tree lacks: as of its last commit, if it has one, since that is what
-    /// copies are made of.
+    /// Returns the state of each fix in a kernel tree. If the tree is under git, its last commit
+    /// counts, because copies are made of that.
     pub fn lacking_in(&self, kdir: &Path) -> Result<Vec<State>> {
         let committed = kdir.join(".git").exists()
             && output(git(kdir).args(["rev-parse", "--verify", "HEAD"])).is_ok();
@@ -313,7 +313,7 @@ impl Fixes {
         }
     }
 
-    /// What was found, a line for each fix.
+    /// Returns a line for each fix, with its state.
     pub fn lines(&self, states: &[State]) -> String {
         let names = self.list.iter().zip(states);
         names
@@ -418,7 +418,7 @@ pub mod tests {
         }
     }
 
-    /// What an attempt ended with.
+    /// The message of an error.
     fn error<T>(result: Result<T>) -> String {
         result.map_or_else(|err| format!("{err:#}"), |_| "no error".into())
     }
@@ -475,7 +475,7 @@ pub mod tests {
         assert_eq!(fixes.summary("6.18.20", &states), summary);
         let log = output(git(&tree.0).args(["log", "--format=%s", "-2"]))?;
         assert_eq!(log, "mend c\nmend a\n");
-        // The other function of the file is not what the list is about.
+        // The list is not about the other function of the file.
         let a = fs::read_to_string(tree.0.join("mm/a.c"))?;
         assert!(a.contains("return 0;") && a.contains("return 1;"));
 

@@ -9,7 +9,7 @@ use std::{fs, path::Path, process::Command};
 /// Who patches are from: the lists that they go to.
 const AUTHOR: &str = "userfaultfd in Rust <rust-for-linux@vger.kernel.org>";
 
-/// Makes a git command that does not depend on who runs it.
+/// Makes a git command that does not depend on the settings of the user.
 pub fn git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command
@@ -34,7 +34,7 @@ pub fn git(directory: &Path) -> Command {
     command
 }
 
-/// Applies a patch with `git am`. Fails with what git says about it.
+/// Applies a patch with `git am`. The error has the messages of git.
 pub fn am(tree: &Path, patch: &Path) -> Result<()> {
     let output = git(tree)
         .args(["am", "--quiet", "--committer-date-is-author-date"])
@@ -56,7 +56,7 @@ pub fn am(tree: &Path, patch: &Path) -> Result<()> {
 
 /// Writes commits of a tree as the patches of a directory.
 pub fn format(tree: &Path, range: &str, directory: &Path) -> Result<()> {
-    // Nothing is removed for what is not there.
+    // The old patches are removed only if there are new ones.
     if output(git(tree).args(["rev-list", range]))?.is_empty() {
         bail!("{} has no commits {range}", tree.display());
     }

@@ -43,25 +43,26 @@ pub struct Guest<'a> {
     pub append: &'a str,
 }
 
-/// What a guest left behind.
+/// The output of a guest.
 pub struct Outcome {
-    /// What the job printed.
+    /// The output of the job.
     pub output: String,
-    /// What the kernel printed.
+    /// The file with the output of the kernel.
     pub console: PathBuf,
 }
 
-/// What QEMU runs the guest with.
+/// The accelerator of QEMU.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Accel {
     Kvm,
     Tcg,
-    /// TCG where the guest's nanosecond is one instruction. For one CPU.
+    /// TCG, with a clock in the guest that advances by a nanosecond for each instruction. For one
+    /// CPU.
     Icount,
 }
 
-/// All that QEMU can emulate, but no fast string instructions: each byte of a `rep movsb` takes the
-/// time of an instruction there, and counts as one. Without them the kernel moves eight at once.
+/// All features that QEMU can emulate, but no fast string instructions, because each byte of a
+/// `rep movsb` counts as an instruction there. Without them, the kernel moves eight bytes at once.
 const TCG_CPU: &str = "max,erms=off,fsrm=off,fsrs=off,fzrm=off";
 
 impl Accel {
@@ -129,7 +130,7 @@ impl<'a> Guest<'a> {
         self.lab.sh(&self.mounts(), &[], &self.script())
     }
 
-    /// Boots, runs a job, and returns what was printed. `watch` sees each line as it comes.
+    /// Boots, runs a job, and returns the output. Calls `watch` with each line as it comes.
     ///
     /// Fails if the guest does not come up, or does not end in time.
     pub fn run(&self, job: &str, limit: Duration, mut watch: impl FnMut(&str)) -> Result<Outcome> {
@@ -212,8 +213,8 @@ fn lines_of(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receiver
 }
 
-/// Finds out whether KVM runs this kernel, with a short boot under a time limit. It may be there
-/// and accept a guest, and then not run it.
+/// Finds out whether KVM runs this kernel, with a short boot under a time limit. KVM may be there
+/// and accept a guest, and still not run it.
 pub fn choose_accel(ui: &Ui, lab: &Lab, kernel: &Path, share: &Path) -> Result<Accel> {
     let usable = fs::File::options()
         .read(true)

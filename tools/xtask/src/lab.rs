@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where kernels are built and QEMU runs: a Debian root of its own, or this machine.
+//! The environment for builds and for QEMU: a Debian root of its own, or this machine.
 
 use crate::{
     ui::{output, Ui},
@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-/// The Debian release of the lab, and what is installed there: the toolchain, QEMU, and the
+/// The Debian release of the lab, and its packages: the toolchain, QEMU, and the
 /// programs of the guest.
 const SUITE: &str = "trixie";
 const PACKAGES: &[&str] = &[
@@ -61,7 +61,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// An environment for commands. It has a kernel source tree, a build tree, and a directory for
-/// results, at paths that do not depend on where they are outside.
+/// results, at paths that do not depend on the paths outside.
 pub enum Lab {
     /// A root directory.
     Root(PathBuf),
@@ -76,7 +76,7 @@ pub struct Mounts<'a> {
     pub out: &'a Path,
 }
 
-/// Where the directories are inside.
+/// The paths of the directories inside.
 pub struct Paths {
     pub src: String,
     pub build: String,
@@ -133,7 +133,7 @@ impl Lab {
         command
     }
 
-    /// A line that changes when the tools do.
+    /// Returns a text that changes when the tools do.
     pub fn id(&self) -> Result<String> {
         match self {
             Self::Root(root) => Ok(fs::read_to_string(root.join("etc/lab-versions"))?),
@@ -175,7 +175,7 @@ pub const HOST_TOOLS: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
 ];
 
-/// Installs what is missing of `tools` on the host, or says how to.
+/// Installs those of `tools` that the host lacks. Fails if it cannot, and says how to.
 pub fn ensure_host_tools<'a>(
     ui: &Ui,
     tools: impl IntoIterator<Item = &'a (&'a str, &'a str)>,
@@ -235,7 +235,7 @@ pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
     )
     .context("is there a network, and a Debian mirror that can be reached?")?;
     fs::write(&stamp, &wanted).or_else(|_| {
-        // In a user namespace the root belongs to somebody else.
+        // In a user namespace, the files of the root belong to another user.
         output(Command::new("unshare").args([
             "--user",
             "--map-root-user",
@@ -291,7 +291,7 @@ pub fn require_space(path: &Path, gib: u64) -> Result<()> {
 /// A tool that `--host-tools` needs.
 struct Tool {
     name: &'static str,
-    /// What makes it say its version.
+    /// The argument that makes it print its version.
     ask: &'static str,
     /// The versions that work, the first and the last.
     works: std::ops::RangeInclusive<(u32, u32)>,

@@ -89,7 +89,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    // A reader that goes away, such as `head`, is no reason for a backtrace.
+    // A reader that ends early, such as `head`, should not cause a backtrace.
     // SAFETY: No handler is installed.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     match run() {

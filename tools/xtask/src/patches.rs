@@ -33,7 +33,7 @@ pub fn patches_in(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(patches)
 }
 
-/// Returns where the cover letter is.
+/// Returns the path of the cover letter.
 pub fn cover_letter(repo: &Path) -> PathBuf {
     repo.join(SERIES).join("0000-cover-letter.txt")
 }

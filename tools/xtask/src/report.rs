@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What came of the suites of a guest, from what it printed.
+//! The results of the suites of a guest, from its output.
 
 use crate::suites::{AGAIN, FAILS_IN_C, RACE_IN_C};
 use anyhow::{bail, Context, Result};
 use regex::Regex;
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// What a test ended with that fails as [`FAILS_IN_C`] says.
+/// The result of a test that fails as [`FAILS_IN_C`] says.
 pub const DOCUMENTED: &str = "fails in C";
 
-/// What came of a suite.
+/// The results of a suite.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub passed: u32,
     pub failed: u32,
     pub skipped: u32,
-    /// What each test of the suite ended with, where it says so.
+    /// The result of each test of the suite that names its tests.
     pub tests: BTreeMap<String, String>,
     /// The tests that were skipped, with the reason.
     pub skips: Vec<String>,
-    /// What it measured: a name, and a value with its unit.
+    /// The measured values: a name, and a value with its unit.
     pub measures: Vec<(String, String)>,
     pub exit: i32,
     pub seconds: f64,
@@ -37,8 +37,8 @@ impl Report {
         format!("{} / {} / {}", self.passed, self.failed, self.skipped)
     }
 
-    /// Takes those failures for what they are that the C kernel is known to have. Returns what is
-    /// wrong with the list.
+    /// Marks the failures that the C kernel is known to have, so that they do not count. Returns
+    /// the problems of the list.
     pub fn document(&mut self, suite: &str) -> Result<Vec<String>> {
         let mut problems = Vec::new();
         for (_, pattern, _) in FAILS_IN_C.iter().filter(|(name, ..)| *name == suite) {
@@ -62,7 +62,7 @@ impl Report {
         Ok(problems)
     }
 
-    /// Whether nothing failed and nothing leaked.
+    /// Returns what failed and what leaked.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.failed != 0 || !matches!(self.exit, 0 | 4) {
@@ -78,7 +78,7 @@ impl Report {
     }
 }
 
-/// Reads what a guest printed: the reports of the suites, in order.
+/// Reads the reports of the suites from the output of a guest, in order.
 pub fn reports(output: &str) -> Result<Vec<(String, Report)>> {
     let mut reports = Vec::new();
     let mut current: Option<(String, Vec<&str>)> = None;
@@ -95,7 +95,7 @@ pub fn reports(output: &str) -> Result<Vec<(String, Report)>> {
             if std::mem::take(&mut again) {
                 let (_, first): &mut (String, Report) =
                     reports.last_mut().context("nothing was run before")?;
-                // A failure of another kind stays one.
+                // A failure of another kind still counts.
                 if first.raced {
                     report.raced = true;
                     *first = report;

@@ -23,7 +23,7 @@ pub fn run(session: &Session) -> Result<()> {
     let kernel = builder.kernel(Kernel::plain(Impl::Rust))?;
     let selftests = builder.selftests(&suites::binaries())?;
 
-    // What was shown for just this kernel need not be shown again.
+    // There is no need to show again the results of the same kernel and selftests.
     let key = fs::read_to_string(kernel.join("key"))? + &fs::read_to_string(selftests.join("key"))?;
     let shared = session.results.join("guest/run");
     let shown = shared.join("shown");

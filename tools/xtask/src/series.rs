@@ -174,7 +174,7 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What is built: a name, a commit, and a setting of the option.
+/// A build: its name, a commit, and a setting of the option.
 type Step = (String, String, &'static str);
 
 const OFF: &str = "--disable USERFAULTFD_RUST";

@@ -20,11 +20,11 @@ pub struct Session {
     pub ui: Ui,
     /// The repository.
     pub repo: PathBuf,
-    /// What takes long to make, and is kept.
+    /// The directory of everything that takes long to make.
     pub cache: PathBuf,
     /// `target/kernel`
     pub results: PathBuf,
-    /// Whether the tools of this machine are used, and not those of a lab.
+    /// Whether to use the tools of this machine, and no lab.
     pub host_tools: bool,
     /// The user's own kernel tree.
     pub kdir: Option<PathBuf>,
@@ -81,7 +81,7 @@ impl Session {
         })
     }
 
-    /// Returns what guests run with. It takes a boot to find out, so that is done once.
+    /// Returns the accelerator of guests. It takes a boot to find out, so the result is kept.
     pub fn accel(&self, lab: &Lab, kernel: &Path) -> Result<Accel> {
         if let Some(accel) = self.accel.get() {
             return Ok(*accel);

@@ -24,19 +24,19 @@ use std::{
     process::Command,
 };
 
-/// The tag that shows people where the fixes of the base end and the series begins. It moves when
-/// the fixes change; the tags that this tool goes by have the hash of what they stand for behind it.
+/// The tag between the fixes of the base and the series, for the user. It moves when the fixes
+/// change. The tags that this tool relies on have a hash of the fixes behind this name.
 const FIXED: &str = "fixed";
 
-/// A git repository of the kernel, with the pristine tree, the fixes that it lacks and the series as
-/// commits.
+/// A git repository of the kernel, with the pristine tree, the fixes that it lacks and the series
+/// as commits.
 pub struct Source {
     /// The tree that kernels are built from.
     pub tree: PathBuf,
     repo: PathBuf,
     /// The tree that patches are applied in.
     pub am: PathBuf,
-    /// Whether it was said what the tree lacks.
+    /// Whether the user was told which fixes the tree lacks.
     said: Cell<bool>,
 }
 
@@ -200,14 +200,14 @@ impl Source {
         output(git(&self.tree).args(["show", &format!("{commit}:{file}")]))
     }
 
-    /// Checks out a commit to build from. Files that do not differ are not touched.
+    /// Checks out a commit to build from. Files that do not differ keep their times.
     pub fn check_out(&self, commit: &str) -> Result<()> {
         output(git(&self.tree).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
         Ok(())
     }
 
-    /// Checks out the tree with the series applied. Returns what identifies its contents: two trees
-    /// with the same series are two kernels.
+    /// Checks out the tree with the series applied. Returns the hash of its contents, because two
+    /// trees with the same series are two kernels.
     pub fn prepare(&self, ui: &Ui, repo: &Path) -> Result<String> {
         let id = series_id(repo)?;
         let tag = format!("series-{}", &id[..16]);
@@ -237,7 +237,7 @@ impl Source {
     }
 }
 
-/// What identifies the series: a hash of its patches and of the fixes before them.
+/// Returns a hash of the patches of the series and of the fixes before them.
 fn series_id(repo: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     Fixes::load(repo)?.hash(&mut hash)?;
@@ -256,8 +256,8 @@ mod tests {
         scratch::Scratch,
     };
 
-    /// A source and a repository with two fixes, of which the source lacks one, and with a series of
-    /// one patch.
+    /// A source and a repository with two fixes, of which the source lacks one, and with a series
+    /// of one patch.
     #[test]
     fn the_series_comes_after_the_fixes_that_are_lacking() -> Result<()> {
         let scratch = Scratch::new()?;
@@ -300,7 +300,7 @@ mod tests {
             "lacking 0001-mend-a.patch\npresent 0002-mend-b.patch\n"
         );
 
-        // Without the fixes it is another tree, whatever was tagged before.
+        // Without the fixes it is another tree, even though tags of before exist.
         let id = source.prepare(&ui, &repo.0)?;
         assert_eq!(source.prepare(&ui, &repo.0)?, id);
         fs::remove_dir_all(repo.0.join(FIXES))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Test suites of the guest: what is run, and what came of it.
+//! The test suites of guests, and the jobs that run them.
 
 use crate::{config::Impl, lab};
 
@@ -21,16 +21,16 @@ const fn suite(name: &'static str, command: &'static str, seconds: u32) -> Suite
     }
 }
 
-/// A suite that fails on the C kernel now and then, and what it prints when it does. There,
-/// UFFDIO_UNREGISTER wakes threads before it clears the area, so a thread may fault once more in
-/// between, and its page is filled when the area is not registered any more. This is in
-/// Documentation's list of differences.
+/// A suite that fails on the C kernel now and then, and what it prints then. In C,
+/// UFFDIO_UNREGISTER wakes threads before it clears the VMA. So a thread may fault once more in
+/// between, and the handler fills its page when the VMA is no longer registered. The
+/// administrator's guide lists this difference.
 pub const RACE_IN_C: (&str, &str) = ("uffd-unit-tests", "ERROR: UFFDIO_COPY error: -2 ");
 
 /// What a guest prints before it runs a suite again, see `retry` in `guest/suites.sh`.
 pub const AGAIN: &str = "@@ again";
 
-/// Why tests of a suite fail on the C kernel.
+/// Returns why tests of a suite fail on the C kernel.
 pub fn reasons(suite: &str) -> Vec<&'static str> {
     let known = FAILS_IN_C.iter().filter(|(name, ..)| *name == suite);
     known.map(|(_, _, reason)| *reason).collect()
@@ -58,14 +58,14 @@ pub const ALL: &[Suite] = &[
     suite("uffd-wp-mremap", "uffd-wp-mremap", 120),
     suite("pagemap_ioctl", "pagemap_ioctl", 240),
     suite("mkdirty", "mkdirty", 120),
-    // It maps at fixed distances from where the kernel put something, which works or not with the
-    // layout, and its data are random.
+    // It maps at fixed distances from an address that the kernel chose, so that it depends on the
+    // layout of memory. Its data are random.
     suite("mremap_test", "mremap_test -p 1", 240),
     suite("guard-regions", "guard-regions", 120),
     suite("ksm_functional_tests", "ksm_functional_tests", 240),
     suite("hugepage-mremap", "hugepage-mremap", 120),
     suite("uffd-compat (32 bit)", "uffd-compat_32", 60),
-    // What the fixes of the base mend.
+    // For defects that the fixes of the base mend.
     suite("uffd-move-huge-zero", "uffd-move-huge-zero", 120),
     suite("uffd-special", "uffd-special", 60),
     suite("uffd-move-pinned", "uffd-move-pinned", 120),
@@ -73,7 +73,7 @@ pub const ALL: &[Suite] = &[
     suite("uffd-markers", "uffd-markers", 60),
     suite("uffd-copy-retry", "uffd-copy-retry", 180),
     suite("uffd-hugetlb-wp", "uffd-hugetlb-wp", 120),
-    // What C has wrong, see `FAILS_IN_C`.
+    // For defects of the C implementation, see `FAILS_IN_C`.
     suite("uffd-busy-wait", "uffd-busy-wait", 180),
     suite("uffd-changing", "uffd-changing", 180),
     suite("uffd-close-fork", "uffd-close-fork", 180),
@@ -107,7 +107,7 @@ pub const FAILS_IN_C: &[(&str, &str, &str)] = &[
     (
         "uffd-eexist",
         "says EEXIST wakes$|going on from there wakes|nobody is stranded$",
-        "EEXIST wakes nobody",
+        "EEXIST wakes no thread",
     ),
 ];
 
@@ -121,7 +121,7 @@ pub fn binaries() -> Vec<&'static str> {
     names
 }
 
-/// The programs that people run on userfaultfd.
+/// Programs that use userfaultfd.
 pub const PROGRAMS: &[Suite] = &[
     suite("QEMU postcopy", "uffd-programs postcopy", 300),
     suite("CRIU lazy restore", "uffd-programs criu", 180),
@@ -131,7 +131,7 @@ pub const PROGRAMS: &[Suite] = &[
     suite("stress-ng", "sh \"$out\"/stress-ng.sh", 60),
 ];
 
-/// The suite whose answers are compared. It leaves them in a file beside the console.
+/// The suite whose answers are compared. They are in a file beside the console.
 pub const CONFORMANCE: Suite = suite("conformance", "uffd-conformance", 900);
 
 /// The file with the answers.
@@ -140,7 +140,7 @@ pub const TRANSCRIPT: &str = "transcript.txt";
 /// The suite that needs a guest of its own, with SELinux.
 pub const LSM: Suite = suite("LSM veto", "lsm.py", 60);
 
-/// What the kernel's command line has for [`LSM`].
+/// The addition to the kernel's command line for [`LSM`].
 pub const LSM_APPEND: &str = "lsm=selinux";
 
 /// The job that runs [`LSM`].
@@ -151,7 +151,7 @@ pub fn ours() -> impl Iterator<Item = &'static Suite> {
     PROGRAMS.iter().chain([&CONFORMANCE, &LSM])
 }
 
-/// How long suites may take, in seconds, with the boot.
+/// Returns how long suites may take, in seconds, with the boot.
 pub fn limit<'a>(suites: impl IntoIterator<Item = &'a Suite>) -> u64 {
     300 + suites
         .into_iter()
@@ -175,8 +175,8 @@ pub fn job(suites: &[Suite], slowness: u32, imp: Impl) -> String {
     job
 }
 
-/// What the kernel's command line has for the job that runs [`CONFORMANCE`]: a page that is too big
-/// to be found later.
+/// The addition to the kernel's command line for jobs that run [`CONFORMANCE`]: a page that the
+/// kernel can reserve only at boot.
 pub const GIGANTIC: &str = "hugepagesz=1G hugepages=1";
 
 /// The beginning of jobs that run programs of this repository.

@@ -39,7 +39,7 @@ pub struct Options {
     long: bool,
 }
 
-/// What a kernel did in all suites.
+/// The results of a kernel in all suites.
 struct Results {
     kernel: Kernel,
     reports: Vec<(String, Report)>,
@@ -95,7 +95,7 @@ pub fn refuse(problems: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Prints what each kernel did. Returns what is wrong.
+/// Prints the results of each kernel. Returns the problems.
 fn show(all: &[Results]) -> Vec<String> {
     let measures = tables::measures(all).to_string();
     println!("\n{}\n\n{measures}\n", tables::table(all));
@@ -119,7 +119,7 @@ fn show(all: &[Results]) -> Vec<String> {
     problems
 }
 
-/// Compares the two kernels: tests, answers, and path lengths. Returns what is wrong.
+/// Compares the two kernels: tests, answers, and path lengths. Returns the problems.
 fn compare(builder: &Builder, rust: &Results, c: &Results) -> Result<Vec<String>> {
     let mut problems = tables::differences(rust, c);
     let repo = &builder.session.repo;
@@ -180,7 +180,7 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
             problems.extend(report.document(name)?);
         }
     }
-    // A PREEMPT_RT kernel lacks some of what the suites need.
+    // A PREEMPT_RT kernel lacks transparent huge pages, so suites skip tests.
     problems.extend(failures(&reports, kernel.flavour != Flavour::Rt));
     let expected = names().count();
     if reports.len() != expected {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How steps are shown, and where their logs go.
+/// Shows steps, and keeps their logs.
 pub struct Ui {
     pub verbose: bool,
     logs: PathBuf,
@@ -32,7 +32,7 @@ impl Ui {
         self.logs.join(format!("{name}.log"))
     }
 
-    /// Says that something is as it should be without anything having been done.
+    /// Prints a line that is not about a step.
     pub fn note(&self, text: &str) {
         println!("  {text}");
     }
@@ -52,8 +52,8 @@ impl Ui {
         bar
     }
 
-    /// Runs a command to its end. Its output goes to the log `name`, and to the terminal where
-    /// that was asked for. Fails if it does not exit with zero, with the end of the log.
+    /// Runs a command to its end. Its output goes to the log `name`, and to the terminal if the
+    /// user asked for that. If the command fails, the error has the end of the log.
     pub fn run(&self, name: &str, title: &str, command: &mut Command) -> Result<()> {
         let start = Instant::now();
         let log = self.log_path(name);
@@ -107,7 +107,7 @@ impl Ui {
     }
 }
 
-/// Starts a command that does not outlive this program, whatever ends it.
+/// Starts a command that the kernel kills when this program ends.
 pub fn spawn(command: &mut Command) -> Result<Child> {
     // SAFETY: prctl() is safe to call between fork and exec.
     unsafe {
@@ -124,7 +124,7 @@ pub fn spawn(command: &mut Command) -> Result<Child> {
     })
 }
 
-/// Runs a command and returns what it prints, or fails with what it says.
+/// Runs a command and returns its output. If it fails, the error has the output.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| {
         format!(
@@ -151,7 +151,7 @@ pub fn tail(path: &Path) -> Result<String> {
     Ok(lines[first..].join("\n"))
 }
 
-/// Formats a duration for people.
+/// Formats a duration.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 60.0 {

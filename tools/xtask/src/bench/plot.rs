@@ -16,7 +16,7 @@ struct Plot {
     /// The parameter, and the unit of the values.
     x: &'static str,
     unit: &'static str,
-    /// Which rows, by a parameter that is not `x`: those that have one of these words in it, or all.
+    /// Shows only rows with one of these words in the other parameters, or all if there are none.
     only: &'static [&'static str],
     title: &'static str,
 }
@@ -120,7 +120,7 @@ const SHADES: &[(RGBColor, RGBColor)] = &[
     (RGBColor(230, 90, 90), RGBColor(90, 90, 230)),
 ];
 
-/// Draws what there are results for. Returns the names of the plots.
+/// Draws the plots for which there are results. Returns their names.
 pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for plot in PLOTS {
@@ -176,7 +176,7 @@ fn draw(
     let (left, right) = fold(&mut all().map(|(x, _)| x));
     let (bottom, top) = fold(&mut all().map(|(_, y)| y));
 
-    // Powers of ten are too far apart where little happens.
+    // Powers of ten are too far apart if the values differ little.
     let base = if top / bottom < 100.0 { 2.0 } else { 10.0 };
     let mut svg = format!("{LICENSE}\n");
     let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();

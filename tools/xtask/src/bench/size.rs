@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How large the implementations are, from what was built.
+//! The sizes of the implementations, from the objects of a build.
 
 use super::{Key, BUILD};
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
 use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
 
-/// How the stack frames are called in the results.
+/// The name of the stack frames in the results.
 pub const FRAMES: &str = "stack frame of a sleeping thread";
 
 /// The function that is on the stack of a thread that sleeps in a fault, in either implementation.
 const SLEEPS: &str = "<handle_userfault>";
 
-/// Where the code is.
+/// Returns the objects that have the code.
 fn objects(imp: Impl) -> &'static str {
     match imp {
         Impl::Rust => "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o",
@@ -68,8 +68,8 @@ fn whole(text: &str) -> Result<(u64, u64)> {
     Ok((next()?, next()?))
 }
 
-/// Adds up the sizes of functions and of objects, but for those of unit tests, and for those of
-/// the `kernel` crate that have nothing to do with userfaultfd.
+/// Adds up the sizes of functions and of objects. Leaves out unit tests, and the parts of the
+/// `kernel` crate that are not about userfaultfd.
 fn symbols(text: &str) -> Result<(u64, u64)> {
     let (mut functions, mut objects) = (0, 0);
     let (mut file, mut seen) = ("", BTreeSet::new());

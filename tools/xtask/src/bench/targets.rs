@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the benchmark must show.
+//! The targets of the benchmark.
 
 use super::{size::FRAMES, Row, BUILD, CONTENTION, PATH_LENGTH};
 use crate::config::Impl;
 use serde::Serialize;
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
-/// How much a value may be off that should be the same as another.
+/// How much a value may differ from another that should be the same.
 const REPEATABLE: f64 = 1.01;
 /// How much a value that is flat may change.
 const FLAT: f64 = 1.1;
 /// How many times as many instructions C takes at least with so many sleeping threads.
 const AHEAD: &[(f64, f64)] = &[(1024.0, 5.0), (16384.0, 50.0)];
-/// How many threads are many where all are woken at once.
+/// From how many threads on it counts when all are woken at once.
 const MANY: f64 = 64.0;
 /// From how many faulting threads on Rust is ahead.
 const AHEAD_FROM: f64 = 8.0;
 /// How much of its peak the throughput keeps.
 const OF_PEAK: f64 = 0.9;
-/// How many bytes of the slab may be those of something else that happens meanwhile.
+/// How many bytes of the slab may come from something else that happens meanwhile.
 const UNRELATED_BYTES: f64 = 8.0;
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,9 +29,9 @@ pub enum Verdict {
     Missed,
     /// It could not be shown on this machine.
     NotAsserted,
-    /// It was not asked for, or the kernel has no such result.
+    /// The user did not ask for it, or the kernel has no such result.
     NotMeasured,
-    /// Nothing is asked, and it is good to know.
+    /// It has no bound.
     NoTarget,
 }
 
@@ -57,21 +57,21 @@ pub struct Target {
     pub found: String,
 }
 
-/// A value that is compared, and what it belongs to.
+/// A value that is compared, and the name of its row.
 struct Found {
     name: String,
     value: f64,
 }
 
 impl Found {
-    /// What a row has for Rust.
+    /// The value of a row for Rust.
     fn in_rust(name: String, row: &Row) -> Option<Self> {
         let value = row.median(Impl::Rust)?;
         Some(Self { name, value })
     }
 }
 
-/// What values must keep to.
+/// A bound of values.
 #[derive(Copy, Clone)]
 enum Bound {
     AtMost(f64),
@@ -164,7 +164,7 @@ fn growth(curves: &Curves<'_>) -> Vec<Found> {
     found
 }
 
-/// What each row has for Rust in terms of C.
+/// Returns Rust divided by C for each row.
 fn ratios(rows: &[&Row]) -> Vec<Found> {
     let found = |row: &&Row| {
         let name = format!("{} {}", row.key.measure, row.key.params(""));
@@ -195,7 +195,7 @@ fn spreads(rows: &[&Row]) -> Vec<Found> {
     found
 }
 
-/// Whether the way in which threads are woken is called so.
+/// Whether the name of the way in which threads are woken has a text in it.
 fn has(row: &Row, how: &str) -> bool {
     row.key.param("how").is_some_and(|name| name.contains(how))
 }
@@ -381,7 +381,7 @@ fn memory(rows: &[Row]) -> Vec<Target> {
             bytes(Impl::C)
         )
     };
-    // Nothing bounds these, and they are good to know.
+    // These have no bounds.
     let known = [
         ("stack of a sleeping thread", FRAMES, "whole stack frame: "),
         (
@@ -412,7 +412,7 @@ fn memory(rows: &[Row]) -> Vec<Target> {
     targets
 }
 
-/// What is asked of the throughput.
+/// Judges the throughput.
 fn contention(results: &Results, asserted: bool) -> Vec<Target> {
     let measure = "load";
     let rows = results.of(CONTENTION, measure, "faults");

@@ -58,7 +58,7 @@ fn am_line(kdir: &Path, patches: &[PathBuf]) -> String {
     line
 }
 
-/// Writes the commits of a tree as patches. The list is for people to bring up to date.
+/// Writes the commits of a tree as patches. The user has to bring the list up to date.
 fn take_over(session: &Session, tree: &Path, to: &str) -> Result<()> {
     let directory = session.repo.join(FIXES);
     git::format(tree, &format!("refs/tags/base..{to}"), &directory)?;

@@ -2,8 +2,8 @@
 
 //! Finding functions in C code.
 
-/// Finds the definitions of a C function: there are several where that depends on the
-/// configuration. Each goes from its first line to the first line that is just `}`, or is one line.
+/// Finds the definitions of a C function. There are several if the definition depends on the
+/// configuration. A definition ends with the first line that is just `}`, or is one line.
 pub fn bodies<'a>(text: &'a str, function: &str) -> Vec<&'a str> {
     let mut found = Vec::new();
     let mut start = 0;

@@ -17,7 +17,7 @@ const SHA256: &str = "fdf4c4d487c95b17a41cb38003faef86669e532a44fe702eb31a3390b6
 const DEBIAN_VERSION: &str = "linux=6.18.15-1~bpo13+1";
 const KERNEL_ORG: &str = "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.18.15.tar.xz";
 
-/// Directories of tarballs that are looked in first.
+/// Names directories that may already have the tarball.
 pub const DISTFILES: &str = "UFFD_DISTFILES";
 
 fn check_sum(path: &Path) -> Result<()> {

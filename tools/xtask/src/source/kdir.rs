@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 impl Source {
-    /// Uses somebody's own tree, of which a copy is made.
+    /// Makes a copy of the user's own tree.
     pub fn from_kdir(ui: &Ui, cache: &Path, kdir: &Path, repo: &Path) -> Result<Self> {
         let kdir =
             fs::canonicalize(kdir).with_context(|| format!("{} does not exist", kdir.display()))?;
@@ -42,12 +42,12 @@ impl Source {
     }
 }
 
-/// What identifies the state of a tree.
+/// Returns what identifies the state of a tree.
 fn tree_id(kdir: &Path) -> Result<String> {
     Ok(output(git(kdir).args(["rev-parse", "HEAD"])).unwrap_or_default())
 }
 
-/// The version that a kernel tree says it has.
+/// Returns the version in the makefile of a kernel tree.
 pub fn version(tree: &Path) -> Result<String> {
     let makefile = fs::read_to_string(tree.join("Makefile"))
         .with_context(|| format!("{} is no kernel tree", tree.display()))?;
@@ -63,8 +63,8 @@ pub fn version(tree: &Path) -> Result<String> {
     Ok(format!("{version}.{patch}.{sub}{extra}"))
 }
 
-/// Checks that a tree is of the right version, and unchanged where the series or the fixes that it
-/// lacks change it.
+/// Checks that a tree is of the right version, and that the files that the series and the missing
+/// fixes change have no local changes.
 fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
     let version = version(kdir)?;
     if !version.starts_with("6.18.") {

@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{bail, Context, Result};
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// Places in the repository whose files are those that the series adds.
+/// The directories whose files the series adds to a kernel tree.
 const OVERLAY: &[&str] = &[
     "Documentation",
     "fs",
@@ -36,7 +36,7 @@ impl Source {
         Ok(list.lines().map(str::to_string).collect())
     }
 
-    /// Fails where the files of the repository and those of the series differ.
+    /// Fails if the files of the repository and the files that the series adds differ.
     pub fn check_overlay(&self, ui: &Ui, repo: &Path) -> Result<()> {
         let commits = self.apply(ui, repo)?;
         let mut in_series = BTreeSet::new();
@@ -129,8 +129,9 @@ fn maintainers_entry(text: &str) -> &str {
         .trim_end()
 }
 
-/// What the commits of the series come after, in a tree that it is taken from: the fixes if it has
-/// them, or the base. The fixes may be others than those of today.
+/// Returns the tag that the commits of the series come after, in a tree that the series is taken
+/// from: the fixes if the tree has them, or the base. The tree may have older fixes than this
+/// repository.
 pub fn series_base(tree: &Path) -> Result<String> {
     let nearest = output(
         git(tree)
@@ -162,8 +163,8 @@ fn refuse_fixes(tree: &Path, range: &str, fixes: &Fixes) -> Result<()> {
     Ok(())
 }
 
-/// Whether a patch has the name that git gives to one with this subject, as in a name: after a
-/// number, and cut where it gets too long.
+/// Whether git gives this name to a patch with this subject. A name begins with a number, and git
+/// cuts it if it is too long.
 fn is_named_after(patch: &str, subject: &str) -> bool {
     let name = patch.trim_end_matches(".patch");
     let name = name.split_once('-').map_or(name, |(_, name)| name);

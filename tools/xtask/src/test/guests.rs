@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guests of one kernel: what they run, and what is wrong with what they print.
+//! The guests of one kernel: the jobs that they run, and the problems that they show.
 
 use crate::{
     builder::Builder,
@@ -26,13 +26,13 @@ pub struct Guests<'a> {
     image: PathBuf,
     programs: PathBuf,
     accel: Accel,
-    /// What time limits are multiplied by.
+    /// Multiplies time limits.
     slowness: u32,
 }
 
-/// What a guest is booted for.
+/// A boot of a guest.
 struct Job<'a> {
-    /// What is added to the name of the kernel, for the directory that the guest shares.
+    /// Follows the name of the kernel in the name of the directory that the guest shares.
     suffix: &'a str,
     title: &'a str,
     directories: &'a [&'a Path],
@@ -118,8 +118,8 @@ impl<'a> Guests<'a> {
         })
     }
 
-    /// Does the same as `programs` once more. Returns what is wrong, and which answers differ from
-    /// those before.
+    /// Does the same as `programs` once more. Returns the problems, with the answers that differ
+    /// from the first ones.
     pub fn repeat_programs(&self, (first, before): &(Outcome, PathBuf)) -> Result<Vec<String>> {
         // The second guest writes to the same console.
         let mut problems = ConsoleCheck::new()?.check(&first.console)?;
@@ -162,7 +162,7 @@ impl<'a> Guests<'a> {
     }
 }
 
-/// Collects what a guest complained about, apart from what its suites report.
+/// Returns the problems of a guest, apart from those in the reports of its suites.
 pub fn complaints(outcome: &Outcome, console: &ConsoleCheck, imp: Impl) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     if !says(outcome, imp) {
@@ -170,7 +170,7 @@ pub fn complaints(outcome: &Outcome, console: &ConsoleCheck, imp: Impl) -> Resul
     }
     for line in outcome.output.lines() {
         let note = line.strip_prefix("@@ note ");
-        // What the conformance suite says about itself.
+        // The conformance suite prints its own problems like this.
         let own = line.strip_prefix("problem: ");
         problems.extend(note.or(own).map(str::to_string));
     }
@@ -187,8 +187,8 @@ fn says(outcome: &Outcome, imp: Impl) -> bool {
     lines.any(|line| line.starts_with("@@ ready") && line.ends_with(&name))
 }
 
-/// Says what is wrong with the reports of suites. `complete` tells whether the suites of the
-/// project must run all their tests.
+/// Returns the problems in the reports of suites. `complete` tells whether the suites of this
+/// repository must run all their tests.
 pub fn failures(reports: &[(String, Report)], complete: bool) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, report) in reports {

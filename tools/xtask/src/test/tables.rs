@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What several kernels did in all suites, side by side.
+//! The results of several kernels, side by side.
 
 use super::{names, Results};
 use crate::{report::DOCUMENTED, suites};
@@ -32,10 +32,10 @@ pub fn table(all: &[Results]) -> Table {
     table
 }
 
-/// What stands in place of a value that a program printed on one kernel only.
+/// Stands for a value that a program printed on one kernel only.
 pub const NOT_MEASURED: &str = "not measured";
 
-/// What the programs measured, a column for each kernel.
+/// The values that the programs measured, a column for each kernel.
 pub fn measures(all: &[Results]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
@@ -57,7 +57,7 @@ pub fn measures(all: &[Results]) -> Table {
     table
 }
 
-/// Lists what was skipped or run again, and why.
+/// Lists the tests that were skipped or run again, with the reasons.
 pub fn print_exceptions(all: &[Results]) {
     for results in all {
         for (name, report) in &results.reports {
