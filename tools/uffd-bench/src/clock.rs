@@ -25,7 +25,7 @@ pub enum Mode {
 /// How many instructions two readings of the counter cost by themselves.
 static OVERHEAD: OnceLock<u64> = OnceLock::new();
 
-/// How many times the loop that checks the counter goes round. Each time is two instructions.
+/// How often the loop that checks the counter runs. Each time takes two instructions.
 const LOOPS: u64 = 100_000;
 
 impl Mode {

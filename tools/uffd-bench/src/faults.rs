@@ -55,7 +55,7 @@ fn serve(
     Ok(true)
 }
 
-/// 1: one thread faults, one reads and resolves.
+/// Measures `single-fault`: one thread faults, one reads and resolves.
 pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Result<()> {
     let faults = match backing {
         Backing::Hugetlb => HUGE_FAULTS,
@@ -63,7 +63,7 @@ pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Resu
     };
     let page = backing.page();
     let memory = Memory::new(backing, faults)?;
-    // Where pages are moved from they have to differ.
+    // Pages that are moved have to differ.
     let source = Memory::new(
         backing,
         if resolution == Resolution::Move {
@@ -150,7 +150,7 @@ fn wait(uffd: &Uffd, epoll: Option<&OwnedFd>) {
     }
 }
 
-/// 4: many threads wait to hear of a fault.
+/// Measures `waiters`: many threads wait for the message of a fault.
 pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> {
     let memory = Memory::new(Backing::Anon, FAULTS)?;
     let source = Memory::new(Backing::Anon, 1)?;
@@ -187,14 +187,14 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
     report.exact(&[], switches, "context switches of waiters")
 }
 
-/// How many faults 5 takes at least, altogether, and for each thread.
+/// How many faults `load` takes at least, altogether, and for each thread.
 const LOAD_FAULTS: (usize, usize) = (2048, 32);
-/// How many times as many where time is measured.
+/// How many times as many if time is measured.
 const LOAD_FACTOR: usize = 2;
 /// How far apart the memory of the threads is, in pages: as that of virtual CPUs is.
 const APART: usize = 512;
 
-/// 5: threads fault as fast as they can.
+/// Measures `load`: threads fault as fast as they can.
 pub fn load(
     faulting: usize,
     handlers: Handlers,

@@ -2,8 +2,8 @@
 
 //! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root.
 //!
-//! Each result is a line of JSON on the standard output; what goes on is told on the standard
-//! error. What cannot be measured is an error, and the others are measured nevertheless.
+//! Each result is a line of JSON on the standard output. The progress is on the standard error. A
+//! case that cannot be measured is an error, and does not keep the other cases from being measured.
 
 mod clock;
 mod faults;
@@ -122,8 +122,7 @@ fn forgo_randomization() -> Result<()> {
         .into())
 }
 
-/// Runs a case in a process of its own: whatever it leaves behind goes with the process, and it
-/// cannot take for ever.
+/// Runs a case in a process of its own, so that it leaves nothing behind and has a time limit.
 fn in_child(case: impl FnOnce() -> Result<()>) -> Result<()> {
     // SAFETY: There is one thread, so the child may do what it likes.
     let child = unsafe { libc::fork() };
@@ -148,7 +147,7 @@ fn in_child(case: impl FnOnce() -> Result<()>) -> Result<()> {
         child => {
             let mut status = 0;
             // SAFETY: The status is valid. What the console still has to print would disturb the
-            // next case; where there is no console, this does nothing.
+            // next case. If there is no console, this does nothing.
             unsafe {
                 ensure!(
                     libc::waitpid(child, &mut status, 0) == child,

@@ -87,7 +87,7 @@ fn measure(samples: &mut Samples, operation: impl FnOnce() -> bool) -> Result<()
     Ok(())
 }
 
-/// 7: an operation waits until its event was read by another thread.
+/// Measures `event`: an operation waits until another thread has read its event.
 pub fn event(kind: EventKind, report: &Report) -> Result<()> {
     let len = PAGES * PAGE;
     let mut start = Memory::new(Backing::Anon, PAGES)?.start;
@@ -110,7 +110,7 @@ pub fn event(kind: EventKind, report: &Report) -> Result<()> {
         let mut message = [messages(1)[0]];
         must(monitor.read(&mut message).context("read"), "the monitor");
         if u32::from(message[0].event) == uapi::UFFD_EVENT_FORK {
-            // SAFETY: The message is about a fork, and nobody else has its descriptor.
+            // SAFETY: The message is about a fork, and there is no other owner of its descriptor.
             unsafe { libc::close(message[0].arg.fork.ufd as i32) };
         }
     })?;
@@ -143,7 +143,7 @@ fn populate(start: usize) {
     }
 }
 
-/// 8: what a process pays that never uses userfaultfd.
+/// Measures `builtin`: the cost for a process that never uses userfaultfd.
 pub fn builtin(operation: Plain, report: &Report) -> Result<()> {
     let len = PAGES * PAGE;
     let mut samples = Samples::with_capacity(REPEATS);
@@ -191,7 +191,7 @@ fn slab() -> Result<f64> {
     Ok(kib.context("no Slab in /proc/meminfo")?.parse::<f64>()? * 1024.0)
 }
 
-/// 9: memory.
+/// Measures `memory`.
 pub fn memory(report: &Report) -> Result<()> {
     let path = "/sys/kernel/slab/userfaultfd_ctx_cache/object_size";
     let size = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is measured, with all parameters.
+//! The measures, with all parameters.
 
 use crate::{
     clock::Mode,
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 
-/// How much of it.
+/// How much is measured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Extent {
     /// What a test has time for: three measures with few parameters.
@@ -56,7 +56,7 @@ pub enum Handlers {
     AsMany,
 }
 
-/// What a process does to registered memory, so that an event is reported.
+/// An operation on registered memory that is reported as an event.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -66,7 +66,7 @@ pub enum EventKind {
     Madvise,
 }
 
-/// What a process does that never uses userfaultfd.
+/// An operation of a process that never uses userfaultfd.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Plain {
@@ -88,7 +88,7 @@ pub enum Case {
         resolution: Resolution,
         backing: Backing,
     },
-    /// Copying a page that nobody waits for, while threads sleep at others.
+    /// Copying a page for which no thread waits, while threads sleep at other pages.
     UnrelatedResolve { sleepers: usize },
     /// Copying a page to each of the threads that sleep, in several orders; and waking all or
     /// half of them at once. Each is a result of its own.
@@ -98,7 +98,7 @@ pub enum Case {
         #[serde(skip)]
         whole: bool,
     },
-    /// A fault that several threads wait to hear of.
+    /// A fault, while several threads wait for its message.
     Waiters { waiting: Waiting, waiters: usize },
     /// Threads that fault all the time, with continued shmem pages, and threads that resolve.
     Load {
@@ -108,11 +108,11 @@ pub enum Case {
     },
     /// Reading several messages at once.
     BatchedRead { messages: usize },
-    /// Threads that begin to sleep, while another one reads what they have to say.
+    /// Threads that begin to sleep, while another one reads their messages.
     Enqueue { threads: usize },
     /// An operation that waits until its event was read.
     Event { event: EventKind },
-    /// What others pay.
+    /// The cost for processes that do not use userfaultfd.
     Builtin { operation: Plain },
     /// Bytes for each context, and for each thread that sleeps. Several results.
     Memory,
@@ -139,7 +139,7 @@ impl Case {
     }
 }
 
-/// The name of the measure and the parameters, for people.
+/// The name of the measure and the parameters.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(Value::Object(mut params)) = serde_json::to_value(self) else {
@@ -168,7 +168,8 @@ const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
     (Poison, &[Anon, Shmem, Hugetlb]),
 ];
 
-/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which extents on.
+/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which extents
+/// on.
 const SLEEPERS: &[(usize, Extent, Extent)] = &[
     (1, Extent::Check, Extent::Quick),
     (4, Extent::Full, Extent::Full),

@@ -26,7 +26,7 @@ struct Row<'a> {
     samples: usize,
 }
 
-/// Where the results of a case go.
+/// The output for the results of a case.
 pub struct Report {
     pub mode: Mode,
     params: Map<String, Value>,

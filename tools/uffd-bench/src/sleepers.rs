@@ -21,7 +21,8 @@ use std::{
 /// How many unrelated pages are copied.
 const UNRELATED: usize = 128;
 
-/// How much memory there is, in pages, however few threads sleep in it: room for the unrelated ones.
+/// How much memory there is, in pages, however few threads sleep in it: room for the unrelated
+/// ones.
 const MEMORY_AT_LEAST: usize = 2 * UNRELATED;
 
 /// How many resolves of a kind there are at least, however few threads sleep; and how many at
@@ -36,7 +37,7 @@ const RANDOM: &str = "random";
 /// ones.
 const FIRST: usize = 16;
 
-/// How many messages are read at once where that is not what is measured.
+/// How many messages are read at once, except in `batched-read`.
 const BATCH: usize = 256;
 
 /// How often is looked whether all threads sleep, at most.
@@ -161,8 +162,9 @@ impl Sleepers {
     }
 }
 
-/// 2: a page is copied that nobody waits for, between those of the threads that sleep: wherever an
-/// implementation looks for them, it finds their neighbours.
+/// Measures `unrelated-resolve`: a copy of a page for which no thread waits. It is between the
+/// pages of the threads that sleep, so that an implementation finds neighbours when it looks for
+/// waiters.
 pub fn unrelated(count: usize, report: &Report) -> Result<()> {
     const STRIDE: usize = 2;
     let mut sleepers = Sleepers::new(count, 1, STRIDE)?;
@@ -196,7 +198,8 @@ fn shuffled(count: usize) -> Vec<usize> {
     numbers
 }
 
-/// 3: a page is copied to each thread; and many are woken at once, at last by closing the descriptor.
+/// Measures `resolve-sleepers`: copies of a page for each thread, and wake-ups of many threads at
+/// once, the last one by closing the descriptor.
 /// `whole` says whether very many are resolved one by one as well.
 pub fn resolve(count: usize, whole: bool, report: &Report) -> Result<()> {
     let in_order: Vec<usize> = (0..count).collect();
@@ -245,11 +248,11 @@ pub fn resolve(count: usize, whole: bool, report: &Report) -> Result<()> {
     report.part(&how, &samples, "instructions per thread")
 }
 
-/// How many messages wait to be read in 6, and how often that is repeated.
+/// How many messages wait to be read in `batched-read`, and how often that is repeated.
 const UNREAD: usize = 64;
 const BATCH_ROUNDS: usize = 16;
 
-/// 6: several messages are read at once.
+/// Measures `batched-read`: reads of several messages at once.
 pub fn batched(size: usize, report: &Report) -> Result<()> {
     ensure!(UNREAD % size == 0, "{UNREAD} is not a multiple of {size}");
     let mut sleepers = Sleepers::new(UNREAD, BATCH_ROUNDS, 1)?;
@@ -274,7 +277,7 @@ pub fn batched(size: usize, report: &Report) -> Result<()> {
     report.row(&samples, "instructions per message")
 }
 
-/// 6: many threads begin to sleep, while another one reads what they have to say.
+/// Measures `enqueue`: many threads begin to sleep, while another one reads their messages.
 pub fn enqueue(count: usize, report: &Report) -> Result<()> {
     let memory = Memory::new(Backing::Shmem, count)?;
     let uffd = Uffd::new(false, 0)?;

@@ -18,7 +18,7 @@ pub use uapi::uffd_msg as Message;
 /// The size of a small page, in bytes.
 pub const PAGE: usize = 4096;
 
-/// Where the next memory goes. Fixed addresses make runs repeatable.
+/// The address of the next mapping. Fixed addresses make runs repeatable.
 static NEXT: AtomicUsize = AtomicUsize::new(0x10_0000_0000);
 
 /// The distance of memory that is mapped at fixed addresses, in bytes.
@@ -52,7 +52,7 @@ impl Backing {
     }
 }
 
-/// A mapping. It goes with the process.
+/// A mapping that lasts as long as the process.
 #[derive(Copy, Clone)]
 pub struct Memory {
     pub start: usize,
@@ -226,7 +226,7 @@ impl Uffd {
         Ok(())
     }
 
-    /// Resolves faults in a range. `source` is where copied and moved pages come from.
+    /// Resolves faults in a range. Copied and moved pages come from `source`.
     pub fn resolve(
         &self,
         how: Resolution,
@@ -294,7 +294,7 @@ impl Uffd {
         self.ioctl(ioctl::UFFDIO_WRITEPROTECT, &mut request)
     }
 
-    /// Copies a page to each page of a range, and wakes nobody.
+    /// Copies a page to each page of a range, without a wake-up.
     pub fn fill_silently(&self, start: usize, pages: usize, source: usize) -> io::Result<()> {
         for page in 0..pages {
             self.ioctl(

@@ -104,7 +104,7 @@ fn report(tap: &Tap, case: &Case, outcome: &Outcome) -> Result<()> {
         outcome.forks,
         outcome.transferred
     );
-    ensure!(outcome.faults > 0, "nobody waited for a page");
+    ensure!(outcome.faults > 0, "no thread waited for a page");
     let pages = case.mib << 8;
     for one in &outcome.transferred {
         ensure!(
@@ -158,7 +158,7 @@ fn migrate(directory: &Path, case: &Case) -> Result<Outcome> {
         let status = process.wait(LIMIT)?;
         ensure!(status.success(), "{} ended with {status}", process.name);
     }
-    // It goes when all of its memory is elsewhere.
+    // It ends when all of its memory is elsewhere.
     let status = target.wait(LIMIT)?;
     ensure!(!status.success(), "the original process ended by itself");
     let log = fs::read_to_string(images.join("lazy-pages.log"))?;
@@ -220,12 +220,12 @@ fn command_line(command: &Command) -> Vec<&std::ffi::OsStr> {
         .collect()
 }
 
-/// A port that nobody listens on.
+/// Returns a port on which no process listens.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// A process, which is killed when this goes away.
+/// A process that is killed when this is dropped.
 struct Process {
     name: String,
     child: Child,
@@ -245,7 +245,7 @@ fn start(command: &mut Command) -> Result<Process> {
     Ok(Process { name, child })
 }
 
-/// Starts a command of CRIU that says when it is ready. Returns where it says so.
+/// Starts a command of CRIU that says when it is ready. Returns the pipe on which it does.
 fn start_with_status(command: &mut Command) -> Result<(Process, File)> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let number = write.as_raw_fd();
@@ -373,7 +373,7 @@ fn logs(directory: &Path) -> String {
     text
 }
 
-/// A directory that goes away with this.
+/// A directory that is removed when this is dropped.
 struct Directory(PathBuf);
 
 impl Directory {

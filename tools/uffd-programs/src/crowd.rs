@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Very many threads that sleep in faults of one userfaultfd, on several CPUs. Some get their pages,
-//! and the others go on when the descriptor is closed. None may be left behind, and no CPU may be
-//! held up meanwhile, of which the kernel would complain.
+//! Very many threads that sleep in faults of one userfaultfd, on several CPUs. Some get their
+//! pages, and the others go on when the descriptor is closed. None may be left behind, and no CPU
+//! may be held up meanwhile, of which the kernel would complain.
 
 use crate::{
     support::{self, isolated, pattern, Mapping, Measures, PAGE, WORD},
@@ -27,8 +27,8 @@ const THREADS: usize = 16_384;
 /// One in so many gets its page.
 const RESOLVED: usize = 64;
 
-/// After how long a case hangs. Under emulation, a PREEMPT_RT guest takes a minute and a half, and one
-/// with KASAN took over four minutes with two other guests beside it.
+/// After how long a case hangs. Under emulation, a PREEMPT_RT guest takes a minute and a half, and
+/// one with KASAN took over four minutes with two other guests beside it.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// How many messages are read at once.
@@ -92,7 +92,7 @@ fn gather(read: bool) -> Result<Measures> {
     let began = Instant::now();
     for &page in resolved {
         source.store(0, pattern(page, 0, 0));
-        // SAFETY: Both are mapped, and nobody has seen the page yet.
+        // SAFETY: Both are mapped, and no other thread has seen the page yet.
         unsafe { uffd.copy(source.at(0), memory.at(page * PAGE), PAGE, true)? };
     }
     let resolving = began.elapsed();

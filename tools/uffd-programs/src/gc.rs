@@ -114,7 +114,7 @@ fn create(known: FeatureFlags, bits: u64) -> Result<Uffd> {
 
 /// Runs `body` while a thread handles the messages of a userfaultfd. Returns what `body` does.
 ///
-/// An error of the handler ends the process: those who wait for it could not be told.
+/// An error of the handler ends the process, because the threads that wait for it cannot be told.
 fn with_handler<T>(
     uffd: &Uffd,
     mut handle: impl FnMut(Event) -> Result<()> + Send,
@@ -170,7 +170,7 @@ fn in_threads<T: Send>(count: usize, body: impl Fn(usize) -> Result<T> + Sync) -
     })
 }
 
-/// Tells whether an ioctl found that somebody else was faster: the page is there.
+/// Tells whether an ioctl found that another thread was faster: the page is there.
 fn exists(err: &Error) -> bool {
     let exists = nix::errno::Errno::EEXIST as i32;
     match err {
@@ -245,7 +245,7 @@ impl Heap {
         Ok(())
     }
 
-    /// Checks an object that nobody is writing.
+    /// Checks an object that no thread is writing.
     fn verify(&self, object: usize) -> Result<()> {
         verify_object(&self.memory, object * OBJECT, object, self.version(object))
     }
@@ -373,7 +373,7 @@ fn count(pages: &[bool]) -> u64 {
     pages.iter().filter(|page| **page).count() as u64
 }
 
-/// Sets a flag when it goes away, also if that is because of an error.
+/// Sets a flag when it is dropped, also after an error.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Live migration by QEMU: postcopy, where the destination fetches pages when its guest touches
-//! them, and background snapshots, where pages are saved before the guest writes to them.
+//! Live migration by QEMU: postcopy, in which the destination fetches pages when its guest touches
+//! them, and background snapshots, for which pages are saved before the guest writes to them.
 //!
 //! The guest checks all of its memory again and again while it is moved, see [`guest`].
 
@@ -160,7 +160,7 @@ fn config<'a>(
     }
 }
 
-/// A directory that goes away with its files.
+/// A directory that is removed with its files when this is dropped.
 struct Directory(PathBuf);
 
 impl Directory {

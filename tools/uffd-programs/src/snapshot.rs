@@ -190,7 +190,7 @@ fn write_memory(path: &Path, case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// A directory that goes away with this.
+/// A directory that is removed when this is dropped.
 struct Directory(PathBuf);
 
 impl Directory {

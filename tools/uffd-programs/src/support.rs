@@ -46,8 +46,8 @@ static RESULT: OnceLock<File> = OnceLock::new();
 
 /// A process that runs a function. It is killed with the handle, and ends with its parent.
 ///
-/// What can wait for ever for a page goes into such a process: a thread that sleeps in a page fault
-/// cannot be told to give up.
+/// Code that may wait forever for a page runs in such a process, because a thread that sleeps in a
+/// page fault cannot be told to give up.
 pub struct Process {
     pid: Pid,
     result: File,
@@ -216,7 +216,7 @@ pub fn memory_file(len: usize) -> Result<File> {
     // SAFETY: The name is a string that ends with a zero.
     let fd = unsafe { libc::memfd_create(c"uffd-programs".as_ptr(), libc::MFD_CLOEXEC) };
     check("memfd_create", fd)?;
-    // SAFETY: It is a new descriptor, and nobody else's.
+    // SAFETY: It is a new descriptor, and this is its only owner.
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(len as u64)?;
     Ok(file)
@@ -258,7 +258,7 @@ impl Mapping {
 
     fn new(len: usize, flags: i32, fd: i32) -> Result<Self> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: A new mapping hurts nobody.
+        // SAFETY: A new mapping changes no memory that is in use.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error()).context("mmap");
@@ -317,7 +317,7 @@ impl Mapping {
     /// madvise().
     pub fn advise(&self, offset: usize, len: usize, advice: i32) -> Result<()> {
         assert!(offset + len <= self.len);
-        // SAFETY: The range is ours. Nobody relies on what the words are.
+        // SAFETY: The range is ours. No code relies on the values of the words.
         check("madvise", unsafe {
             libc::madvise(self.at(offset), len, advice)
         })
@@ -337,13 +337,13 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: Nobody has a reference any more.
+        // SAFETY: There is no reference any more.
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
 
-/// A word that tells what it is: word `index` of the version `version` of thing `thing`. It is never
-/// zero.
+/// A word that tells what it is: word `index` of the version `version` of thing `thing`. It is
+/// never zero.
 pub fn pattern(thing: usize, version: u64, index: usize) -> u64 {
     ((version << 44) | ((thing as u64) << 20) | index as u64) ^ KEY
 }

@@ -187,7 +187,7 @@ impl Target {
         verify_page(&self.memory, page, version)
     }
 
-    /// Checks all memory. To be called while nobody writes.
+    /// Checks all memory. No thread may write meanwhile.
     fn verify_all(&self) -> Result<()> {
         (0..self.memory.pages()).try_for_each(|page| self.verify(page))?;
         (0..SHARED_PAGES)
@@ -198,8 +198,8 @@ impl Target {
     /// Makes a child, which looks at the memory too.
     fn fork(&self) -> Result<nix::unistd::Pid> {
         let whole = self.whole.write().unwrap();
-        // SAFETY: The child has this thread only. It takes no lock that another thread may hold, but
-        // that of the allocator, which the C library keeps usable.
+        // SAFETY: The child has this thread only. It takes no lock that another thread may hold,
+        // but that of the allocator, which the C library keeps usable.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(child),
             ForkResult::Child => {

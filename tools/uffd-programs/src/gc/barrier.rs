@@ -103,7 +103,7 @@ fn let_write(heap: &Heap, uffd: &Uffd, before: &[Before], event: Event) -> Resul
 /// Checks that the heap can be seen as it was at the start.
 fn mark(heap: &Heap, before: &[Before], versions: &[u64]) -> Result<()> {
     for (page, before) in before.iter().enumerate() {
-        // If nothing is kept after this, then nobody could write before it.
+        // If nothing is kept after this, then no thread could write before it.
         let now = heap.memory.load_page(page);
         let words = before.lock().unwrap().unwrap_or(now);
         Heap::verify_page(page, &words, versions).context("the marker sees something else")?;

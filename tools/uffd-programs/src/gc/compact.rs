@@ -46,10 +46,10 @@ struct Space {
 #[derive(Default)]
 struct Counters {
     faults: AtomicU64,
-    /// Moved by the handler, because somebody waited.
+    /// Moved by the handler, because a thread waited.
     for_faults: AtomicU64,
     in_order: AtomicU64,
-    /// Somebody else had moved it.
+    /// Another thread had moved it.
     races: AtomicU64,
     busy: AtomicU64,
 }
@@ -146,7 +146,7 @@ fn wait_for_faults(faults: usize, counters: &Counters) {
     }
 }
 
-/// Moves the page that somebody waits for.
+/// Moves the page that a thread waits for.
 fn move_for(
     uffd: &Uffd,
     from: &Space,
@@ -197,7 +197,7 @@ fn move_in_order(uffd: &Uffd, from: &Space, to: &Space, counters: &Counters) -> 
     Ok(())
 }
 
-/// Moves pages that are together. Returns how many were not moved by somebody else.
+/// Moves pages that are together. Returns how many this call moved, and not another thread.
 fn move_pages(
     uffd: &Uffd,
     from: &Space,
@@ -276,7 +276,7 @@ impl Space {
         }
     }
 
-    /// Where an object is.
+    /// Returns the place of an object.
     fn offset(&self, object: usize) -> usize {
         self.places[object / PAGE_OBJECTS] * PAGE + object % PAGE_OBJECTS * OBJECT
     }

@@ -97,7 +97,7 @@ fn mutate(heap: &Heap, size: Size, round: u64, me: usize) -> Result<()> {
 }
 
 impl Corrector<'_> {
-    /// Corrects the page that somebody waits for, and the next ones.
+    /// Corrects the page that a thread waits for, and the next ones.
     fn handle(&mut self, event: Event) -> Result<()> {
         let Event::Pagefault {
             kind: FaultKind::Minor,
@@ -127,7 +127,7 @@ impl Corrector<'_> {
             return;
         }
         for object in page * PAGE_OBJECTS..(page + 1) * PAGE_OBJECTS {
-            // Nobody could use the object yet, so this is still what it is to be.
+            // No thread could use the object yet, so this is still its right state.
             store_object(
                 self.alias,
                 object * OBJECT,

@@ -97,7 +97,7 @@ fn collect_once(heap: &Heap, pagemap: &File, size: Size, round: u64) -> Result<(
 
     let mut again = vec![false; size.pages];
     scan(&heap.memory, pagemap, &mut again)?;
-    ensure!(count(&again) == 0, "pages are dirty that nobody wrote");
+    ensure!(count(&again) == 0, "pages are dirty that no thread wrote");
     heap.verify_all()?;
     Ok((scans, count(&dirty)))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A snapshot of a guest that goes on while it is taken: its memory is write-protected, and a page is
-//! saved before the guest writes to it.
+//! A snapshot of a guest that goes on while it is taken: its memory is write-protected, and a page
+//! is saved before the guest writes to it.
 
 use super::{
     guest::{self, SIGNS},
@@ -69,7 +69,7 @@ fn take(
     machine.wait_stop_and_resume()?;
     let latest = machine.signs()?;
 
-    // The rest of the memory stays write-protected until somebody reads what is saved. So the guest
+    // The rest of the memory stays write-protected until a reader takes what is saved. So the guest
     // cannot finish a round, besides the one that it is in. Without protection it would.
     saver.wait_first_bytes(config.limit)?;
     thread::sleep((3 * round).max(Duration::from_secs(1)));
@@ -137,7 +137,7 @@ impl Saver {
             let (mut stream, _) = listener.accept()?;
             stream.set_read_timeout(Some(limit))?;
             let first = io::copy(&mut (&mut stream).take(FIRST_BYTES), &mut file)?;
-            // If nobody is there any more, nobody wants the rest.
+            // If there is no receiver any more, the rest is not wanted.
             if first_bytes_sender.send(()).is_err() || rest_receiver.recv().is_err() {
                 return Ok(first);
             }

@@ -23,7 +23,7 @@ pub fn image() -> &'static [u8] {
         &raw const postcopy_guest_start,
         &raw const postcopy_guest_end,
     );
-    // SAFETY: These are the start and the end of a part of one section that nobody ever writes.
+    // SAFETY: These are the start and the end of a part of one section that is never written.
     unsafe { slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 

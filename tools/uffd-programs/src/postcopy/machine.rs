@@ -281,8 +281,8 @@ impl Machine {
         self.signs_before = signs_before;
     }
 
-    /// Says that the guest came from a machine where it had given one of these numbers of signs, and
-    /// finds out from the next ones which.
+    /// Says that the guest came from a machine where it had given one of these numbers of signs,
+    /// and finds out from the next ones which.
     pub fn continues_one_of(&mut self, candidates: RangeInclusive<usize>) -> Result<()> {
         let what = format!("{}: first signs", self.name);
         // There is a letter in them.

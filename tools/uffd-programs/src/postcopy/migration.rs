@@ -36,8 +36,8 @@ const REQUESTS_BEFORE_CUT: u64 = 20;
 /// How long the guest is watched after a cut, when it should wait for a page.
 const CUT_TIME: Duration = Duration::from_millis(500);
 
-/// Migrates a guest, and checks that it has all of its data. After it has arrived it checks all of its
-/// memory for so many `rounds`.
+/// Migrates a guest, and checks that it has all of its data. After it has arrived it checks all of
+/// its memory for so many `rounds`.
 pub fn run(tap: &Tap, scenario: &Scenario, config: &Config, rounds: usize) -> Result<()> {
     let started = Instant::now();
     let mut migration = Migration {

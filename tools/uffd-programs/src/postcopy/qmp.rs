@@ -16,7 +16,7 @@ pub struct Qmp {
     stream: BufReader<UnixStream>,
     /// What has come of the next line.
     line: Vec<u8>,
-    /// Events that nobody has waited for yet.
+    /// Events that no caller has waited for yet.
     events: VecDeque<Value>,
     /// How long QEMU may take for an answer.
     limit: Duration,

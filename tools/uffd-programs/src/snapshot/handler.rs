@@ -122,7 +122,7 @@ fn receive(stream: &UnixStream) -> Result<(Uffd, Vec<u8>)> {
         })
         .context("there is no descriptor in the message")?;
     text.truncate(len);
-    // SAFETY: It is a new descriptor, and nobody else's.
+    // SAFETY: It is a new descriptor, and this is its only owner.
     Ok((unsafe { Uffd::from_raw_fd(fd) }, text))
 }
 
@@ -151,9 +151,9 @@ fn parse_regions(text: &[u8]) -> Result<Vec<Region>> {
 }
 
 impl Handler {
-    /// Handles faults in a thread that sleeps in read(), until the owner is gone.
+    /// Handles faults in a thread that sleeps in read(), until the owner has ended.
     fn serve_blocking(mut self, stream: &UnixStream) -> Result<Counters> {
-        // It cannot be told to end, so it goes with the process. What it counted comes here.
+        // It cannot be told to end, so it ends with the process. Its counts come here.
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let result = self.serve_reading(&sender);
@@ -184,7 +184,7 @@ impl Handler {
         Ok(())
     }
 
-    /// Handles faults and removals until the owner is gone, some messages at a time.
+    /// Handles faults and removals until the owner has ended, some messages at a time.
     fn serve_polling(mut self, stream: &UnixStream, messages: usize) -> Result<Counters> {
         let mut buffer = EventBuffer::new(messages);
         let mut waiting: Vec<usize> = Vec::new();
@@ -272,8 +272,8 @@ impl Handler {
             .with_context(|| format!("{address:#x} is in no region"))
     }
 
-    /// Makes the page of an address, and perhaps the ones behind it. Returns `false` if it has to be
-    /// tried again.
+    /// Makes the page of an address, and perhaps the ones behind it. Returns `false` if it has to
+    /// be tried again.
     fn make(&mut self, address: usize) -> Result<bool> {
         let (number, wanted) = self.find(address)?;
         let region = &self.regions[number];
@@ -309,7 +309,7 @@ impl Handler {
                     self.uffd.wake(start as *mut _, page_size)?;
                     page += 1;
                 }
-                // Nobody waits for those behind the first.
+                // No thread waits for the pages behind the first.
                 Made::Later => return Ok(page > wanted),
             }
         }
@@ -370,7 +370,8 @@ impl FileMapping {
         let file = File::open(path)?;
         let len = usize::try_from(file.metadata()?.len())?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: New mappings hurt nobody, and the second one replaces a part of the first.
+        // SAFETY: New mappings change no memory that is in use, and the second one replaces a part
+        // of the first.
         let start = unsafe {
             let start = libc::mmap(
                 std::ptr::null_mut(),

@@ -39,7 +39,7 @@ enum Content {
 
 /// What is known of a page.
 struct Page {
-    /// Whoever accesses the page has it locked, but for [`Guest::peek`].
+    /// Every access to the page is under this lock, except in [`Guest::peek`].
     content: Mutex<Content>,
     /// Counted before the page is written or given back.
     written: AtomicU64,
@@ -59,7 +59,7 @@ struct Guest {
 pub fn run(socket: &Path, case: &Case) -> Result<Measures> {
     let guest = Guest::new(case)?;
     let uffd = guest.register()?;
-    // The handler goes when this is closed.
+    // The handler ends when this is closed.
     let stream = UnixStream::connect(socket)?;
     guest.send(&uffd, &stream)?;
     guest.run()?;
@@ -180,7 +180,7 @@ impl Guest {
         self.pages[number].content.lock().unwrap()
     }
 
-    /// Where a page is.
+    /// Returns the place of a page.
     fn place(&self, number: usize) -> (&Mapping, usize) {
         let mut offset = number * self.case.page();
         for region in &self.regions {
@@ -294,7 +294,7 @@ impl Guest {
             let first = rng.usize(..self.pages.len());
             let (region, offset) = self.place(first);
             let count = 1 + rng.usize(..self.most().min((region.len() - offset) / page_size));
-            // It is worst when somebody waits for a page that is about to go.
+            // The worst case is a thread that waits for a page that is about to be removed.
             self.target.store(first, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(200));
             // All of them take locks in this order.
