@@ -49,7 +49,7 @@ const PLOTS: &[Plot] = &[
         "unrelated-resolve",
         "unrelated-resolve",
         "sleepers",
-        "A copy that nobody waits for, with N threads asleep",
+        "A copy for which no thread waits, with N threads asleep",
     ),
     Plot {
         only: &["in order", "reverse", "random"],
