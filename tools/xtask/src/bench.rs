@@ -10,11 +10,11 @@ use crate::{
     builder::Builder,
     config::{Impl, Kernel},
     console,
-    guest::{Accel, Guest},
+    guest::{self, Accel, Guest},
     lab, ui, Session,
 };
 use anyhow::{bail, Context, Result};
-use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -200,14 +200,9 @@ impl<'a> Bench<'a> {
                 bar.set_message(line.to_string());
             })
         })?;
-        let expected = format!(" {}", imp.name());
-        let ready = outcome.output.lines().find_map(|line| {
-            let ready = line.strip_prefix("@@ ready ")?;
-            ready.strip_suffix(&expected)
-        });
-        match ready {
-            Some(release) => self.release = release.into(),
-            None => bail!("{} has another implementation", kernel.title()),
+        match guest::ready(&outcome.output) {
+            Some((release, name)) if name == imp.name() => self.release = release.into(),
+            _ => bail!("{} has another implementation", kernel.title()),
         }
         for line in outcome.output.lines().filter(|line| line.starts_with('{')) {
             let line: Line =
@@ -400,15 +395,8 @@ fn value(row: &Row, imp: Impl) -> String {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
-    table.set_header(header);
-    table
-}
-
 fn targets_table(targets: &[Target]) -> Table {
-    let mut table = new_table(&["measure", "mode", "target", "", "found"]);
+    let mut table = ui::table(["measure", "mode", "target", "", "found"]);
     for target in targets {
         table.add_row([
             target.measure,
@@ -428,7 +416,7 @@ fn markdown(about: &str, rows: &[Row], plots: &[String], targets: &[Target]) -> 
         writeln!(text, "![{plot}]({plot}.svg)\n")?;
     }
     writeln!(text, "## Results\n")?;
-    let mut table = new_table(&[
+    let mut table = ui::table([
         "mode",
         "measure",
         "parameters",

@@ -12,10 +12,10 @@ use crate::{
     git::{self, git},
     patches,
     scratch::Scratch,
-    ui::output,
+    ui,
 };
 use anyhow::{bail, Context, Result};
-use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use comfy_table::Table;
 use regex::Regex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -281,8 +281,8 @@ impl Fixes {
     /// Returns the state of each fix in a kernel tree. If the tree is under git, its last commit
     /// counts, because copies are made of that.
     pub fn lacking_in(&self, kdir: &Path) -> Result<Vec<State>> {
-        let committed = kdir.join(".git").exists()
-            && output(git(kdir).args(["rev-parse", "--verify", "HEAD"])).is_ok();
+        let committed =
+            kdir.join(".git").exists() && git::run(kdir, "rev-parse --verify HEAD").is_ok();
         self.try_on(|file| {
             if committed {
                 committed_file(kdir, "HEAD", file)
@@ -338,9 +338,7 @@ impl Fixes {
     }
 
     fn table(&self, states: &[State]) -> Table {
-        let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN);
-        table.set_header(["fix", "upstream", "state"]);
+        let mut table = ui::table(["fix", "upstream", "state"]);
         for (fix, state) in self.list.iter().zip(states) {
             let upstream = fix.upstream.as_deref().unwrap_or("-");
             table.add_row([&fix.patch, upstream, state.name()]);
@@ -383,7 +381,7 @@ pub mod tests {
             let scratch = Self::new()?;
             scratch.list(count, "return 0;")?;
             let tree = Self::with(&DEFECTS)?;
-            output(git(&tree.0).args(["tag", "base"]))?;
+            git::run(&tree.0, "tag base")?;
             for (file, contents) in &DEFECTS[..count] {
                 // The last `return` is that of the function.
                 let (before, after) = contents.rsplit_once("return 0").context("no defect")?;
@@ -473,7 +471,7 @@ pub mod tests {
         assert!(fixes.states("lacking 0001-mend-a.patch\n").is_err());
         let summary = "Linux 6.18.20 lacks 2 of 3 fixes; they come first";
         assert_eq!(fixes.summary("6.18.20", &states), summary);
-        let log = output(git(&tree.0).args(["log", "--format=%s", "-2"]))?;
+        let log = git::run(&tree.0, "log --format=%s -2")?;
         assert_eq!(log, "mend c\nmend a\n");
         // The list is not about the other function of the file.
         let a = fs::read_to_string(tree.0.join("mm/a.c"))?;

@@ -12,26 +12,25 @@ const AUTHOR: &str = "userfaultfd in Rust <rust-for-linux@vger.kernel.org>";
 /// Makes a git command that does not depend on the settings of the user.
 pub fn git(directory: &Path) -> Command {
     let mut command = Command::new("git");
+    command.arg("-C").arg(directory);
+    for setting in [
+        "advice.detachedHead=false",
+        "commit.gpgsign=false",
+        "core.hooksPath=/dev/null",
+        "gc.auto=0",
+        "safe.directory=*",
+        "tag.gpgsign=false",
+        "user.email=rust-for-linux@vger.kernel.org",
+        "user.name=userfaultfd in Rust",
+    ] {
+        command.args(["-c", setting]);
+    }
     command
-        .arg("-C")
-        .arg(directory)
-        .args([
-            "-c",
-            "safe.directory=*",
-            "-c",
-            "user.name=userfaultfd in Rust",
-        ])
-        .args(["-c", "user.email=rust-for-linux@vger.kernel.org"])
-        .args([
-            "-c",
-            "commit.gpgsign=false",
-            "-c",
-            "tag.gpgsign=false",
-            "-c",
-            "advice.detachedHead=false",
-        ])
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"]);
-    command
+}
+
+/// Runs git with arguments that have no spaces in them. Returns its output.
+pub fn run(directory: &Path, arguments: &str) -> Result<String> {
+    output(git(directory).args(arguments.split(' ')))
 }
 
 /// Applies a patch with `git am`. The error has the messages of git.
@@ -65,14 +64,9 @@ pub fn format(tree: &Path, range: &str, directory: &Path) -> Result<()> {
     }
     output(
         git(tree)
-            .args([
-                "format-patch",
-                "--quiet",
-                "--zero-commit",
-                "--no-signature",
-                "--numbered",
-            ])
-            .args(["--no-renames", "--full-index", "--diff-algorithm=histogram"])
+            .args(["format-patch", "--quiet", "--zero-commit", "--numbered"])
+            .args(["--no-signature", "--no-renames", "--full-index"])
+            .arg("--diff-algorithm=histogram")
             .arg(format!("--from={AUTHOR}"))
             .arg("-o")
             .arg(directory)

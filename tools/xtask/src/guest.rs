@@ -213,6 +213,14 @@ fn lines_of(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receiver
 }
 
+/// Returns the version and the implementation that a guest printed.
+pub fn ready(output: &str) -> Option<(&str, &str)> {
+    let mut lines = output.lines();
+    lines
+        .find_map(|line| line.strip_prefix("@@ ready "))?
+        .split_once(' ')
+}
+
 /// Finds out whether KVM runs this kernel, with a short boot under a time limit. KVM may be there
 /// and accept a guest, and still not run it.
 pub fn choose_accel(ui: &Ui, lab: &Lab, kernel: &Path, share: &Path) -> Result<Accel> {

@@ -5,7 +5,7 @@
 use crate::{
     config::{Impl, Kernel},
     console,
-    guest::Guest,
+    guest::{self, Guest},
     report, suites, ui, Session,
 };
 use anyhow::{bail, Context, Result};
@@ -43,11 +43,8 @@ pub fn run(session: &Session) -> Result<()> {
         outcome.output
     };
 
-    let ready = output
-        .lines()
-        .find_map(|line| line.strip_prefix("@@ ready "))
-        .context("the guest did not say which kernel it has")?;
-    let (release, imp) = ready.split_once(' ').unwrap_or((ready, "?"));
+    let (release, imp) =
+        guest::ready(&output).context("the guest did not say which kernel it has")?;
     let (_, report) = report::reports(&output)?
         .pop()
         .context("the tests did not run")?;

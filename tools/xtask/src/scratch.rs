@@ -2,7 +2,10 @@
 
 //! Small git repositories for a try.
 
-use crate::{git::git, ui::output};
+use crate::{
+    git::{self, git},
+    ui::output,
+};
 use anyhow::{Context, Result};
 use std::{
     fs,
@@ -21,7 +24,7 @@ impl Scratch {
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let scratch = Self(path);
-        output(git(&scratch.0).args(["init", "--quiet"]))?;
+        git::run(&scratch.0, "init --quiet")?;
         Ok(scratch)
     }
 
@@ -32,7 +35,7 @@ impl Scratch {
     }
 
     pub fn commit(&self, subject: &str) -> Result<()> {
-        output(git(&self.0).args(["add", "--force", "--all"]))?;
+        git::run(&self.0, "add --force --all")?;
         output(git(&self.0).args(["commit", "--quiet", "--allow-empty", "-m", subject]))?;
         Ok(())
     }

@@ -76,10 +76,10 @@ impl Source {
 
     fn commit_base(&self, ui: &Ui) -> Result<()> {
         ui.step("Putting the kernel source under git", |_| {
-            output(git(&self.tree).args(["init", "--quiet"]))?;
-            output(git(&self.tree).args(["add", "--force", "--all"]))?;
+            git::run(&self.tree, "init --quiet")?;
+            git::run(&self.tree, "add --force --all")?;
             output(git(&self.tree).args(["commit", "--quiet", "-m", "Pristine source"]))?;
-            output(git(&self.tree).args(["tag", "base"]))?;
+            git::run(&self.tree, "tag base")?;
             output(
                 git(&self.tree)
                     .args(["worktree", "add", "--quiet", "--detach"])
@@ -112,7 +112,7 @@ impl Source {
     /// The tag of the tree that has the fixes.
     fn fixed_tag(&self, fixes: &Fixes) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(output(git(&self.tree).args(["rev-parse", "base"]))?);
+        hash.update(git::run(&self.tree, "rev-parse base")?);
         fixes.hash(&mut hash)?;
         Ok(format!(
             "{FIXED}-{}",
@@ -132,17 +132,15 @@ impl Source {
                 ui.step(&title, |bar| {
                     self.reset("base")?;
                     let states = fixes.apply(&self.am, |name| bar.set_message(name.to_string()))?;
-                    let head = output(git(&self.am).args(["rev-parse", "HEAD"]))?;
+                    let head = git::run(&self.am, "rev-parse HEAD")?;
                     self.tag(&tag, head.trim(), &fixes.lines(&states))
                 })?;
             }
         }
-        let commit = format!("{tag}^{{commit}}");
-        output(git(&self.tree).args(["tag", "--force", FIXED, &commit]))?;
+        git::run(&self.tree, &format!("tag --force {FIXED} {tag}^{{commit}}"))?;
         if !fixes.is_empty() && !self.said.replace(true) {
-            let contents = "--format=%(contents)";
-            let reference = format!("refs/tags/{tag}");
-            let lines = output(git(&self.tree).args(["for-each-ref", contents, &reference]))?;
+            let command = format!("for-each-ref --format=%(contents) refs/tags/{tag}");
+            let lines = git::run(&self.tree, &command)?;
             let states = fixes.states(&lines)?;
             ui.note(&fixes.summary(&version(&self.am)?, &states));
             fs::write(ui.log_path("fixes"), fixes.lines(&states))?;
@@ -151,8 +149,8 @@ impl Source {
     }
 
     fn has_tag(&self, tag: &str) -> bool {
-        let reference = format!("refs/tags/{tag}");
-        output(git(&self.tree).args(["rev-parse", "--verify", "--quiet", &reference])).is_ok()
+        let command = format!("rev-parse --verify --quiet refs/tags/{tag}");
+        git::run(&self.tree, &command).is_ok()
     }
 
     /// Makes a tag with a message.
@@ -172,9 +170,12 @@ impl Source {
 
     fn reset(&self, commit: &str) -> Result<()> {
         // An earlier attempt may have been cut short.
-        let _ = output(git(&self.am).args(["am", "--abort"]));
-        output(git(&self.am).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
-        output(git(&self.am).args(["clean", "-fdq"]))?;
+        let _ = git::run(&self.am, "am --abort");
+        git::run(
+            &self.am,
+            &format!("checkout --quiet --force --detach {commit}"),
+        )?;
+        git::run(&self.am, "clean -fdq")?;
         Ok(())
     }
 
@@ -191,7 +192,7 @@ impl Source {
 
     fn commits(&self, from: &str, to: &str) -> Result<Vec<String>> {
         let range = format!("{from}..{to}");
-        let list = output(git(&self.am).args(["rev-list", "--reverse", &range]))?;
+        let list = git::run(&self.am, &format!("rev-list --reverse {range}"))?;
         Ok(list.lines().map(str::to_string).collect())
     }
 
@@ -202,7 +203,10 @@ impl Source {
 
     /// Checks out a commit to build from. Files that do not differ keep their times.
     pub fn check_out(&self, commit: &str) -> Result<()> {
-        output(git(&self.tree).args(["checkout", "--quiet", "--force", "--detach", commit]))?;
+        git::run(
+            &self.tree,
+            &format!("checkout --quiet --force --detach {commit}"),
+        )?;
         Ok(())
     }
 
@@ -216,7 +220,7 @@ impl Source {
         } else {
             let commits = self.apply(ui, repo)?;
             let last = commits.last().context("the series is empty")?;
-            output(git(&self.tree).args(["tag", &tag, last]))?;
+            git::run(&self.tree, &format!("tag {tag} {last}"))?;
         }
         self.check_out(&tag)?;
         let tree = output(git(&self.tree).args(["rev-parse", "HEAD^{tree}"]))?;
@@ -281,7 +285,7 @@ mod tests {
         let tag = source.fix(&ui, &repo.0)?;
         source.reset(&tag)?;
         fs::write(source.am.join("new.rs"), "one\n")?;
-        output(git(&source.am).args(["add", "new.rs"]))?;
+        git::run(&source.am, "add new.rs")?;
         output(git(&source.am).args(["commit", "--quiet", "-m", "rust: add new"]))?;
         repo.write("new.rs", "one\n")?;
         source.import(&ui, &source.am, &repo.0)?;

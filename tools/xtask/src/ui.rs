@@ -3,6 +3,7 @@
 //! Steps that take long: shown while they run, with their output kept in a log.
 
 use anyhow::{bail, Context, Result};
+use comfy_table::{presets::ASCII_MARKDOWN, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs::{self, File},
@@ -149,6 +150,14 @@ pub fn tail(path: &Path) -> Result<String> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.len().saturating_sub(TAIL);
     Ok(lines[first..].join("\n"))
+}
+
+/// Makes a table in the format of Markdown.
+pub fn table<T: ToString>(header: impl IntoIterator<Item = T>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header(header.into_iter().map(|name| name.to_string()));
+    table
 }
 
 /// Formats a duration.

@@ -5,7 +5,7 @@
 use super::Source;
 use crate::{
     fixes::{Fixes, State},
-    git::git,
+    git::{self, git},
     patches::{files_of, patches},
     ui::{output, Ui},
 };
@@ -44,7 +44,7 @@ impl Source {
 
 /// Returns what identifies the state of a tree.
 fn tree_id(kdir: &Path) -> Result<String> {
-    Ok(output(git(kdir).args(["rev-parse", "HEAD"])).unwrap_or_default())
+    Ok(git::run(kdir, "rev-parse HEAD").unwrap_or_default())
 }
 
 /// Returns the version in the makefile of a kernel tree.
@@ -73,7 +73,7 @@ fn check_kdir(kdir: &Path, repo: &Path) -> Result<()> {
             kdir.display()
         );
     }
-    if output(git(kdir).args(["rev-parse", "--git-dir"])).is_err() {
+    if git::run(kdir, "rev-parse --git-dir").is_err() {
         return Ok(());
     }
     let fixes = Fixes::load(repo)?;

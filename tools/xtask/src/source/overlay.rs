@@ -25,14 +25,8 @@ const OVERLAY: &[&str] = &[
 impl Source {
     /// Lists the files that a commit adds.
     fn added(&self, commit: &str) -> Result<Vec<String>> {
-        let list = output(git(&self.am).args([
-            "diff-tree",
-            "-r",
-            "--no-commit-id",
-            "--name-only",
-            "--diff-filter=A",
-            commit,
-        ]))?;
+        let what = "-r --no-commit-id --name-only --diff-filter=A";
+        let list = git::run(&self.am, &format!("diff-tree {what} {commit}"))?;
         Ok(list.lines().map(str::to_string).collect())
     }
 
@@ -85,13 +79,7 @@ impl Source {
                         .with_context(|| format!("{file} is in the series, but not here"))?;
                     output(git(&self.am).args(["add", &file]))?;
                 }
-                output(git(&self.am).args([
-                    "commit",
-                    "--quiet",
-                    "--amend",
-                    "--no-edit",
-                    "--allow-empty",
-                ]))?;
+                git::run(&self.am, "commit --quiet --amend --no-edit --allow-empty")?;
             }
             if !missing.is_empty() {
                 bail!(
@@ -146,7 +134,7 @@ pub fn series_base(tree: &Path) -> Result<String> {
 
 /// Fails if fixes of the base are among commits that are taken for the series.
 fn refuse_fixes(tree: &Path, range: &str, fixes: &Fixes) -> Result<()> {
-    let subjects = output(git(tree).args(["log", "--format=%f", range]))?;
+    let subjects = git::run(tree, &format!("log --format=%f {range}"))?;
     for patch in fixes.patches() {
         let name = file_name(&patch);
         if subjects
@@ -207,14 +195,14 @@ mod tests {
         let repo = Scratch::with_fixes(1)?;
         let fixes = Fixes::load(&repo.0)?;
         let tree = Scratch::with(&DEFECTS)?;
-        output(git(&tree.0).args(["tag", "base"]))?;
+        git::run(&tree.0, "tag base")?;
         fixes.apply(&tree.0, |_| ())?;
         let refused = |tree: &Path| -> Result<bool> {
             let range = format!("{}..HEAD", series_base(tree)?);
             Ok(refuse_fixes(tree, &range, &fixes).is_err())
         };
         assert!(refused(&tree.0)?);
-        output(git(&tree.0).args(["tag", FIXED]))?;
+        git::run(&tree.0, &format!("tag {FIXED}"))?;
         assert!(!refused(&tree.0)?);
         Ok(())
     }

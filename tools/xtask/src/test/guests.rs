@@ -7,7 +7,7 @@ use crate::{
     config::{Impl, Kernel},
     conformance,
     console::ConsoleCheck,
-    guest::{Accel, Guest, Outcome},
+    guest::{self, Accel, Guest, Outcome},
     report::{self, Report},
     suites,
 };
@@ -165,7 +165,7 @@ impl<'a> Guests<'a> {
 /// Returns the problems of a guest, apart from those in the reports of its suites.
 pub fn complaints(outcome: &Outcome, console: &ConsoleCheck, imp: Impl) -> Result<Vec<String>> {
     let mut problems = Vec::new();
-    if !says(outcome, imp) {
+    if guest::ready(&outcome.output).is_none_or(|(_, name)| name != imp.name()) {
         problems.push("says that it has another implementation".to_string());
     }
     for line in outcome.output.lines() {
@@ -178,13 +178,6 @@ pub fn complaints(outcome: &Outcome, console: &ConsoleCheck, imp: Impl) -> Resul
         problems.push(format!("console: {line}"));
     }
     Ok(problems)
-}
-
-/// Whether a guest said that it has an implementation.
-fn says(outcome: &Outcome, imp: Impl) -> bool {
-    let name = format!(" {}", imp.name());
-    let mut lines = outcome.output.lines();
-    lines.any(|line| line.starts_with("@@ ready") && line.ends_with(&name))
 }
 
 /// Returns the problems in the reports of suites. `complete` tells whether the suites of this

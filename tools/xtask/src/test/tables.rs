@@ -3,19 +3,17 @@
 //! The results of several kernels, side by side.
 
 use super::{names, Results};
-use crate::{report::DOCUMENTED, suites};
-use comfy_table::{presets::ASCII_MARKDOWN, Table};
+use crate::{report::DOCUMENTED, suites, ui};
+use comfy_table::Table;
 
 /// A row for each suite, a column for each kernel.
 pub fn table(all: &[Results]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
     let mut header = vec!["suite".to_string()];
     for results in all {
         header.push(format!("{}: pass / fail / skip", results.kernel.name()));
         header.push("s".into());
     }
-    table.set_header(header);
+    let mut table = ui::table(header);
     for (index, name) in names().enumerate() {
         let mut row = vec![name.to_string()];
         for results in all {
@@ -37,11 +35,9 @@ pub const NOT_MEASURED: &str = "not measured";
 
 /// The values that the programs measured, a column for each kernel.
 pub fn measures(all: &[Results]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN);
     let mut header = vec!["measured".to_string()];
     header.extend(all.iter().map(|results| results.kernel.name()));
-    table.set_header(header);
+    let mut table = ui::table(header);
     let of = |results: &Results, name: &str| {
         let measures = results.reports.iter().flat_map(|(_, r)| &r.measures);
         let mut found = measures.filter(|(other, _)| other == name);
