@@ -45,7 +45,8 @@ pub fn conformance(session: &Session, options: &Options) -> Result<()> {
         Ok(transcript)
     };
     let (rust, c) = (ask(Impl::Rust)?, ask(Impl::C)?);
-    let found = compare(&session.repo, &rust, &c, &options.prefix)?;
+    let found = compare(&session.repo, &rust, &c, &options.prefix)
+        .with_context(|| format!("cases that start with \"{}\"", options.prefix))?;
     for difference in &found.documented {
         println!("documented: {difference}");
     }
@@ -258,7 +259,7 @@ fn compare_lists(
     for (difference, used) in differences.iter().zip(used) {
         if !used && difference.is_asked(prefix) {
             result.problems.push(format!(
-                "{DOCUMENT} lists {} as different, and no question is that",
+                "{DOCUMENT} lists {} as different, and no question is like that",
                 difference.pattern
             ));
         }
