@@ -4,11 +4,12 @@
 
 use crate::{
     book::{Book, Case},
-    faults::{catch_signals, load},
-    limits::{FEATURES, MISSING},
     memory::{Area, Names},
-    sys::{self, drop_ptrace, errno_name, write_file, Answer, PAGE},
-    uffd::{describe, Uffd, API, IOC_NEW},
+    poll::poll_fd,
+    process::{drop_ptrace, fork},
+    sys::{errno_name, write_file, Answer, PAGE},
+    touch::{catch_signals, load},
+    uffd::{describe, Uffd, API, FEATURES, IOC_NEW, MISSING},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -268,7 +269,7 @@ fn use_of(uffd: &Uffd) -> String {
 fn done_by(book: &mut Book, who: &Who, run: impl FnOnce(&mut Book)) {
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let child = unsafe { sys::fork() };
+    let child = unsafe { fork() };
     if child == 0 {
         (who.become_them)();
         run(book);
@@ -366,7 +367,7 @@ fn sysctl(book: &mut Book) {
     write_file(SYSCTL, "0");
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let child = unsafe { sys::fork() };
+    let child = unsafe { fork() };
     if child == 0 {
         become_user(&[]);
         book.ask("write by a user", write_file(SYSCTL, "1"));
@@ -456,7 +457,7 @@ fn device(book: &mut Book) {
         );
         book.ask("mmap", Answer::of_address(mapped));
     }
-    book.ask("poll", format!("{:#x}", crate::uffd::poll_fd(fd, -1, 0)));
+    book.ask("poll", format!("{:#x}", poll_fd(fd, -1, 0)));
     book.ask("mkdir", {
         let error = std::fs::create_dir(NODE).expect_err("it is there");
         errno_name(error.raw_os_error().unwrap_or(0))
@@ -493,7 +494,7 @@ fn limits(book: &mut Book) {
         // SAFETY: The structure is valid. The child has its own copy of everything.
         let child = unsafe {
             book.flush();
-            sys::fork()
+            fork()
         };
         if child == 0 {
             // SAFETY: As above.

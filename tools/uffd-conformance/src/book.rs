@@ -5,7 +5,7 @@
 //! Questions are asked in cases. Each case runs in a process of its own, so that what it maps,
 //! limits or breaks is gone with it, and has a time limit.
 
-use crate::sys::fork;
+use crate::process::{ended, fork, pipe};
 use std::{
     fmt::Display,
     fs::File,
@@ -63,6 +63,20 @@ impl Book {
             .write_all(self.text.as_bytes())
             .expect("the transcript is read");
         self.text.clear();
+    }
+
+    /// Does something in a process of its own, and says how that ended.
+    pub fn in_process(&mut self, run: impl FnOnce(&mut Self)) -> String {
+        self.flush();
+        // SAFETY: The child has its own copy of everything.
+        let child = unsafe { fork() };
+        if child == 0 {
+            run(self);
+            self.flush();
+            // SAFETY: Nothing of this process is needed any more.
+            unsafe { libc::_exit(0) };
+        }
+        ended(child)
     }
 }
 
@@ -178,14 +192,4 @@ fn collect(reader: &mut File, pid: libc::pid_t) -> (String, Option<String>) {
         None
     };
     (String::from_utf8_lossy(&text).into_owned(), problem)
-}
-
-/// Makes a pipe: the end to read, and the end to write.
-pub fn pipe() -> (File, File) {
-    let mut ends = [0; 2];
-    // SAFETY: The array has room for two descriptors, which belong to nobody else.
-    unsafe {
-        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
-        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
-    }
 }

@@ -3,13 +3,17 @@
 //! What a monitor is told when a process forks, or its mappings change.
 
 use crate::{
+    action::{
+        action, advise, ask_action, ask_action_on, remap, Action, Part, Place, ELSEWHERE, FEATURES,
+    },
     book::{Book, Case},
-    faults::{catch_signals, ends_soon, eventfd, load, store, DONTWAKE},
-    limits::{MINOR, MISSING, WP},
-    memory::{kind_of, pagemap, peek, vm_flags, Area, Names},
-    messages::{receive, send, sleeping_thread, wait_for_sleep},
-    sys::{self, errno_name, Answer, PAGE},
-    uffd::{describe, Uffd, CONTINUE, REGISTER, UNREGISTER, WRITEPROTECT, ZEROPAGE},
+    memory::{pagemap, peek, vm_flags, Area, Names},
+    process::{
+        ends_soon, fork, fork_with, kill_and_wait, receive, send, sleeping_thread, wait_for_sleep,
+    },
+    sys::{errno_name, outcome, Answer, PAGE},
+    touch::{catch_signals, load, store},
+    uffd::{describe, Uffd, DONTWAKE, MINOR, MISSING, REGISTER, UNREGISTER, WP, ZEROPAGE},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -19,83 +23,7 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
-    sync::atomic::{AtomicUsize, Ordering},
 };
-
-/// Where things are moved to.
-const ELSEWHERE: usize = 1 << 31;
-
-/// Where mremap() has moved something to, which may be anywhere, and how long that is.
-static MOVED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
-
-/// What an action is about.
-#[derive(Clone)]
-pub struct Place {
-    start: usize,
-    pub len: usize,
-    page: usize,
-    file: RawFd,
-    pub names: Names,
-}
-
-impl Place {
-    pub fn at(&self, page: usize) -> *mut libc::c_void {
-        (self.start + page * self.page) as _
-    }
-
-    pub fn last(&self) -> usize {
-        self.len / self.page - 1
-    }
-}
-
-/// Something that changes mappings or processes.
-pub struct Action {
-    pub name: &'static str,
-    run: fn(&Place) -> String,
-}
-
-pub const fn action(name: &'static str, run: fn(&Place) -> String) -> Action {
-    Action { name, run }
-}
-
-fn told(value: impl TryInto<i64>) -> String {
-    Answer::of(value).to_string()
-}
-
-/// mremap(), whose result is an address.
-fn remap(place: &Place, from: usize, old: usize, new: usize, flags: i32, to: usize) -> String {
-    let (old, new) = (old * place.page, new * place.page);
-    // SAFETY: All ranges are memory of the tests, or not mapped.
-    let address = unsafe { libc::mremap(place.at(from), old, new, flags, to) };
-    if address == libc::MAP_FAILED {
-        return Answer::of_address(address).to_string();
-    }
-    MOVED[0].store(address as usize, Ordering::Relaxed);
-    MOVED[1].store(new, Ordering::Relaxed);
-    place.names.name(address as u64)
-}
-
-/// Forks in one of the ways, has the child do something, and waits for it. Not with the function of
-/// the C library, which holds locks meanwhile that whoever reads the event may need.
-pub fn fork_with(flags: i32, child: impl FnOnce() -> i32) -> String {
-    // SAFETY: The child makes system calls and touches memory of the tests only. It has a stack of
-    // its own or a copy, as it does not share memory.
-    unsafe {
-        let pid = libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) as i32;
-        if pid == 0 {
-            libc::_exit(child());
-        }
-        if pid < 0 {
-            return told(pid);
-        }
-        let mut status = 0;
-        libc::waitpid(pid, &mut status, 0);
-        if libc::WIFSIGNALED(status) {
-            return format!("child killed by {}", libc::WTERMSIG(status));
-        }
-        format!("child {}", libc::WEXITSTATUS(status))
-    }
-}
 
 /// What a child finds, as a number: a bit for each of the first pages that is write-protected, and
 /// one for whether their mapping is registered.
@@ -133,7 +61,7 @@ fn failing_fork() -> String {
         if pid == 0 {
             libc::_exit(0);
         }
-        told(pid)
+        outcome(pid)
     }
 }
 
@@ -142,26 +70,26 @@ fn failing_fork() -> String {
 // SAFETY (of all blocks below): the ranges are memory of the tests only.
 const ACTIONS: &[Action] = &[
     action("munmap all", |p| {
-        told(unsafe { libc::munmap(p.at(0), p.len) })
+        outcome(unsafe { libc::munmap(p.at(0), p.len) })
     }),
     action("munmap first", |p| {
-        told(unsafe { libc::munmap(p.at(0), p.page) })
+        outcome(unsafe { libc::munmap(p.at(0), p.page) })
     }),
     action("munmap middle", |p| {
-        told(unsafe { libc::munmap(p.at(1), p.page) })
+        outcome(unsafe { libc::munmap(p.at(1), p.page) })
     }),
     action("munmap last", |p| {
-        told(unsafe { libc::munmap(p.at(p.last()), p.page) })
+        outcome(unsafe { libc::munmap(p.at(p.last()), p.page) })
     }),
     action("munmap more", |p| {
-        told(unsafe { libc::munmap((p.start - p.page) as _, p.len + 2 * p.page) })
+        outcome(unsafe { libc::munmap((p.start - p.page) as _, p.len + 2 * p.page) })
     }),
     action("munmap of several", |p| {
         unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) };
-        told(unsafe { libc::munmap(p.at(0), p.len) })
+        outcome(unsafe { libc::munmap(p.at(0), p.len) })
     }),
     action("munmap unaligned", |p| {
-        told(unsafe { libc::munmap((p.start + 1) as _, p.page) })
+        outcome(unsafe { libc::munmap((p.start + 1) as _, p.page) })
     }),
     action("mmap over", |p| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
@@ -236,7 +164,7 @@ const ACTIONS: &[Action] = &[
             iov_base: p.at(0),
             iov_len: p.page,
         };
-        told(unsafe {
+        outcome(unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
             let answer = libc::syscall(
                 libc::SYS_process_madvise,
@@ -251,17 +179,17 @@ const ACTIONS: &[Action] = &[
         })
     }),
     action("mprotect", |p| {
-        told(unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) })
+        outcome(unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) })
     }),
     action("mlock", |p| {
-        told(unsafe { libc::mlock2(p.at(0), p.page, libc::MLOCK_ONFAULT as _) })
+        outcome(unsafe { libc::mlock2(p.at(0), p.page, libc::MLOCK_ONFAULT as _) })
     }),
     action("punch hole", |p| {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        told(unsafe { libc::fallocate(p.file, mode, 0, 2 * p.page as i64) })
+        outcome(unsafe { libc::fallocate(p.file, mode, 0, 2 * p.page as i64) })
     }),
     action("truncate", |p| {
-        told(unsafe { libc::ftruncate(p.file, p.page as i64) })
+        outcome(unsafe { libc::ftruncate(p.file, p.page as i64) })
     }),
     action("fork", |_| fork_with(0, || 0)),
     action("fork, child reads", |p| {
@@ -295,7 +223,7 @@ const ACTIONS: &[Action] = &[
         fork_with(0, || {
             // SAFETY: As in fork_with().
             unsafe {
-                let pid = sys::fork();
+                let pid = fork();
                 if pid == 0 {
                     libc::_exit(0);
                 }
@@ -334,244 +262,6 @@ const ACTIONS: &[Action] = &[
     }),
 ];
 
-fn advise(place: &Place, from: usize, pages: usize, advice: i32) -> String {
-    // SAFETY: The range is memory of the tests, or not mapped.
-    told(unsafe { libc::madvise(place.at(from), pages * place.page, advice) })
-}
-
-/// A message, and what was done about it.
-struct Seen {
-    /// Whether it is of a child.
-    child: bool,
-    message: uffd_msg,
-    resolved: String,
-}
-
-impl Seen {
-    fn text(&self, names: &Names) -> String {
-        let who = if self.child { "child: " } else { "" };
-        format!("{who}{}{}", describe(&self.message, names), self.resolved)
-    }
-}
-
-/// What messages are resolved with.
-struct Scene {
-    source: Area,
-    page: usize,
-}
-
-/// Reads what there is, resolves faults, and takes the descriptors of children.
-fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<Seen> {
-    let message = uffds[index].read().ok()?;
-    let mut resolved = String::new();
-    // SAFETY: The event says which part of the union counts.
-    unsafe {
-        match u32::from(message.event) {
-            UFFD_EVENT_FORK => {
-                uffds.push(Uffd(OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd)));
-            }
-            UFFD_EVENT_PAGEFAULT => {
-                let page = message.arg.pagefault.address as usize & !(scene.page - 1);
-                let flags = message.arg.pagefault.flags as u32;
-                let called = if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
-                    uffds[index].range(&WRITEPROTECT, page, scene.page, 0)
-                } else if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
-                    uffds[index].range(&CONTINUE, page, scene.page, 0)
-                } else if scene.page == PAGE {
-                    uffds[index].range(&ZEROPAGE, page, scene.page, 0)
-                } else {
-                    uffds[index].copy(page, scene.source.start, scene.page, 0)
-                };
-                resolved = format!(" resolved {called}");
-            }
-            _ => {}
-        }
-    }
-    Some(Seen {
-        child: index != 0,
-        message,
-        resolved,
-    })
-}
-
-/// Runs an action in a thread, and serves the messages until it has ended. Returns what it told,
-/// and the messages.
-fn run_and_serve(
-    action: &Action,
-    place: &Place,
-    uffds: &mut Vec<Uffd>,
-    scene: &Scene,
-) -> (String, Vec<Seen>) {
-    let done = eventfd();
-    let (done_fd, run, its) = (done.as_raw_fd(), action.run, place.clone());
-    let thread = std::thread::spawn(move || {
-        let answer = run(&its);
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: The descriptor is open until this thread is joined.
-        unsafe { libc::write(done_fd, one.as_ptr().cast(), 8) };
-        answer
-    });
-    let mut messages = Vec::new();
-    loop {
-        let mut fds: Vec<libc::pollfd> = uffds
-            .iter()
-            .map(Uffd::fd)
-            .chain([done_fd])
-            .map(|fd| libc::pollfd {
-                fd,
-                events: libc::POLLIN,
-                revents: 0,
-            })
-            .collect();
-        // SAFETY: The array is as long as is said.
-        let count = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, 10_000) };
-        assert_ne!(
-            count,
-            0,
-            "{} is stuck after {} messages",
-            action.name,
-            messages.len()
-        );
-        let ready = (0..uffds.len()).find(|index| fds[*index].revents != 0);
-        match ready {
-            Some(index) => messages.extend(serve(uffds, index, scene)),
-            None => break,
-        }
-        assert!(messages.len() < 64, "{}: too many messages", action.name);
-    }
-    (thread.join().expect("no panic"), messages)
-}
-
-/// Which part of an area is registered.
-#[derive(Copy, Clone, PartialEq)]
-enum Part {
-    All,
-    First,
-    Second,
-}
-
-impl Part {
-    fn of(self, area: &Area) -> (usize, usize) {
-        let half = area.len / 2;
-        match self {
-            Self::All => (area.start, area.len),
-            Self::First => (area.start, half),
-            Self::Second => (area.start + half, half),
-        }
-    }
-}
-
-/// Has the first pages of an area be as the mode wants them. Returns the mapping by which minor
-/// faults have something to find.
-fn prepare(uffd: &Uffd, area: &Area, source: &Area, mode: u64) -> Option<Area> {
-    let first = 2 * area.page;
-    if mode & MISSING != 0 {
-        uffd.copy(area.start, source.start, area.page, 0);
-        uffd.copy(area.at(1), source.start, area.page, 0);
-    } else if mode & MINOR != 0 {
-        let alias = area.alias(2);
-        alias.write();
-        uffd.range(&CONTINUE, area.start, first, 0);
-        return Some(alias);
-    } else {
-        area.write();
-        uffd.range(&WRITEPROTECT, area.start, first, 1);
-    }
-    None
-}
-
-/// Runs an action on an area that is registered, and says what came of it.
-pub fn ask_action(action: &Action, kind: &'static str, mode: u64, features: u64) -> String {
-    ask_action_on(Part::All, action, kind, mode, features)
-}
-
-fn ask_action_on(
-    part: Part,
-    action: &Action,
-    kind: &'static str,
-    mode: u64,
-    features: u64,
-) -> String {
-    let area = Area::basic(kind_of(kind), 0);
-    let source = Area::anon(1, area.page / PAGE);
-    let mut names = Names::new(&[("area", &area)]);
-    names.add("elsewhere", area.start + ELSEWHERE, area.len);
-    if part != Part::All {
-        area.write();
-    }
-    let mut uffds = vec![Uffd::new(features)];
-    let (start, len) = part.of(&area);
-    let called = uffds[0].register(start, len, mode);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
-    let _alias = prepare(&uffds[0], &area, &source, mode);
-    let place = Place {
-        start: area.start,
-        len: area.len,
-        page: area.page,
-        file: area.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-        names: names.clone(),
-    };
-    let scene = Scene {
-        source,
-        page: area.page,
-    };
-    let (answer, messages) = run_and_serve(action, &place, &mut uffds, &scene);
-    let [moved, moved_len] = [0, 1].map(|index| MOVED[index].load(Ordering::Relaxed));
-    if names.name(moved as u64) == "somewhere" {
-        names.add("moved", moved, moved_len);
-    }
-    let messages: Vec<String> = messages.iter().map(|seen| seen.text(&names)).collect();
-    let flags: Vec<String> = [area.start, area.at(1), area.at(area.pages() - 1)]
-        .iter()
-        .chain([&(area.start + ELSEWHERE)])
-        .map(|address| vm_flags(*address, &place.names))
-        .collect();
-    let pages: Vec<String> = (0..4)
-        .map(|page| area.start + page * area.page)
-        .chain([area.start + ELSEWHERE])
-        .map(pagemap)
-        .collect();
-    // After it, pages can be filled again, unless they are gone.
-    let called = uffds[0].copy(area.at(2), scene.source.start, area.page, 0);
-    format!(
-        "{answer} [{}] flags {} pages {} copy {called}",
-        messages.join(", "),
-        flags.join(", "),
-        pages.join(" ")
-    )
-}
-
-pub const FEATURES: &[(&str, u32)] = &[
-    ("none", 0),
-    ("fork", UFFD_FEATURE_EVENT_FORK),
-    ("remap", UFFD_FEATURE_EVENT_REMAP),
-    ("remove", UFFD_FEATURE_EVENT_REMOVE),
-    ("unmap", UFFD_FEATURE_EVENT_UNMAP),
-    (
-        "all",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP,
-    ),
-    (
-        "all,thread_id",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP
-            | UFFD_FEATURE_THREAD_ID,
-    ),
-    (
-        "all,sigbus",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP
-            | UFFD_FEATURE_SIGBUS,
-    ),
-];
-
 /// Two registered areas with one action over both.
 fn several_areas(book: &mut Book) {
     catch_signals();
@@ -585,7 +275,7 @@ fn several_areas(book: &mut Book) {
         other.register(one.start + 4 * PAGE, 2 * PAGE, MISSING);
         let (start, len) = (one.start, one.len);
         // SAFETY: The area is memory of the tests.
-        let thread = std::thread::spawn(move || told(unsafe { libc::munmap(start as _, len) }));
+        let thread = std::thread::spawn(move || outcome(unsafe { libc::munmap(start as _, len) }));
         let mut seen = Vec::new();
         while !thread.is_finished() || first.poll(0) != 0 || second.poll(0) != 0 {
             for (name, uffd) in [("first", &first), ("second", &second)] {
@@ -799,7 +489,7 @@ const DOING: &[(&str, Doing)] = &[
     ("dontneed", |p| advise(p, 0, 1, libc::MADV_DONTNEED)),
     ("munmap", |p| {
         // SAFETY: The range is memory of the tests.
-        told(unsafe { libc::munmap(p.at(0), p.len) })
+        outcome(unsafe { libc::munmap(p.at(0), p.len) })
     }),
     ("mremap", |p| {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -807,7 +497,7 @@ const DOING: &[(&str, Doing)] = &[
     }),
     (NOTHING, |_| {
         // SAFETY: No pointers are involved.
-        told(unsafe { libc::pause() })
+        outcome(unsafe { libc::pause() })
     }),
 ];
 
@@ -858,7 +548,7 @@ fn target_ends(book: &mut Book) {
         for progress in Progress::all(doing) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             // SAFETY: The child makes system calls and touches memory of the tests only.
-            let target = unsafe { sys::fork() };
+            let target = unsafe { fork() };
             if target == 0 {
                 let uffd = Uffd::new(FEATURES[5].1.into());
                 uffd.register(place.start, place.len, MISSING);
@@ -936,7 +626,7 @@ fn monitor_ends(book: &mut Book) {
             // The monitor has the descriptor because it is a child. Nothing is registered yet, so
             // there is no event of that fork.
             // SAFETY: The child makes system calls only.
-            let pid = unsafe { sys::fork() };
+            let pid = unsafe { fork() };
             if pid == 0 {
                 drop(here);
                 monitor(&uffd, doing, *progress, &place, &source);
@@ -967,14 +657,6 @@ fn monitor_ends(book: &mut Book) {
     }
 }
 
-fn kill_and_wait(process: libc::pid_t) {
-    // SAFETY: The process is the child of this one.
-    unsafe {
-        libc::kill(process, libc::SIGKILL);
-        libc::waitpid(process, std::ptr::null_mut(), 0);
-    }
-}
-
 /// The monitor is killed while it waits for a message. What comes then is for whoever else has the
 /// descriptor.
 fn waiting_monitor_ends(book: &mut Book) {
@@ -995,7 +677,7 @@ fn waiting_monitor_ends(book: &mut Book) {
             let uffd = Uffd::with(libc::O_CLOEXEC | flags, 0);
             uffd.register(area.start, area.len, MISSING);
             // SAFETY: The child makes system calls only.
-            let monitor = unsafe { sys::fork() };
+            let monitor = unsafe { fork() };
             if monitor == 0 {
                 wait(&uffd);
                 // SAFETY: Nothing of this process is needed any more.
@@ -1036,7 +718,7 @@ fn closed_with_many(book: &mut Book) {
             let address = area.at(page);
             sleeping_thread(move || {
                 // SAFETY: The page is memory of the tests.
-                told(unsafe { libc::madvise(address as _, PAGE, libc::MADV_DONTNEED) })
+                outcome(unsafe { libc::madvise(address as _, PAGE, libc::MADV_DONTNEED) })
             })
         };
         let faults: Vec<_> = (0..many).map(faulting).collect();

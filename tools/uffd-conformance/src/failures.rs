@@ -5,13 +5,12 @@
 
 use crate::{
     book::{Book, Case},
-    events::fork_with,
-    faults::{catch_signals, load},
-    limits::MISSING,
+    cgroup::Cgroup,
     memory::{kind_of, pagemap, peek, Area, Names, MIB},
-    messages::{receive, send},
-    sys::{self, write_file, Answer, PAGE},
-    uffd::{describe, Uffd},
+    process::{ended, fork, fork_with, receive, send},
+    sys::{write_file, Answer, PAGE},
+    touch::{catch_signals, load},
+    uffd::{describe, Uffd, ALL_EVENTS, MISSING},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -23,24 +22,7 @@ use std::{
     },
 };
 
-pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
-    | UFFD_FEATURE_EVENT_REMAP
-    | UFFD_FEATURE_EVENT_REMOVE
-    | UFFD_FEATURE_EVENT_UNMAP;
-
 const OVERCOMMIT: &std::ffi::CStr = c"/proc/sys/vm/overcommit_memory";
-
-/// Waits for a child, and says how it ended.
-pub fn ended(child: libc::pid_t) -> String {
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    if libc::WIFSIGNALED(status) {
-        format!("killed by {}", libc::WTERMSIG(status))
-    } else {
-        format!("ended with {}", libc::WEXITSTATUS(status))
-    }
-}
 
 /// A fork that runs out of memory after areas that are registered were duplicated.
 fn fork_without_memory(book: &mut Book) {
@@ -116,99 +98,12 @@ fn fork_refused(book: &mut Book) {
     }
 }
 
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// A cgroup, which is removed when this is dropped.
-pub struct Cgroup(String);
-
-impl Cgroup {
-    /// One with limits, each of which has the name of its file and a value.
-    pub fn new(controller: &str, limits: &[(&str, &str)]) -> Self {
-        let enabled = write_file(
-            &format!("{CGROUPS}/cgroup.subtree_control"),
-            &format!("+{controller}"),
-        );
-        assert!(enabled.is_ok(), "no cgroups with {controller}: {enabled}");
-        let path = format!("{CGROUPS}/uffd-conformance");
-        std::fs::create_dir(&path).expect("a cgroup can be made");
-        for (name, value) in limits {
-            let answer = write_file(&format!("{path}/{name}"), value);
-            assert!(answer.is_ok(), "cannot set {name}: {answer}");
-        }
-        Self(path)
-    }
-
-    /// One with a limit on memory.
-    fn of_memory(max: &str, swap: &str) -> Self {
-        Self::new("memory", &[("memory.max", max), ("memory.swap.max", swap)])
-    }
-
-    /// The path of one of its files.
-    pub fn file(&self, name: &str) -> String {
-        format!("{}/{name}", self.0)
-    }
-
-    /// Moves this process into it.
-    pub fn enter(&self) {
-        let answer = write_file(&self.file("cgroup.procs"), "0");
-        assert!(answer.is_ok(), "cannot enter: {answer}");
-    }
-
-    /// Moves this process into it, and forks. The limit on memory is gone after that.
-    fn fork_within(&self) -> Answer {
-        let max = std::fs::File::options()
-            .write(true)
-            .open(self.file("memory.max"))
-            .expect("there is a limit");
-        self.enter();
-        // Until the limit is gone nothing is touched that needs memory. A fork that should have
-        // failed is seen by its answer.
-        // SAFETY: The child does nothing but end. The string is as long as is said.
-        unsafe {
-            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
-            if child == 0 {
-                libc::_exit(0);
-            }
-            let answer = Answer::of(child);
-            assert_eq!(libc::write(max.as_raw_fd(), c"max".as_ptr().cast(), 3), 3);
-            answer
-        }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The memory of those who were killed may be on its way out.
-        for _ in 0..1000 {
-            if std::fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        panic!("the cgroup cannot be removed");
-    }
-}
-
-/// Does something in a process of its own, and says how that ended.
-fn in_process(book: &mut Book, run: impl FnOnce(&mut Book)) -> String {
-    book.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { sys::fork() };
-    if child == 0 {
-        run(book);
-        book.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
-    ended(child)
-}
-
 /// A fork for which a memory cgroup has no room: it fails when page tables are copied, and the
 /// areas that are registered were duplicated by then.
 fn fork_in_full_cgroup(book: &mut Book) {
     for features in [0, ALL_EVENTS] {
         let cgroup = Cgroup::of_memory("1M", "0");
-        let process = in_process(book, |book| fork_without_room(book, features, &cgroup));
+        let process = book.in_process(|book| fork_without_room(book, features, &cgroup));
         book.ask(format!("features={features:#x},process"), process);
     }
 }
@@ -238,7 +133,7 @@ fn fork_without_room(book: &mut Book, features: u32, cgroup: &Cgroup) {
 fn fork_of_one_too_many(book: &mut Book) {
     for features in [0, ALL_EVENTS] {
         let cgroup = Cgroup::new("pids", &[("pids.max", "1")]);
-        let process = in_process(book, |book| fork_too_often(book, features, &cgroup));
+        let process = book.in_process(|book| fork_too_often(book, features, &cgroup));
         book.ask(format!("features={features:#x},process"), process);
     }
 }
@@ -300,7 +195,7 @@ fn memory_cgroup(book: &mut Book) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             book.flush();
             // SAFETY: The child has its own copy of everything.
-            let child = unsafe { sys::fork() };
+            let child = unsafe { fork() };
             if child == 0 {
                 drop(here);
                 cgroup.enter();
@@ -365,7 +260,7 @@ fn resolver_is_killed(book: &mut Book) {
         assert!(called.answer.is_ok(), "cannot register: {called}");
         book.flush();
         // SAFETY: The child has its own copy of everything.
-        let resolver = unsafe { sys::fork() };
+        let resolver = unsafe { fork() };
         if resolver == 0 {
             cgroup.enter();
             for page in 0..2 {
@@ -455,7 +350,7 @@ fn ends_meanwhile(book: &mut Book) {
                 let (here, there) = UnixStream::pair().expect("there are sockets");
                 book.flush();
                 // SAFETY: The child has its own copy of everything.
-                let child = unsafe { sys::fork() };
+                let child = unsafe { fork() };
                 if child == 0 {
                     drop(here);
                     target(doing, end, there);

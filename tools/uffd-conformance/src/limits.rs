@@ -5,10 +5,11 @@
 use crate::{
     book::{Book, Case},
     memory::{flags_within, kind_of, memfd, pagemap, Area, Names, MIB},
-    sys::{self, fork, Answer, PAGE},
+    process::{drop_ptrace, fork, pipe},
+    sys::{Answer, PAGE},
     uffd::{
-        self, Call, Uffd, API, CONTINUE, COPY, IOC_TYPE, MOVE, RANGE_CALLS, REGISTER, UNREGISTER,
-        WAKE, WRITEPROTECT, WRITEPROTECT_WP,
+        self, call_across, inputs, Call, Uffd, API, CONTINUE, FEATURES, IOC_TYPE, MINOR, MISSING,
+        MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_WP,
     },
 };
 use linux_raw_sys::general::*;
@@ -20,31 +21,6 @@ use std::{
     },
     sync::LazyLock,
 };
-
-pub const MISSING: u64 = UFFDIO_REGISTER_MODE_MISSING as u64;
-pub const WP: u64 = UFFDIO_REGISTER_MODE_WP as u64;
-pub const MINOR: u64 = UFFDIO_REGISTER_MODE_MINOR as u64;
-
-/// All features of Linux 6.18.
-pub const FEATURES: &[(u64, &str)] = &[
-    (UFFD_FEATURE_PAGEFAULT_FLAG_WP as u64, "pagefault_flag_wp"),
-    (UFFD_FEATURE_EVENT_FORK as u64, "event_fork"),
-    (UFFD_FEATURE_EVENT_REMAP as u64, "event_remap"),
-    (UFFD_FEATURE_EVENT_REMOVE as u64, "event_remove"),
-    (UFFD_FEATURE_MISSING_HUGETLBFS as u64, "missing_hugetlbfs"),
-    (UFFD_FEATURE_MISSING_SHMEM as u64, "missing_shmem"),
-    (UFFD_FEATURE_EVENT_UNMAP as u64, "event_unmap"),
-    (UFFD_FEATURE_SIGBUS as u64, "sigbus"),
-    (UFFD_FEATURE_THREAD_ID as u64, "thread_id"),
-    (UFFD_FEATURE_MINOR_HUGETLBFS as u64, "minor_hugetlbfs"),
-    (UFFD_FEATURE_MINOR_SHMEM as u64, "minor_shmem"),
-    (UFFD_FEATURE_EXACT_ADDRESS as u64, "exact_address"),
-    (UFFD_FEATURE_WP_HUGETLBFS_SHMEM as u64, "wp_hugetlbfs_shmem"),
-    (UFFD_FEATURE_WP_UNPOPULATED as u64, "wp_unpopulated"),
-    (UFFD_FEATURE_POISON as u64, "poison"),
-    (UFFD_FEATURE_WP_ASYNC as u64, "wp_async"),
-    (UFFD_FEATURE_MOVE as u64, "move"),
-];
 
 const PAGES: usize = 16;
 const SIZE: usize = PAGES * PAGE;
@@ -213,16 +189,6 @@ fn shared_area(slot: usize) -> Area {
     Area::map(slot, SIZE, PAGE, protection, libc::MAP_SHARED, Some(file)).expect("there is memory")
 }
 
-/// The inputs of a call for a range, with a mode.
-pub fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec<u64> {
-    let all = if call.name == COPY.name || call.name == MOVE.name {
-        vec![start as u64, other as u64, len as u64, mode]
-    } else {
-        vec![start as u64, len as u64, mode]
-    };
-    all[..call.inputs].to_vec()
-}
-
 /// A mode with which a call does something.
 fn good_mode(call: &Call) -> u64 {
     match call.name {
@@ -308,41 +274,6 @@ fn modes(book: &mut Book, call: &'static Call) {
             );
         }
     }
-}
-
-/// Calls with an argument of which the fields from number `second` on are in a second page. Each of
-/// the two pages allows what `protections` says.
-pub fn call_across(
-    uffd: &Uffd,
-    call: &Call,
-    inputs: &[u64],
-    second: usize,
-    protections: [i32; 2],
-) -> String {
-    let pages = Area::anon(4, 2);
-    let argument = call.argument(inputs);
-    let pointer = pages.start + PAGE - 8 * second;
-    let protect = |protections: [i32; 2]| {
-        for (page, protection) in protections.into_iter().enumerate() {
-            // SAFETY: The page is mapped, and only this function uses it.
-            unsafe { libc::mprotect(pages.at(page) as _, PAGE, protection) };
-        }
-    };
-    // SAFETY: Both pages are mapped, and nothing else is there.
-    unsafe {
-        let to = pointer as *mut u64;
-        std::ptr::copy_nonoverlapping(argument.as_ptr(), to, argument.len());
-    }
-    protect(protections);
-    let answer = uffd.raw(call.request(), pointer);
-    protect([libc::PROT_READ; 2]);
-    let mut after = argument.clone();
-    // SAFETY: As above; the pages can be read.
-    unsafe {
-        let from = pointer as *const u64;
-        std::ptr::copy_nonoverlapping(from, after.as_mut_ptr(), after.len());
-    }
-    format!("{answer}{}", call.changes(&argument, &after))
 }
 
 /// Arguments that are not, or not all, memory.
@@ -570,7 +501,7 @@ fn numbers(book: &mut Book, after_api: bool) {
 /// The handshake: versions, and each feature.
 fn handshake(book: &mut Book, privileged: bool) {
     if !privileged {
-        sys::drop_ptrace();
+        drop_ptrace();
     }
     let flags = libc::O_NONBLOCK
         | if privileged {
@@ -705,8 +636,8 @@ fn other_process(book: &mut Book) {
     // The child of the child is waited for here too.
     // SAFETY: No pointers are involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-    let (mut begun, begin) = crate::book::pipe();
-    let (mut told, tell) = crate::book::pipe();
+    let (mut begun, begin) = pipe();
+    let (mut told, tell) = pipe();
     // SAFETY: This process has one thread. So have those that it forks.
     let parent = unsafe { fork() };
     if parent == 0 {
@@ -760,7 +691,7 @@ fn this_program(fd: i32) -> std::process::Command {
 fn exec(book: &mut Book) {
     book.flush();
     for by_child in [false, true] {
-        let (mut reader, writer) = crate::book::pipe();
+        let (mut reader, writer) = pipe();
         // SAFETY: This process has one thread.
         let pid = unsafe { fork() };
         if pid == 0 {

@@ -5,20 +5,26 @@
 //! time, so that two kernels can be compared line by line. Run as root inside a test guest.
 
 mod access;
+mod action;
 mod book;
+mod cgroup;
 mod events;
 mod failures;
 mod faults;
+mod fixture;
 mod limits;
 mod memory;
 mod messages;
 mod partial;
+mod poll;
+mod process;
 mod processes;
 mod random;
 mod review;
 mod states;
 mod sys;
 mod table;
+mod touch;
 mod uffd;
 
 use book::Case;

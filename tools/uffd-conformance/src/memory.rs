@@ -2,7 +2,10 @@
 
 //! Kinds of memory that a range of addresses can be of.
 
-use crate::sys::{errno, write_file, Answer, PAGE};
+use crate::{
+    process::run_on,
+    sys::{errno, write_file, Answer, PAGE},
+};
 use linux_raw_sys::general::fsconfig_command::{self, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING};
 use std::{
     ffi::CStr,
@@ -365,22 +368,6 @@ fn swapped(slot: usize) -> Result<Area, i32> {
     area.write();
     swap_out(&area);
     Ok(area)
-}
-
-/// Has this thread run on one of the first two processors, or on all.
-pub fn run_on(processor: Option<usize>) {
-    // SAFETY: The set is valid.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        match processor {
-            Some(number) => libc::CPU_SET(number, &mut set),
-            None => {
-                (0..libc::CPU_SETSIZE as usize).for_each(|number| libc::CPU_SET(number, &mut set))
-            }
-        }
-        // Where there is one processor only, nothing has to be done.
-        libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
-    }
 }
 
 /// Has every page of an area that is present go to the swap disk.
@@ -771,4 +758,10 @@ pub fn flags_within(range: &Range<usize>, names: &Names) -> String {
 /// The names of all mappings in a range.
 pub fn names_within(range: &Range<usize>, names: &Names) -> String {
     within(range, names, |mapping| &mapping.name)
+}
+
+/// Empties a page.
+pub fn dontneed(page: usize) -> Answer {
+    // SAFETY: The page is memory of the tests.
+    Answer::of(unsafe { libc::madvise(page as _, PAGE, libc::MADV_DONTNEED) })
 }

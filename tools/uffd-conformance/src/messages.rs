@@ -3,14 +3,13 @@
 //! Reading and waiting: order, buffers, and every way to wait.
 
 use crate::{
-    book::{pipe, Book, Case},
-    events::fork_with,
-    faults::{count_interrupts, ends_soon, interrupt_and_wait, interrupts, load},
-    limits::{MISSING, WP},
-    memory::{vm_flags, Area, Names},
-    processes::descriptors,
-    sys::{self, errno_name, Answer, PAGE},
-    uffd::{describe, poll_fd, touch_by_this_thread, Uffd, API, WAKE},
+    book::{Book, Case},
+    memory::{dontneed, vm_flags, Area, Names},
+    poll::{aio_poll, aio_poll_for, poll_fd, ring_poll, Epoll},
+    process::{descriptors, ends_soon, fork, fork_with, pipe, receive, send, sleeping_thread},
+    sys::{errno_name, Answer, PAGE},
+    touch::{count_interrupts, interrupt_and_wait, interrupts, load},
+    uffd::{describe, read_one, touch_by_this_thread, Uffd, API, MISSING, WAKE, WP},
 };
 use io_uring::{opcode, types, IoUring};
 use linux_raw_sys::general::*;
@@ -427,12 +426,6 @@ fn waiting(book: &mut Book) {
     }
 }
 
-/// Empties a page.
-pub fn dontneed(page: usize) -> Answer {
-    // SAFETY: The page is memory of the tests.
-    Answer::of(unsafe { libc::madvise(page as _, PAGE, libc::MADV_DONTNEED) })
-}
-
 fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
     for events in [
         0,
@@ -476,143 +469,6 @@ fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
     }
     book.ask(format!("{name},io_uring poll"), ring_poll(fd));
     book.ask(format!("{name},aio poll"), aio_poll(fd));
-}
-
-/// An epoll instance with one descriptor.
-pub struct Epoll(OwnedFd);
-
-impl Epoll {
-    pub fn new(fd: RawFd, events: i32) -> Self {
-        // SAFETY: The call returns a new descriptor, and the event is valid.
-        unsafe {
-            let epoll = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
-            let mut event = libc::epoll_event {
-                events: events as u32,
-                u64: 7,
-            };
-            let added = libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event);
-            assert_eq!(added, 0, "epoll_ctl: {}", errno_name(crate::sys::errno()));
-            Self(epoll)
-        }
-    }
-
-    pub fn wait(&self, milliseconds: i32) -> String {
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        // SAFETY: There is room for one event.
-        let answer = Answer::of(unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), &mut event, 1, milliseconds)
-        });
-        let events = event.events;
-        format!("{answer} {events:#x}")
-    }
-}
-
-/// IORING_OP_POLL_ADD, given up if there is nothing at once.
-fn ring_poll(fd: RawFd) -> String {
-    let mut ring = IoUring::new(4).expect("there is io_uring");
-    let poll = opcode::PollAdd::new(types::Fd(fd), (libc::POLLIN | libc::POLLOUT) as u32)
-        .build()
-        .user_data(1);
-    // SAFETY: The request has no buffer.
-    unsafe { ring.submission().push(&poll).expect("there is room") };
-    ring.submit().expect("the request is taken");
-    let result = ring.completion().next().map(|entry| entry.result());
-    result.map_or("pending".into(), |result| result.to_string())
-}
-
-/// IOCB_CMD_POLL of aio, given up if there is nothing at once.
-fn aio_poll(fd: RawFd) -> String {
-    aio_poll_for(fd, 0)
-}
-
-/// IOCB_CMD_POLL of aio, given up after some seconds.
-fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Iocb {
-        data: u64,
-        key: u32,
-        flags: u32,
-        opcode: u16,
-        priority: i16,
-        fd: u32,
-        buf: u64,
-        nbytes: u64,
-        offset: i64,
-        reserved: u64,
-        iocb_flags: u32,
-        resfd: u32,
-    }
-    const POLL: u16 = 5;
-    let mut context = 0usize;
-    let mut iocb = Iocb {
-        opcode: POLL,
-        fd: fd as u32,
-        buf: libc::POLLIN as u64,
-        ..Iocb::default()
-    };
-    let list = [std::ptr::from_mut(&mut iocb)];
-    let mut event = [0u64; 4];
-    let mut time = libc::timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    // SAFETY: All structures are what the calls expect, and live until the context is gone.
-    unsafe {
-        assert_eq!(libc::syscall(libc::SYS_io_setup, 1, &mut context), 0);
-        let submitted = Answer::of(libc::syscall(
-            libc::SYS_io_submit,
-            context,
-            1,
-            list.as_ptr(),
-        ));
-        // It may be interrupted before it looks.
-        let got = loop {
-            let got = Answer::of(libc::syscall(
-                libc::SYS_io_getevents,
-                context,
-                i64::from(seconds != 0),
-                1,
-                event.as_mut_ptr(),
-                &mut time,
-            ));
-            if got != Answer(Err(libc::EINTR)) {
-                break got;
-            }
-        };
-        libc::syscall(libc::SYS_io_destroy, context);
-        format!("{submitted}, {got} event {:#x}", event[2])
-    }
-}
-
-/// Starts a thread, and returns when it sleeps, interruptible or not.
-pub fn sleeping_thread<T: Send + 'static>(
-    run: impl FnOnce() -> T + Send + 'static,
-) -> JoinHandle<T> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        // SAFETY: No pointers are involved.
-        let _ = sender.send(unsafe { libc::gettid() });
-        run()
-    });
-    let id = receiver.recv().expect("a thread");
-    wait_for_sleep(&format!("/proc/self/task/{id}"), || thread.is_finished());
-    thread
-}
-
-/// Waits until a thread or a process, whose directory in /proc is given, sleeps or is over.
-pub fn wait_for_sleep(directory: &str, is_over: impl Fn() -> bool) {
-    // It may be seen to sleep in something else before; not several times.
-    let mut seen = 0;
-    while seen < 3 {
-        let text = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
-        let sleeps = text.contains(") S ") || text.contains(") D ");
-        seen = if sleeps { seen + 1 } else { 0 };
-        std::thread::sleep(std::time::Duration::from_millis(1));
-        if is_over() {
-            break;
-        }
-    }
 }
 
 /// O_NONBLOCK comes and goes while a thread sleeps in read().
@@ -1004,7 +860,7 @@ fn handed_over(book: &mut Book) {
     book.flush();
     let (here, there) = UnixStream::pair().expect("there are sockets");
     // SAFETY: The child uses system calls and its own copy of all memory.
-    let child = unsafe { sys::fork() };
+    let child = unsafe { fork() };
     if child == 0 {
         let uffd = Uffd(receive(there.as_raw_fd()));
         let called = uffd.copy(scene.area.at(3), scene.source.start, PAGE, 0);
@@ -1024,73 +880,6 @@ fn handed_over(book: &mut Book) {
     assert_eq!(status, 0, "the other process did not end as it should");
     book.ask("sent,sleeper", ends_soon(&scene.sleepers[0]));
     scene.end();
-}
-
-/// The size of a control message with one descriptor.
-const CONTROL: usize = 24;
-
-fn header(data: &mut libc::iovec, control: &mut [u64; 3]) -> libc::msghdr {
-    // SAFETY: All values are valid.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = data;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = CONTROL;
-    header
-}
-
-/// Sends a descriptor over a socket.
-pub fn send(socket: RawFd, fd: RawFd) {
-    let mut byte = [0u8];
-    let mut data = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    let mut control = [0u64; 3];
-    let header = header(&mut data, &mut control);
-    // SAFETY: There is room for one control message with one descriptor.
-    unsafe {
-        let message = libc::CMSG_FIRSTHDR(&header);
-        (*message).cmsg_level = libc::SOL_SOCKET;
-        (*message).cmsg_type = libc::SCM_RIGHTS;
-        (*message).cmsg_len = libc::CMSG_LEN(4) as usize;
-        libc::CMSG_DATA(message).cast::<RawFd>().write(fd);
-        assert_eq!(libc::sendmsg(socket, &header, 0), 1);
-    }
-}
-
-/// Receives a descriptor from a socket.
-pub fn receive(socket: RawFd) -> OwnedFd {
-    let mut byte = [0u8];
-    let mut data = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    let mut control = [0u64; 3];
-    let mut header = header(&mut data, &mut control);
-    // SAFETY: The other side sends one descriptor, which is new here.
-    unsafe {
-        assert_eq!(libc::recvmsg(socket, &mut header, 0), 1);
-        OwnedFd::from_raw_fd(
-            libc::CMSG_DATA(libc::CMSG_FIRSTHDR(&header))
-                .cast::<RawFd>()
-                .read(),
-        )
-    }
-}
-
-/// Waits for one message, and writes it down.
-pub fn read_one(fd: RawFd, names: &Names) -> String {
-    // SAFETY: All values are valid.
-    let mut message: uffd_msg = unsafe { std::mem::zeroed() };
-    let buffer = std::ptr::from_mut(&mut message).cast();
-    // SAFETY: The message is as long as is said.
-    let answer = Answer::of(unsafe { libc::read(fd, buffer, MESSAGE) });
-    if answer == Answer(Ok(MESSAGE as i64)) {
-        describe(&message, names)
-    } else {
-        answer.to_string()
-    }
 }
 
 /// Many readers, and one message each.

@@ -4,13 +4,13 @@
 
 use crate::{
     book::{Book, Case},
-    faults::{catch_signals, load},
-    limits::{call_across, inputs, MINOR, MISSING, WP},
     memory::{kind_of, memfd, new_file, pagemap, peek, vm_flags, Area, Names, BASIC},
-    sys::{fork, Answer, PAGE},
+    process::fork,
+    sys::{Answer, PAGE},
+    touch::{catch_signals, load},
     uffd::{
-        Call, Called, Uffd, CONTINUE, COPY, MOVE, POISON, REGISTER, UNREGISTER, WAKE, WRITEPROTECT,
-        ZEROPAGE,
+        call_across, inputs, Call, Called, Uffd, CONTINUE, COPY, MINOR, MISSING, MOVE, POISON,
+        REGISTER, UNREGISTER, WAKE, WP, WRITEPROTECT, ZEROPAGE,
     },
 };
 use linux_raw_sys::general::*;

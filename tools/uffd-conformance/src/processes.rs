@@ -3,15 +3,18 @@
 //! Several processes: whose faults and events arrive where, and by which number a thread is called.
 
 use crate::{
+    action::{action, ask_action, Action, Place, FEATURES},
     book::{Book, Case},
-    events::{action, ask_action, fork_with, Action, Place, FEATURES},
-    failures::ended,
-    faults::{catch_signals, load, DONTWAKE},
-    limits::{MISSING, WP},
     memory::{kind_of, peek, vm_flags, Area, Names},
-    messages::{read_one, receive, send, sleeping_thread},
-    sys::{self, write_file, Answer, PAGE},
-    uffd::{describe, touch_by_this_thread, Uffd, MOVE, UNREGISTER, WAKE, WRITEPROTECT},
+    process::{
+        descriptors, ended, fork, fork_with, limit_descriptors, receive, send, sleeping_thread,
+    },
+    sys::{write_file, Answer, PAGE},
+    touch::{catch_signals, load},
+    uffd::{
+        describe, read_one, touch_by_this_thread, Uffd, DONTWAKE, MISSING, MOVE, UNREGISTER, WAKE,
+        WP, WRITEPROTECT,
+    },
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -113,13 +116,13 @@ fn fork_in(new_namespace: bool, shared: &Shared) -> Option<(libc::pid_t, libc::p
     // SAFETY: The children have their own copies of everything.
     unsafe {
         shared.set(CHILD, 0);
-        let first = sys::fork();
+        let first = fork();
         if !new_namespace {
             return (first != 0).then_some((first, first));
         }
         if first == 0 {
             assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0, "unshare");
-            let second = sys::fork();
+            let second = fork();
             if second == 0 {
                 return None;
             }
@@ -363,12 +366,6 @@ const CLONES: &[Action] = &[
     }),
 ];
 
-/// How many descriptors this process has.
-pub fn descriptors() -> u32 {
-    let list = std::fs::read_dir("/proc/self/fd").expect("there is a list");
-    list.count() as u32
-}
-
 /// A process whose descriptor was passed on forks: the event is read elsewhere.
 fn passed_on(book: &mut Book) {
     catch_signals();
@@ -380,7 +377,7 @@ fn passed_on(book: &mut Book) {
     let (here, there) = UnixStream::pair().expect("there are sockets");
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let target = unsafe { sys::fork() };
+    let target = unsafe { fork() };
     if target == 0 {
         drop(here);
         let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
@@ -426,17 +423,6 @@ fn passed_on(book: &mut Book) {
     book.ask("byte in the child", shared.get(1));
     let copied = child.copy(area.at(1), source.start, PAGE, 0);
     book.ask("copy after its end", copied);
-}
-
-/// Sets how many descriptors this process may have.
-pub fn limit_descriptors(count: u64) {
-    // SAFETY: The structure is valid.
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur = count.min(limit.rlim_max);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
-    }
 }
 
 /// What is there besides the event of a fork.
@@ -578,7 +564,7 @@ fn traced(book: &mut Book) {
         let (here, there) = UnixStream::pair().expect("there are sockets");
         book.flush();
         // SAFETY: The child has its own copy of everything.
-        let child = unsafe { sys::fork() };
+        let child = unsafe { fork() };
         if child == 0 {
             let uffd = Uffd::new(features.into());
             let called = uffd.register(area.start, area.len, mode);
@@ -687,7 +673,7 @@ fn without_leader(book: &mut Book) {
     catch_signals();
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let child = unsafe { sys::fork() };
+    let child = unsafe { fork() };
     if child == 0 {
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -790,7 +776,7 @@ fn core_dump(book: &mut Book) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             book.flush();
             // SAFETY: The child has its own copy of everything.
-            let child = unsafe { sys::fork() };
+            let child = unsafe { fork() };
             if child == 0 {
                 let uffd = Uffd::new(0);
                 let called = uffd.register(area.start, area.len, mode);

@@ -3,15 +3,15 @@
 //! Sequences of calls made at random from a seed: what nobody thought of asking.
 
 use crate::{
-    book::{pipe, Book, Case},
-    events::fork_with,
-    faults::{catch_signals, load, store},
-    limits::{FEATURES, MINOR, MISSING},
+    book::{Book, Case},
     memory::{kind_of, pagemap, peek, vm_flags, Area, Names, MIB},
+    poll::poll_fd,
+    process::{fork_with, pipe},
     sys::{errno_name, Answer, PAGE},
+    touch::{catch_signals, load, store},
     uffd::{
-        describe, Uffd, CONTINUE, COPY, MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE,
-        WRITEPROTECT, ZEROPAGE,
+        describe, Uffd, CONTINUE, COPY, FEATURES, MINOR, MISSING, MOVE, RANGE_CALLS, REGISTER,
+        UNREGISTER, WAKE, WRITEPROTECT, ZEROPAGE,
     },
 };
 use fastrand::Rng;
@@ -111,7 +111,7 @@ impl Drain {
         let (its_seen, its_stop) = (seen.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             while !its_stop.load(Ordering::Relaxed) {
-                if crate::uffd::poll_fd(fd, libc::POLLIN, 2) & libc::POLLIN == 0 {
+                if poll_fd(fd, libc::POLLIN, 2) & libc::POLLIN == 0 {
                     continue;
                 }
                 // Whoever caused the event goes on once it was read, and then waits for the lock.

@@ -5,19 +5,21 @@
 
 use crate::{
     book::{Book, Case},
-    events::fork_with,
-    failures::{ended, Cgroup},
-    faults::{
-        catch_signals, count_interrupts, ends_soon, fill, interrupt, interrupt_and_wait,
-        interrupts, load, store,
+    cgroup::Cgroup,
+    memory::{dontneed, kind_of, Area, Names},
+    poll::{poll_fd, Epoll},
+    process::{
+        ended, ends_soon, fork, fork_with, limit_descriptors, run_on, sleeping_thread,
+        wait_for_sleep,
     },
-    limits::{MINOR, MISSING, WP},
-    memory::{kind_of, run_on, Area, Names},
-    messages::{dontneed, read_one, sleeping_thread, wait_for_sleep, Epoll},
-    processes::limit_descriptors,
-    sys::{self, Answer, PAGE},
+    sys::{Answer, PAGE},
+    touch::{
+        catch_signals, count_interrupts, fill, interrupt, interrupt_and_wait, interrupts, load,
+        store,
+    },
     uffd::{
-        describe, poll_fd, touch_by_this_thread, Uffd, CONTINUE, UNREGISTER, WAKE, WRITEPROTECT,
+        describe, descriptor_of, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING,
+        UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
 };
 use linux_raw_sys::general::*;
@@ -98,13 +100,6 @@ impl Watched {
         assert_ne!(self.uffd.poll(10_000), 0, "there is no event");
         forker
     }
-}
-
-/// The descriptor that comes with the event of a fork.
-fn descriptor_of(message: &uffd_msg) -> Option<Uffd> {
-    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
-    // SAFETY: It is a fork event, whose descriptor is new.
-    is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
 }
 
 /// Gives this thread a real-time priority, or none if it is 0.
@@ -244,7 +239,7 @@ fn killed_reader(book: &mut Book) {
         run_on(Some(0));
         book.flush();
         // SAFETY: The child makes system calls only.
-        let child = unsafe { sys::fork() };
+        let child = unsafe { fork() };
         if child == 0 {
             set_priority(10);
             let _ = watched.uffd.read();
@@ -448,7 +443,7 @@ fn room_elsewhere(book: &mut Book) {
         let start_child = |book: &mut Book| {
             book.flush();
             // SAFETY: The child has its own copy of everything.
-            let child = unsafe { sys::fork() };
+            let child = unsafe { fork() };
             if child == 0 {
                 set_priority(5);
                 book.ask(question("child"), watched.next());
@@ -523,7 +518,7 @@ fn memory_of_contexts(book: &mut Book) {
     let cgroup = Cgroup::new("memory", &[]);
     book.flush();
     // SAFETY: The child has its own copy of everything.
-    let child = unsafe { sys::fork() };
+    let child = unsafe { fork() };
     if child == 0 {
         cgroup.enter();
         let room = DESCRIPTORS as u64 + 1024;

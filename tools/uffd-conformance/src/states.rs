@@ -5,11 +5,11 @@
 
 use crate::{
     book::{Book, Case},
-    faults::{ask_setup, catch_signals, fill, Access, Scene, ACCESSES, FEATURES, SETUPS},
-    limits::{MINOR, MISSING, WP},
+    fixture::{ask_setup, Scene, FEATURES, SETUPS},
     memory::{huge_pages, kind_of, merge, pagemap, swap_out, vm_flags, Area, Names, MIB},
     sys::{errno_name, Answer, PAGE},
-    uffd::{Uffd, UNREGISTER, WRITEPROTECT},
+    touch::{catch_signals, fill, Access, ACCESSES},
+    uffd::{Uffd, MINOR, MISSING, UNREGISTER, WP, WRITEPROTECT},
 };
 use linux_raw_sys::general::*;
 use std::os::fd::AsRawFd;

@@ -46,6 +46,11 @@ impl Display for Answer {
     }
 }
 
+/// What a function of libc returned, as text.
+pub fn outcome(value: impl TryInto<i64>) -> String {
+    Answer::of(value).to_string()
+}
+
 /// The last error of this thread.
 pub fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
@@ -85,60 +90,10 @@ pub fn bits(value: u64, names: &[(u64, &str)]) -> String {
     parts.join("|")
 }
 
-/// Makes a child: returns its number, or 0 in it.
-///
-/// # Safety
-///
-/// The child of a process that has more than one thread only makes system calls.
-pub unsafe fn fork() -> libc::pid_t {
-    // SAFETY: No pointers are involved; the caller sees to the rest.
-    let pid = unsafe { libc::fork() };
-    // Whoever kills the process -1 kills all.
-    assert!(pid >= 0, "cannot fork: {}", errno_name(errno()));
-    pid
-}
-
 /// Writes a file of /proc or /sys.
 pub fn write_file(path: &str, text: &str) -> Answer {
     match std::fs::write(path, text) {
         Ok(()) => Answer(Ok(0)),
         Err(err) => Answer(Err(err.raw_os_error().unwrap_or(0))),
-    }
-}
-
-/// Gives up the right to handle faults of the kernel and of others.
-pub fn drop_ptrace() {
-    const CAP_SYS_PTRACE: u32 = 19;
-    drop_capability(CAP_SYS_PTRACE);
-}
-
-/// Takes a capability from this thread.
-pub fn drop_capability(capability: u32) {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    #[derive(Default, Copy, Clone)]
-    struct Data {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
-    let mut header = Header {
-        version: VERSION_3,
-        pid: 0,
-    };
-    let mut data = [Data::default(); 2];
-    // SAFETY: The structures are what version 3 of the calls expects.
-    unsafe {
-        assert_eq!(libc::syscall(libc::SYS_capget, &mut header, &mut data), 0);
-        let set = &mut data[capability as usize / 32];
-        let mask = !(1 << (capability % 32));
-        set.effective &= mask;
-        set.permitted &= mask;
-        assert_eq!(libc::syscall(libc::SYS_capset, &header, &data), 0);
     }
 }

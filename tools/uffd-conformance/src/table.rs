@@ -4,14 +4,14 @@
 
 use crate::{
     book::{Book, Case},
-    limits::{MINOR, MISSING, WP},
     memory::{
         huge_pages, kind_of, names_within, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB,
     },
     sys::{errno_name, Answer, PAGE},
     uffd::{
-        Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MOVE, MOVE_ALLOW_SRC_HOLES, POISON,
-        UNREGISTER, WAKE, WRITEPROTECT, WRITEPROTECT_DONTWAKE, WRITEPROTECT_WP, ZEROPAGE,
+        Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MINOR, MISSING, MOVE,
+        MOVE_ALLOW_SRC_HOLES, POISON, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_DONTWAKE,
+        WRITEPROTECT_WP, ZEROPAGE,
     },
 };
 use linux_raw_sys::general::*;

@@ -3,13 +3,11 @@
 //! A userfaultfd, its ioctls as a table, and its messages.
 
 use crate::{
-    memory::Names,
-    sys::{bits, Answer},
+    memory::{Area, Names},
+    poll::poll_fd,
+    sys::{bits, Answer, PAGE},
 };
-use linux_raw_sys::general::{
-    uffd_msg, UFFD_API, UFFD_EVENT_FORK, UFFD_EVENT_PAGEFAULT, UFFD_EVENT_REMAP, UFFD_EVENT_REMOVE,
-    UFFD_EVENT_UNMAP,
-};
+use linux_raw_sys::general::*;
 use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicU32, Ordering},
@@ -287,18 +285,6 @@ impl Uffd {
     }
 }
 
-/// poll() on one descriptor.
-pub fn poll_fd(fd: RawFd, events: i16, milliseconds: i32) -> i16 {
-    let mut poll = libc::pollfd {
-        fd,
-        events,
-        revents: 0,
-    };
-    // SAFETY: There is one entry.
-    unsafe { libc::poll(&mut poll, 1, milliseconds) };
-    poll.revents
-}
-
 /// What an ioctl did.
 pub struct Called {
     pub answer: Answer,
@@ -392,4 +378,103 @@ pub fn describe(message: &uffd_msg, names: &Names) -> String {
         return format!("{text} with stray bytes {bytes:02x?}");
     }
     text
+}
+
+pub const MISSING: u64 = UFFDIO_REGISTER_MODE_MISSING as u64;
+pub const WP: u64 = UFFDIO_REGISTER_MODE_WP as u64;
+pub const MINOR: u64 = UFFDIO_REGISTER_MODE_MINOR as u64;
+
+/// All features of Linux 6.18.
+pub const FEATURES: &[(u64, &str)] = &[
+    (UFFD_FEATURE_PAGEFAULT_FLAG_WP as u64, "pagefault_flag_wp"),
+    (UFFD_FEATURE_EVENT_FORK as u64, "event_fork"),
+    (UFFD_FEATURE_EVENT_REMAP as u64, "event_remap"),
+    (UFFD_FEATURE_EVENT_REMOVE as u64, "event_remove"),
+    (UFFD_FEATURE_MISSING_HUGETLBFS as u64, "missing_hugetlbfs"),
+    (UFFD_FEATURE_MISSING_SHMEM as u64, "missing_shmem"),
+    (UFFD_FEATURE_EVENT_UNMAP as u64, "event_unmap"),
+    (UFFD_FEATURE_SIGBUS as u64, "sigbus"),
+    (UFFD_FEATURE_THREAD_ID as u64, "thread_id"),
+    (UFFD_FEATURE_MINOR_HUGETLBFS as u64, "minor_hugetlbfs"),
+    (UFFD_FEATURE_MINOR_SHMEM as u64, "minor_shmem"),
+    (UFFD_FEATURE_EXACT_ADDRESS as u64, "exact_address"),
+    (UFFD_FEATURE_WP_HUGETLBFS_SHMEM as u64, "wp_hugetlbfs_shmem"),
+    (UFFD_FEATURE_WP_UNPOPULATED as u64, "wp_unpopulated"),
+    (UFFD_FEATURE_POISON as u64, "poison"),
+    (UFFD_FEATURE_WP_ASYNC as u64, "wp_async"),
+    (UFFD_FEATURE_MOVE as u64, "move"),
+];
+
+/// Calls with an argument of which the fields from number `second` on are in a second page. Each of
+/// the two pages allows what `protections` says.
+pub fn call_across(
+    uffd: &Uffd,
+    call: &Call,
+    inputs: &[u64],
+    second: usize,
+    protections: [i32; 2],
+) -> String {
+    let pages = Area::anon(4, 2);
+    let argument = call.argument(inputs);
+    let pointer = pages.start + PAGE - 8 * second;
+    let protect = |protections: [i32; 2]| {
+        for (page, protection) in protections.into_iter().enumerate() {
+            // SAFETY: The page is mapped, and only this function uses it.
+            unsafe { libc::mprotect(pages.at(page) as _, PAGE, protection) };
+        }
+    };
+    // SAFETY: Both pages are mapped, and nothing else is there.
+    unsafe {
+        let to = pointer as *mut u64;
+        std::ptr::copy_nonoverlapping(argument.as_ptr(), to, argument.len());
+    }
+    protect(protections);
+    let answer = uffd.raw(call.request(), pointer);
+    protect([libc::PROT_READ; 2]);
+    let mut after = argument.clone();
+    // SAFETY: As above; the pages can be read.
+    unsafe {
+        let from = pointer as *const u64;
+        std::ptr::copy_nonoverlapping(from, after.as_mut_ptr(), after.len());
+    }
+    format!("{answer}{}", call.changes(&argument, &after))
+}
+
+/// The inputs of a call for a range, with a mode.
+pub fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec<u64> {
+    let all = if call.name == COPY.name || call.name == MOVE.name {
+        vec![start as u64, other as u64, len as u64, mode]
+    } else {
+        vec![start as u64, len as u64, mode]
+    };
+    all[..call.inputs].to_vec()
+}
+
+/// The mode in which nobody is woken, but for write protection.
+pub const DONTWAKE: u64 = UFFDIO_COPY_MODE_DONTWAKE as u64;
+
+pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
+    | UFFD_FEATURE_EVENT_REMAP
+    | UFFD_FEATURE_EVENT_REMOVE
+    | UFFD_FEATURE_EVENT_UNMAP;
+
+/// The descriptor that comes with the event of a fork.
+pub fn descriptor_of(message: &uffd_msg) -> Option<Uffd> {
+    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
+    // SAFETY: It is a fork event, whose descriptor is new.
+    is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
+}
+
+/// Waits for one message, and writes it down.
+pub fn read_one(fd: RawFd, names: &Names) -> String {
+    // SAFETY: All values are valid.
+    let mut message: uffd_msg = unsafe { std::mem::zeroed() };
+    let buffer = std::ptr::from_mut(&mut message).cast();
+    // SAFETY: The message is as long as is said.
+    let answer = Answer::of(unsafe { libc::read(fd, buffer, size_of::<uffd_msg>()) });
+    if answer == Answer(Ok(size_of::<uffd_msg>() as i64)) {
+        describe(&message, names)
+    } else {
+        answer.to_string()
+    }
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Cgroups with limits.
+
+use crate::sys::{write_file, Answer};
+use std::os::fd::AsRawFd;
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// A cgroup, which is removed when this is dropped.
+pub struct Cgroup(String);
+
+impl Cgroup {
+    /// One with limits, each of which has the name of its file and a value.
+    pub fn new(controller: &str, limits: &[(&str, &str)]) -> Self {
+        let enabled = write_file(
+            &format!("{CGROUPS}/cgroup.subtree_control"),
+            &format!("+{controller}"),
+        );
+        assert!(enabled.is_ok(), "no cgroups with {controller}: {enabled}");
+        let path = format!("{CGROUPS}/uffd-conformance");
+        std::fs::create_dir(&path).expect("a cgroup can be made");
+        for (name, value) in limits {
+            let answer = write_file(&format!("{path}/{name}"), value);
+            assert!(answer.is_ok(), "cannot set {name}: {answer}");
+        }
+        Self(path)
+    }
+
+    /// One with a limit on memory.
+    pub fn of_memory(max: &str, swap: &str) -> Self {
+        Self::new("memory", &[("memory.max", max), ("memory.swap.max", swap)])
+    }
+
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.0)
+    }
+
+    /// Moves this process into it.
+    pub fn enter(&self) {
+        let answer = write_file(&self.file("cgroup.procs"), "0");
+        assert!(answer.is_ok(), "cannot enter: {answer}");
+    }
+
+    /// Moves this process into it, and forks. The limit on memory is gone after that.
+    pub fn fork_within(&self) -> Answer {
+        let max = std::fs::File::options()
+            .write(true)
+            .open(self.file("memory.max"))
+            .expect("there is a limit");
+        self.enter();
+        // Until the limit is gone nothing is touched that needs memory. A fork that should have
+        // failed is seen by its answer.
+        // SAFETY: The child does nothing but end. The string is as long as is said.
+        unsafe {
+            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+            if child == 0 {
+                libc::_exit(0);
+            }
+            let answer = Answer::of(child);
+            assert_eq!(libc::write(max.as_raw_fd(), c"max".as_ptr().cast(), 3), 3);
+            answer
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The memory of those who were killed may be on its way out.
+        for _ in 0..1000 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("the cgroup cannot be removed");
+    }
+}

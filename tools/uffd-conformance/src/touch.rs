@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ways to touch memory, and the signals that come of it.
+
+use crate::{
+    memory::Names,
+    process::{fork, pipe},
+    sys::{errno, errno_name, outcome, PAGE},
+    uffd::TOUCHING,
+};
+use io_uring::{opcode, squeue::Flags, types, IoUring};
+use std::{
+    arch::global_asm,
+    fs::File,
+    io::Write,
+    os::{
+        fd::AsRawFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
+    sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering},
+};
+
+// Each of these touches its argument with its first instruction and returns 0. The handler of
+// signals has them return 1 instead. None of them uses the stack. A page of zeros, executed, writes
+// to where rax points.
+global_asm!(
+    ".globl uffd_load, uffd_load8, uffd_store, uffd_store8, uffd_add, uffd_exec",
+    ".globl uffd_end, uffd_recover",
+    "uffd_load: mov al, byte ptr [rdi]; xor eax, eax; ret",
+    "uffd_load8: mov rax, qword ptr [rdi]; xor eax, eax; ret",
+    "uffd_store: mov byte ptr [rdi], 0x5a; xor eax, eax; ret",
+    "uffd_store8: mov qword ptr [rdi], 0x5a; xor eax, eax; ret",
+    "uffd_add: lock add dword ptr [rdi], 1; xor eax, eax; ret",
+    "uffd_exec: xor eax, eax; jmp rdi",
+    "uffd_end:",
+    "uffd_recover: mov eax, 1; ret",
+);
+
+extern "C" {
+    fn uffd_load(address: usize) -> i32;
+    fn uffd_load8(address: usize) -> i32;
+    fn uffd_store(address: usize) -> i32;
+    fn uffd_store8(address: usize) -> i32;
+    fn uffd_add(address: usize) -> i32;
+    fn uffd_exec(address: usize) -> i32;
+    /// The end of the functions above.
+    fn uffd_end();
+    fn uffd_recover();
+}
+
+/// What a page to execute holds: `xor eax, eax; ret`.
+const CODE: [u8; 3] = [0x31, 0xc0, 0xc3];
+
+/// Where in the page, so that what the other ways write does not get executed.
+const CODE_OFFSET: usize = 0x80;
+
+/// The last signal for an access.
+static SIGNAL: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
+static SIGNAL_ADDRESS: AtomicUsize = AtomicUsize::new(0);
+
+/// The page that was executed last. At first it is none: no page has this address.
+static EXECUTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Whether an instruction is part of an access. Any other one that faults is a defect of the tests.
+fn is_access(instruction: usize) -> bool {
+    let first = uffd_load as unsafe extern "C" fn(usize) -> i32 as usize;
+    let end = uffd_end as unsafe extern "C" fn() as usize;
+    (first..end).contains(&instruction)
+        || instruction & !(PAGE - 1) == EXECUTED.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: The kernel passes valid pointers.
+    unsafe {
+        let context = context.cast::<libc::ucontext_t>();
+        let instruction = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
+        if !is_access(*instruction as usize) {
+            libc::abort();
+        }
+        SIGNAL[0].store(signal, Ordering::Relaxed);
+        SIGNAL[1].store((*info).si_code, Ordering::Relaxed);
+        SIGNAL_ADDRESS.store((*info).si_addr() as usize, Ordering::Relaxed);
+        *instruction = uffd_recover as unsafe extern "C" fn() as usize as i64;
+    }
+}
+
+/// Has the accesses above return 1 where there is a signal.
+pub fn catch_signals() {
+    // SAFETY: The handler is made for the functions above, and knows them.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_signal as extern "C" fn(_, _, _) as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
+        libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Calls one of the functions above.
+fn touch(function: unsafe extern "C" fn(usize) -> i32, address: usize, names: &Names) -> String {
+    // SAFETY: The address is one of the tests' memory, or the signal is handled.
+    if unsafe { function(address) } == 0 {
+        return "done".into();
+    }
+    let signal = match SIGNAL[0].load(Ordering::Relaxed) {
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGSEGV => "SIGSEGV",
+        _ => "?",
+    };
+    format!(
+        "{signal} code {} at {}",
+        SIGNAL[1].load(Ordering::Relaxed),
+        names.name(SIGNAL_ADDRESS.load(Ordering::Relaxed) as u64)
+    )
+}
+
+/// Reads from memory with a load.
+pub fn load(address: usize, names: &Names) -> String {
+    touch(uffd_load, address, names)
+}
+
+/// Writes to memory with a store.
+pub fn store(address: usize, names: &Names) -> String {
+    touch(uffd_store, address, names)
+}
+
+/// A way to touch memory.
+pub struct Access {
+    pub name: &'static str,
+    /// What is done to an address, near which there is a page on either side.
+    pub run: fn(usize, &Names) -> String,
+    /// Where in the page.
+    pub offset: isize,
+}
+
+const fn access(name: &'static str, run: fn(usize, &Names) -> String) -> Access {
+    Access {
+        name,
+        run,
+        offset: 0x10,
+    }
+}
+
+/// Like [`access`], of the end of a page and the beginning of the next one.
+const fn across(name: &'static str, run: fn(usize, &Names) -> String) -> Access {
+    Access {
+        name,
+        run,
+        offset: -4,
+    }
+}
+
+fn iovec(address: usize, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: address as _,
+        iov_len: len,
+    }
+}
+
+/// Runs something in a child, and returns its status.
+fn in_child(run: impl FnOnce(libc::pid_t) -> i32) -> String {
+    // SAFETY: The child makes system calls only.
+    unsafe {
+        let parent = libc::getpid();
+        let child = fork();
+        if child == 0 {
+            libc::_exit(run(parent));
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        if libc::WIFSIGNALED(status) {
+            return format!("killed by {}", libc::WTERMSIG(status));
+        }
+        let code = libc::WEXITSTATUS(status);
+        if code == 0 {
+            "0".into()
+        } else {
+            errno_name(code)
+        }
+    }
+}
+
+/// The errno of a call, or 0.
+fn status(value: isize) -> i32 {
+    if value < 0 {
+        errno()
+    } else {
+        0
+    }
+}
+
+/// Completes one request of io_uring.
+fn ring(entry: io_uring::squeue::Entry) -> String {
+    let mut ring = IoUring::new(4).expect("there is io_uring");
+    // SAFETY: The request is over before its buffer goes.
+    unsafe { ring.submission().push(&entry).expect("there is room") };
+    if let Err(err) = ring.submit_and_wait(1) {
+        return errno_name(err.raw_os_error().unwrap_or(0));
+    }
+    let result = ring
+        .completion()
+        .next()
+        .map_or(i32::MIN, |entry| entry.result());
+    if result < 0 {
+        errno_name(-result)
+    } else {
+        result.to_string()
+    }
+}
+
+// SAFETY (of all blocks below): the addresses are in memory of the tests, of which nothing of
+// Rust's is part, and the kernel checks them.
+pub const ACCESSES: &[Access] = &[
+    access("load", |a, n| touch(uffd_load, a, n)),
+    access("store", |a, n| touch(uffd_store, a, n)),
+    access("locked add", |a, n| touch(uffd_add, a, n)),
+    Access {
+        name: "exec",
+        run: |a, n| {
+            EXECUTED.store(a & !(PAGE - 1), Ordering::Relaxed);
+            touch(uffd_exec, a, n)
+        },
+        offset: CODE_OFFSET as isize,
+    },
+    across("load across", |a, n| touch(uffd_load8, a, n)),
+    across("store across", |a, n| touch(uffd_store8, a, n)),
+    access("read", |a, _| {
+        let (reader, mut writer) = pipe();
+        let _ = writer.write(b"12345678");
+        outcome(unsafe { libc::read(reader.as_raw_fd(), a as _, 8) })
+    }),
+    across("read across", |a, _| {
+        let (reader, mut writer) = pipe();
+        let _ = writer.write(b"12345678");
+        outcome(unsafe { libc::read(reader.as_raw_fd(), a as _, 8) })
+    }),
+    access("write", |a, _| {
+        let (_reader, writer) = pipe();
+        outcome(unsafe { libc::write(writer.as_raw_fd(), a as _, 8) })
+    }),
+    across("write across", |a, _| {
+        let (_reader, writer) = pipe();
+        outcome(unsafe { libc::write(writer.as_raw_fd(), a as _, 8) })
+    }),
+    access("read of zeros", |a, _| {
+        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        outcome(unsafe { libc::read(zero.as_raw_fd(), a as _, 8) })
+    }),
+    access("getrandom", |a, _| {
+        outcome(unsafe { libc::getrandom(a as _, 8, 0) })
+    }),
+    access("futex wait", |a, _| {
+        let time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 1,
+        };
+        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAIT, 0x1234_5678, &time) })
+    }),
+    access("futex wake", |a, _| {
+        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAKE, 1) })
+    }),
+    access("futex wake op", |a, _| {
+        const ADD_ONE: u64 = 1 << 28 | 1 << 12;
+        outcome(unsafe {
+            libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAKE_OP, 1, 0u64, a, ADD_ONE)
+        })
+    }),
+    access("futex lock", |a, _| {
+        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_TRYLOCK_PI, 0) })
+    }),
+    access("readv", |a, _| {
+        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        outcome(unsafe { libc::readv(zero.as_raw_fd(), a as _, 1) })
+    }),
+    access("process_vm_readv", |a, _| {
+        let mut byte = [0u8; 8];
+        let (local, remote) = (iovec(byte.as_mut_ptr() as usize, 8), iovec(a, 8));
+        outcome(unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) })
+    }),
+    access("process_vm_writev", |a, _| {
+        let byte = [7u8; 8];
+        let (local, remote) = (iovec(byte.as_ptr() as usize, 8), iovec(a, 8));
+        outcome(unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) })
+    }),
+    access("read by a child", |a, _| {
+        in_child(|parent| unsafe {
+            let mut byte = [0u8; 8];
+            let (local, remote) = (iovec(byte.as_mut_ptr() as usize, 8), iovec(a, 8));
+            status(libc::process_vm_readv(parent, &local, 1, &remote, 1, 0))
+        })
+    }),
+    access("write by a child", |a, _| {
+        in_child(|parent| unsafe {
+            let byte = [7u8; 8];
+            let (local, remote) = (iovec(byte.as_ptr() as usize, 8), iovec(a, 8));
+            status(libc::process_vm_writev(parent, &local, 1, &remote, 1, 0))
+        })
+    }),
+    access("load in a child", |a, _| {
+        in_child(|_| unsafe { uffd_load(a) })
+    }),
+    access("store in a child", |a, _| {
+        in_child(|_| unsafe { uffd_store(a) })
+    }),
+    access("/proc/self/mem read", |a, _| {
+        let mem = File::open("/proc/self/mem").expect("there is /proc/self/mem");
+        match mem.read_at(&mut [0; 8], a as u64) {
+            Ok(read) => read.to_string(),
+            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
+        }
+    }),
+    access("/proc/self/mem write", |a, _| {
+        let mem = File::options()
+            .write(true)
+            .open("/proc/self/mem")
+            .expect("there is /proc/self/mem");
+        match mem.write_at(&[0x33; 8], a as u64) {
+            Ok(written) => written.to_string(),
+            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
+        }
+    }),
+    access("vmsplice", |a, _| {
+        let (_reader, writer) = pipe();
+        outcome(unsafe { libc::vmsplice(writer.as_raw_fd(), &iovec(a, 8), 1, 0) })
+    }),
+    access("vmsplice out", |a, _| {
+        let (reader, mut writer) = pipe();
+        let _ = writer.write(b"12345678");
+        outcome(unsafe { libc::vmsplice(reader.as_raw_fd(), &iovec(a, 8), 1, 0) })
+    }),
+    access("io_uring read", |a, _| {
+        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        ring(opcode::Read::new(types::Fd(zero.as_raw_fd()), a as _, 8).build())
+    }),
+    access("io_uring write", |a, _| {
+        let (_reader, writer) = pipe();
+        ring(opcode::Write::new(types::Fd(writer.as_raw_fd()), a as _, 8).build())
+    }),
+    access("io_uring read in a worker", |a, _| {
+        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        let read = opcode::Read::new(types::Fd(zero.as_raw_fd()), a as _, 8).build();
+        ring(read.flags(Flags::ASYNC))
+    }),
+    access("io_uring write in a worker", |a, _| {
+        let (_reader, writer) = pipe();
+        let write = opcode::Write::new(types::Fd(writer.as_raw_fd()), a as _, 8).build();
+        ring(write.flags(Flags::ASYNC))
+    }),
+    access("io_uring fixed buffer", |a, _| {
+        let ring = IoUring::new(4).expect("there is io_uring");
+        match unsafe { ring.submitter().register_buffers(&[iovec(a, 8)]) } {
+            Ok(()) => "0".into(),
+            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
+        }
+    }),
+    access("mlock", |a, _| {
+        let answer = outcome(unsafe { libc::mlock(a as _, 8) });
+        unsafe { libc::munlock(a as _, 8) };
+        answer
+    }),
+    access("mlock on fault", |a, _| {
+        let answer = outcome(unsafe { libc::mlock2(a as _, 8, libc::MLOCK_ONFAULT as _) });
+        unsafe { libc::munlock(a as _, 8) };
+        answer
+    }),
+    access("populate read", |a, _| advise(a, libc::MADV_POPULATE_READ)),
+    access("populate write", |a, _| {
+        advise(a, libc::MADV_POPULATE_WRITE)
+    }),
+    access("madvise willneed", |a, _| advise(a, libc::MADV_WILLNEED)),
+    access("mincore", |a, _| {
+        // A page of this program, of which the kernel writes one byte.
+        let page = touch as *const () as usize & !(PAGE - 1);
+        outcome(unsafe { libc::mincore(page as _, PAGE, a as _) })
+    }),
+    access("stat", |a, _| {
+        outcome(unsafe { libc::stat(c"/".as_ptr(), a as _) })
+    }),
+    access("open", |a, _| {
+        let fd = unsafe { libc::open(a as _, libc::O_RDONLY) };
+        if fd >= 0 {
+            "opened".into()
+        } else {
+            outcome(fd)
+        }
+    }),
+    access("clock_gettime", |a, _| {
+        outcome(unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, a) })
+    }),
+    access("send", |a, _| {
+        let (one, _two) = UnixStream::pair().expect("there are sockets");
+        outcome(unsafe { libc::send(one.as_raw_fd(), a as _, 8, 0) })
+    }),
+    access("recv", |a, _| {
+        let (mut one, two) = UnixStream::pair().expect("there are sockets");
+        let _ = one.write(b"12345678");
+        outcome(unsafe { libc::recv(two.as_raw_fd(), a as _, 8, 0) })
+    }),
+    access("poll", |a, _| outcome(unsafe { libc::poll(a as _, 1, 0) })),
+    access("pipe", |a, _| outcome(unsafe { libc::pipe(a as _) })),
+    access("sigprocmask", |a, _| {
+        outcome(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, 0, std::ptr::null::<u8>(), a, 8) })
+    }),
+    access("sched_getaffinity", |a, _| {
+        outcome(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, 8, a) })
+    }),
+    access("uname", |a, _| outcome(unsafe { libc::uname(a as _) })),
+];
+
+fn advise(address: usize, advice: i32) -> String {
+    // SAFETY: The range is memory of the tests.
+    outcome(unsafe { libc::madvise((address & !(PAGE - 1)) as _, PAGE, advice) })
+}
+
+/// Fills pages with something that can be executed.
+pub fn fill(start: usize, len: usize) {
+    for page in (start..start + len).step_by(PAGE) {
+        // SAFETY: The range is memory of the tests.
+        unsafe {
+            let code = (page + CODE_OFFSET) as *mut u8;
+            std::ptr::copy_nonoverlapping(CODE.as_ptr(), code, CODE.len())
+        };
+    }
+}
+
+/// How often [`interrupt`] was noticed.
+static INTERRUPTED: AtomicU32 = AtomicU32::new(0);
+
+/// Has [`interrupt`] be counted, by a handler with some flags.
+pub fn count_interrupts(flags: i32) {
+    extern "C" fn count(_: i32) {
+        INTERRUPTED.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: The handler does nothing that is not allowed in one.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count as extern "C" fn(i32) as usize;
+        action.sa_flags = flags;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+    }
+    INTERRUPTED.store(0, Ordering::Relaxed);
+}
+
+/// How often a handler has run.
+pub fn interrupts() -> u32 {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Sends a signal to the thread that said [`touch_by_this_thread`].
+pub fn interrupt() {
+    let thread = TOUCHING.load(Ordering::Relaxed);
+    // SAFETY: No pointers are involved.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
+    assert_eq!(sent, 0, "the signal cannot be sent");
+}
+
+/// The same, and waits until a handler has run.
+pub fn interrupt_and_wait() {
+    let before = interrupts();
+    interrupt();
+    while interrupts() == before {
+        std::thread::yield_now();
+    }
+}
