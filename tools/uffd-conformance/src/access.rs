@@ -3,13 +3,13 @@
 //! Who may have a userfaultfd, by which way, and what it is good for.
 
 use crate::{
-    book::{Book, Case},
     memory::{Area, Names},
     poll::poll_fd,
     process::{drop_ptrace, fork},
     sys::{errno_name, write_file, Answer, PAGE},
     touch::{catch_signals, load},
-    uffd::{describe, Uffd, API, FEATURES, IOC_NEW, MISSING},
+    transcript::{Case, Transcript},
+    uffd::{describe, fault_of, Uffd, API, FEATURES, IOC_NEW, MISSING},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -254,8 +254,7 @@ fn use_of(uffd: &Uffd) -> String {
             // poll() of a blocking descriptor is an error; there is a message, so read() is not.
             if let Ok(message) = uffd.read() {
                 text.push_str(&format!(" {}", describe(&message, &names)));
-                // SAFETY: It is a fault.
-                let address = unsafe { message.arg.pagefault.address } as usize;
+                let address = fault_of(&message).expect("it is a fault").address;
                 uffd.copy(address & !(PAGE - 1), source.start, PAGE, 0);
             }
         }
@@ -266,14 +265,14 @@ fn use_of(uffd: &Uffd) -> String {
 }
 
 /// Has somebody do something, in a process of their own.
-fn done_by(book: &mut Book, who: &Who, run: impl FnOnce(&mut Book)) {
-    book.flush();
+fn done_by(log: &mut Transcript, who: &Who, run: impl FnOnce(&mut Transcript)) {
+    log.flush();
     // SAFETY: The child has its own copy of everything.
     let child = unsafe { fork() };
     if child == 0 {
         (who.become_them)();
-        run(book);
-        book.flush();
+        run(log);
+        log.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     }
@@ -292,18 +291,18 @@ fn use_or_error(created: Result<Uffd, Answer>) -> String {
 }
 
 /// Somebody tries every way, with every flag.
-fn attempts(book: &mut Book, who: &Who, state: &str) {
+fn attempts(log: &mut Transcript, who: &Who, state: &str) {
     catch_signals();
     type Way = fn(i32) -> Result<Uffd, Answer>;
     let ways: [(&str, Way); 2] = [
         ("syscall", Uffd::create),
         ("device", |flags| from_device(flags.into(), libc::O_RDWR)),
     ];
-    done_by(book, who, |book| {
+    done_by(log, who, |log| {
         for (way, create) in ways {
             for (name, flags) in FLAGS {
                 let answer = use_or_error(create(*flags));
-                book.ask(format!("{state},{way},{name}"), answer);
+                log.record(format!("{state},{way},{name}"), answer);
             }
             for (feature, name) in FEATURES {
                 let answer = match create(UFFD_USER_MODE_ONLY as i32) {
@@ -312,7 +311,7 @@ fn attempts(book: &mut Book, who: &Who, state: &str) {
                         .to_string(),
                     Err(answer) => answer.to_string(),
                 };
-                book.ask(format!("{state},{way},feature {name}"), answer);
+                log.record(format!("{state},{way},feature {name}"), answer);
             }
         }
     });
@@ -328,12 +327,12 @@ fn set_node(mode: u32, group: u32) {
     }
 }
 
-fn ask_who(book: &mut Book, who: &Who) {
+fn ask_who(log: &mut Transcript, who: &Who) {
     for sysctl in ["0", "1"] {
         write_file(SYSCTL, sysctl);
         for (mode, group) in [(0o600, 0), (0o660, GROUP), (0o666, 0)] {
             set_node(mode, group);
-            attempts(book, who, &format!("sysctl={sysctl},node={mode:o}"));
+            attempts(log, who, &format!("sysctl={sysctl},node={mode:o}"));
         }
     }
     write_file(SYSCTL, "0");
@@ -341,11 +340,11 @@ fn ask_who(book: &mut Book, who: &Who) {
 }
 
 /// The sysctl as a file.
-fn sysctl(book: &mut Book) {
+fn sysctl(log: &mut Transcript) {
     let read = || std::fs::read_to_string(SYSCTL).unwrap_or_default();
-    book.ask("default", read().trim());
+    log.record("default", read().trim());
     let metadata = std::fs::metadata(SYSCTL).expect("there is the sysctl");
-    book.ask("mode", format!("{:o}", metadata.permissions().mode()));
+    log.record("mode", format!("{:o}", metadata.permissions().mode()));
     for value in [
         "1",
         "0",
@@ -359,19 +358,19 @@ fn sysctl(book: &mut Book) {
         "4294967297",
     ] {
         let answer = write_file(SYSCTL, value);
-        book.ask(
+        log.record(
             format!("write {value:?}"),
             format!("{answer}, {}", read().trim()),
         );
     }
     write_file(SYSCTL, "0");
-    book.flush();
+    log.flush();
     // SAFETY: The child has its own copy of everything.
     let child = unsafe { fork() };
     if child == 0 {
         become_user(&[]);
-        book.ask("write by a user", write_file(SYSCTL, "1"));
-        book.flush();
+        log.record("write by a user", write_file(SYSCTL, "1"));
+        log.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     }
@@ -382,9 +381,9 @@ fn sysctl(book: &mut Book) {
 }
 
 /// The device as a file.
-fn device(book: &mut Book) {
+fn device(log: &mut Transcript) {
     let metadata = std::fs::metadata(NODE).expect("there is the device");
-    book.ask(
+    log.record(
         "node",
         format!(
             "{:o} character {} major {} uid {} gid {}",
@@ -397,7 +396,7 @@ fn device(book: &mut Book) {
     );
     let uevent = std::fs::read_to_string("/sys/class/misc/userfaultfd/uevent").unwrap_or_default();
     for line in uevent.lines().filter(|line| !line.starts_with("MINOR")) {
-        book.ask(
+        log.record(
             format!("uevent {}", line.split('=').next().unwrap_or("")),
             line,
         );
@@ -417,7 +416,7 @@ fn device(book: &mut Book) {
             ("-1", -1),
         ] {
             let answer = use_or_error(from_device(flags, mode));
-            book.ask(format!("open {name},flags {flag_name}"), answer);
+            log.record(format!("open {name},flags {flag_name}"), answer);
         }
     }
     let device = std::fs::File::options()
@@ -439,14 +438,14 @@ fn device(book: &mut Book) {
     ] {
         // SAFETY: The buffer is longer than all arguments of these.
         let answer = Answer::of(unsafe { libc::ioctl(fd, request as _, buffer.as_mut_ptr()) });
-        book.ask(format!("ioctl {request:#x}"), answer);
+        log.record(format!("ioctl {request:#x}"), answer);
     }
     // SAFETY: The buffer is as long as is said.
     unsafe {
         let pointer = buffer.as_mut_ptr().cast::<libc::c_void>();
-        book.ask("read", Answer::of(libc::read(fd, pointer, 32)));
-        book.ask("write", Answer::of(libc::write(fd, pointer, 32)));
-        book.ask("lseek", Answer::of(libc::lseek(fd, 0, libc::SEEK_END)));
+        log.record("read", Answer::of(libc::read(fd, pointer, 32)));
+        log.record("write", Answer::of(libc::write(fd, pointer, 32)));
+        log.record("lseek", Answer::of(libc::lseek(fd, 0, libc::SEEK_END)));
         let mapped = libc::mmap(
             std::ptr::null_mut(),
             PAGE,
@@ -455,17 +454,17 @@ fn device(book: &mut Book) {
             fd,
             0,
         );
-        book.ask("mmap", Answer::of_address(mapped));
+        log.record("mmap", Answer::of_address(mapped));
     }
-    book.ask("poll", format!("{:#x}", poll_fd(fd, -1, 0)));
-    book.ask("mkdir", {
+    log.record("poll", format!("{:#x}", poll_fd(fd, -1, 0)));
+    log.record("mkdir", {
         let error = std::fs::create_dir(NODE).expect_err("it is there");
         errno_name(error.raw_os_error().unwrap_or(0))
     });
 }
 
 /// A device that its group can only read, and one that root has opened for somebody else.
-fn opened_by(book: &mut Book, who: &Who) {
+fn opened_by(log: &mut Transcript, who: &Who) {
     catch_signals();
     set_node(0o640, GROUP);
     for (name, mode) in [
@@ -473,27 +472,27 @@ fn opened_by(book: &mut Book, who: &Who) {
         ("write", libc::O_WRONLY),
         ("both", libc::O_RDWR),
     ] {
-        done_by(book, who, |book| {
+        done_by(log, who, |log| {
             let answer = use_or_error(from_device(0, mode));
-            book.ask(format!("node=640,{name}"), answer);
+            log.record(format!("node=640,{name}"), answer);
         });
     }
     set_node(0o600, 0);
     let device = open_device(libc::O_RDWR).expect("root may open it");
     for (name, flags) in FLAGS {
-        done_by(book, who, |book| {
+        done_by(log, who, |log| {
             let answer = use_or_error(from_opened(&device, (*flags).into()));
-            book.ask(format!("inherited,{name}"), answer);
+            log.record(format!("inherited,{name}"), answer);
         });
     }
 }
 
 /// Limits on descriptors.
-fn limits(book: &mut Book) {
+fn limits(log: &mut Transcript) {
     for limit in [0u64, 3, 4, 5] {
         // SAFETY: The structure is valid. The child has its own copy of everything.
         let child = unsafe {
-            book.flush();
+            log.flush();
             fork()
         };
         if child == 0 {
@@ -511,12 +510,12 @@ fn limits(book: &mut Book) {
                     } else {
                         from_device(0, libc::O_RDWR)
                     };
-                    book.ask(
+                    log.record(
                         format!("nofile={limit},{way}"),
                         created.map_or_else(|answer| answer.to_string(), |_| "created".into()),
                     );
                 }
-                book.flush();
+                log.flush();
                 libc::_exit(0);
             }
         }
@@ -534,12 +533,12 @@ pub fn cases() -> Vec<Case> {
         Case::new("access/limits", limits),
     ];
     for who in WHO {
-        cases.push(Case::new(format!("access/{}", who.name), move |book| {
-            ask_who(book, who)
+        cases.push(Case::new(format!("access/{}", who.name), move |log| {
+            ask_who(log, who)
         }));
         cases.push(Case::new(
             format!("access/{}/opened", who.name),
-            move |book| opened_by(book, who),
+            move |log| opened_by(log, who),
         ));
     }
     cases

@@ -4,13 +4,14 @@
 
 use crate::{
     memory::{kind_of, pagemap, vm_flags, Area, Names},
-    process::eventfd,
+    poll::first_ready,
+    process::Task,
     sys::{outcome, Answer, PAGE},
-    uffd::{describe, Uffd, CONTINUE, MINOR, MISSING, WRITEPROTECT, ZEROPAGE},
+    uffd::{child_of, describe, fault_of, Uffd, CONTINUE, MINOR, MISSING, WRITEPROTECT, ZEROPAGE},
 };
 use linux_raw_sys::general::*;
 use std::{
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -83,92 +84,60 @@ impl Seen {
     }
 }
 
-/// What messages are resolved with.
-struct Scene {
+/// Reads the messages of a process and of its children, and resolves their faults.
+struct Monitor {
+    /// The descriptor of the process, and then those of its children.
+    uffds: Vec<Uffd>,
+    /// A page to copy, for pages of a size of which there is none of zeros.
     source: Area,
     page: usize,
 }
 
-/// Reads what there is, resolves faults, and takes the descriptors of children.
-fn serve(uffds: &mut Vec<Uffd>, index: usize, scene: &Scene) -> Option<Seen> {
-    let message = uffds[index].read().ok()?;
-    let mut resolved = String::new();
-    // SAFETY: The event says which part of the union counts.
-    unsafe {
-        match u32::from(message.event) {
-            UFFD_EVENT_FORK => {
-                uffds.push(Uffd(OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd)));
-            }
-            UFFD_EVENT_PAGEFAULT => {
-                let page = message.arg.pagefault.address as usize & !(scene.page - 1);
-                let flags = message.arg.pagefault.flags as u32;
-                let called = if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
-                    uffds[index].range(&WRITEPROTECT, page, scene.page, 0)
-                } else if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
-                    uffds[index].range(&CONTINUE, page, scene.page, 0)
-                } else if scene.page == PAGE {
-                    uffds[index].range(&ZEROPAGE, page, scene.page, 0)
-                } else {
-                    uffds[index].copy(page, scene.source.start, scene.page, 0)
-                };
-                resolved = format!(" resolved {called}");
-            }
-            _ => {}
+impl Monitor {
+    /// Reads a message, resolves a fault, and takes the descriptor of a child.
+    fn serve(&mut self, index: usize) -> Option<Seen> {
+        let uffd = &self.uffds[index];
+        let message = uffd.read().ok()?;
+        let mut resolved = String::new();
+        if let Some(fault) = fault_of(&message) {
+            let page = fault.address & !(self.page - 1);
+            let called = match fault.flags {
+                flags if flags & UFFD_PAGEFAULT_FLAG_WP != 0 => {
+                    uffd.range(&WRITEPROTECT, page, self.page, 0)
+                }
+                flags if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 => {
+                    uffd.range(&CONTINUE, page, self.page, 0)
+                }
+                _ if self.page == PAGE => uffd.range(&ZEROPAGE, page, self.page, 0),
+                _ => uffd.copy(page, self.source.start, self.page, 0),
+            };
+            resolved = format!(" resolved {called}");
         }
+        self.uffds.extend(child_of(&message));
+        Some(Seen {
+            child: index != 0,
+            message,
+            resolved,
+        })
     }
-    Some(Seen {
-        child: index != 0,
-        message,
-        resolved,
-    })
-}
 
-/// Runs an action in a thread, and serves the messages until it has ended. Returns what it told,
-/// and the messages.
-fn run_and_serve(
-    action: &Action,
-    place: &Place,
-    uffds: &mut Vec<Uffd>,
-    scene: &Scene,
-) -> (String, Vec<Seen>) {
-    let done = eventfd();
-    let (done_fd, run, its) = (done.as_raw_fd(), action.run, place.clone());
-    let thread = std::thread::spawn(move || {
-        let answer = run(&its);
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: The descriptor is open until this thread is joined.
-        unsafe { libc::write(done_fd, one.as_ptr().cast(), 8) };
-        answer
-    });
-    let mut messages = Vec::new();
-    loop {
-        let mut fds: Vec<libc::pollfd> = uffds
-            .iter()
-            .map(Uffd::fd)
-            .chain([done_fd])
-            .map(|fd| libc::pollfd {
-                fd,
-                events: libc::POLLIN,
-                revents: 0,
-            })
-            .collect();
-        // SAFETY: The array is as long as is said.
-        let count = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, 10_000) };
-        assert_ne!(
-            count,
-            0,
-            "{} is stuck after {} messages",
-            action.name,
-            messages.len()
-        );
-        let ready = (0..uffds.len()).find(|index| fds[*index].revents != 0);
-        match ready {
-            Some(index) => messages.extend(serve(uffds, index, scene)),
-            None => break,
+    /// Runs an action in a thread, and serves the messages until it has ended. Returns the answer
+    /// of the action, and the messages.
+    fn watch(&mut self, action: &Action, place: &Place) -> (String, Vec<Seen>) {
+        let (run, its) = (action.run, place.clone());
+        let task = Task::new(move || run(&its));
+        let mut messages = Vec::new();
+        loop {
+            let fds: Vec<RawFd> = self.uffds.iter().map(Uffd::fd).chain([task.fd()]).collect();
+            match first_ready(&fds, 10_000) {
+                Some(index) if index < self.uffds.len() => messages.extend(self.serve(index)),
+                Some(_) => break,
+                None => panic!("{} is stuck after {} messages", action.name, messages.len()),
+            }
+            assert!(messages.len() < 64, "{}: too many messages", action.name);
         }
-        assert!(messages.len() < 64, "{}: too many messages", action.name);
+        (task.join(), messages)
     }
-    (thread.join().expect("no panic"), messages)
 }
 
 /// Which part of an area is registered.
@@ -228,11 +197,11 @@ pub fn ask_action_on(
     if part != Part::All {
         area.write();
     }
-    let mut uffds = vec![Uffd::new(features)];
+    let uffd = Uffd::new(features);
     let (start, len) = part.of(&area);
-    let called = uffds[0].register(start, len, mode);
+    let called = uffd.register(start, len, mode);
     assert!(called.answer.is_ok(), "cannot register: {called}");
-    let _alias = prepare(&uffds[0], &area, &source, mode);
+    let _alias = prepare(&uffd, &area, &source, mode);
     let place = Place {
         start: area.start,
         len: area.len,
@@ -240,11 +209,12 @@ pub fn ask_action_on(
         file: area.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         names: names.clone(),
     };
-    let scene = Scene {
+    let mut monitor = Monitor {
+        uffds: vec![uffd],
         source,
         page: area.page,
     };
-    let (answer, messages) = run_and_serve(action, &place, &mut uffds, &scene);
+    let (answer, messages) = monitor.watch(action, &place);
     let [moved, moved_len] = [0, 1].map(|index| MOVED[index].load(Ordering::Relaxed));
     if names.name(moved as u64) == "somewhere" {
         names.add("moved", moved, moved_len);
@@ -261,7 +231,7 @@ pub fn ask_action_on(
         .map(pagemap)
         .collect();
     // After it, pages can be filled again, unless they are gone.
-    let called = uffds[0].copy(area.at(2), scene.source.start, area.page, 0);
+    let called = monitor.uffds[0].copy(area.at(2), monitor.source.start, area.page, 0);
     format!(
         "{answer} [{}] flags {} pages {} copy {called}",
         messages.join(", "),

@@ -6,23 +6,22 @@ use crate::{
     action::{
         action, advise, ask_action, ask_action_on, remap, Action, Part, Place, ELSEWHERE, FEATURES,
     },
-    book::{Book, Case},
     memory::{pagemap, peek, vm_flags, Area, Names},
     process::{
         ends_soon, fork, fork_with, kill_and_wait, receive, send, sleeping_thread, wait_for_sleep,
     },
     sys::{errno_name, outcome, Answer, PAGE},
     touch::{catch_signals, load, store},
-    uffd::{describe, Uffd, DONTWAKE, MINOR, MISSING, REGISTER, UNREGISTER, WP, ZEROPAGE},
+    transcript::{Case, Transcript},
+    uffd::{
+        child_of, describe, Uffd, DONTWAKE, MINOR, MISSING, REGISTER, UNREGISTER, WP, ZEROPAGE,
+    },
 };
 use linux_raw_sys::general::*;
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::AsRawFd, unix::net::UnixStream},
 };
 
 /// What a child finds, as a number: a bit for each of the first pages that is write-protected, and
@@ -263,7 +262,7 @@ const ACTIONS: &[Action] = &[
 ];
 
 /// Two registered areas with one action over both.
-fn several_areas(book: &mut Book) {
+fn several_areas(log: &mut Transcript) {
     catch_signals();
     let all = u64::from(FEATURES[5].1);
     for same in [true, false] {
@@ -287,7 +286,7 @@ fn several_areas(book: &mut Book) {
             }
         }
         let answer = thread.join().expect("no panic");
-        book.ask(
+        log.record(
             format!("munmap over two,same={same}"),
             format!("{answer} [{}]", seen.join(", ")),
         );
@@ -298,16 +297,12 @@ fn several_areas(book: &mut Book) {
 fn next_message(uffd: &Uffd, names: &Names) -> (String, Option<Uffd>) {
     assert_ne!(uffd.poll(10_000), 0, "there is no message");
     let message = uffd.read().expect("there is a message");
-    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
-    // SAFETY: It is a fork event, whose descriptor is new.
-    let child =
-        is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }));
-    (describe(&message, names), child)
+    (describe(&message, names), child_of(&message))
 }
 
 /// Forks whose events wait together. Each child loads from a page of its own, by which it can be
 /// told which descriptor is whose.
-fn several_forks(book: &mut Book) {
+fn several_forks(log: &mut Transcript) {
     catch_signals();
     let area = Area::anon(0, 8);
     let names = Names::new(&[("area", &area)]);
@@ -321,25 +316,25 @@ fn several_forks(book: &mut Book) {
     let mut children = Vec::new();
     for index in 0..3 {
         let (text, child) = next_message(&uffd, &names);
-        book.ask(format!("message {index}"), text);
+        log.record(format!("message {index}"), text);
         children.extend(child);
     }
     for (index, child) in children.iter().enumerate() {
-        book.ask(
+        log.record(
             format!("message of child {index}"),
             next_message(child, &names).0,
         );
         let filled = child.range(&ZEROPAGE, area.at(index), PAGE, 0);
-        book.ask(format!("zeropage for child {index}"), filled);
+        log.record(format!("zeropage for child {index}"), filled);
     }
     for (index, thread) in threads.into_iter().enumerate() {
-        book.ask(format!("thread {index}"), thread.join().expect("no panic"));
+        log.record(format!("thread {index}"), thread.join().expect("no panic"));
     }
-    book.ask("fdinfo", uffd.fdinfo());
+    log.record("fdinfo", uffd.fdinfo());
 }
 
 /// A process that two userfaultfds watch forks: both are told, one after the other.
-fn several_watchers(book: &mut Book) {
+fn several_watchers(log: &mut Transcript) {
     catch_signals();
     for swapped in [false, true] {
         let area = Area::anon(0, 8);
@@ -360,27 +355,27 @@ fn several_watchers(book: &mut Book) {
         });
         let order = if swapped { [1, 0] } else { [0, 1] }.map(|index| &uffds[index]);
         assert_ne!(order[0].poll(10_000), 0, "there is no event");
-        book.ask(question("other"), format!("{:#x}", order[1].poll(0)));
+        log.record(question("other"), format!("{:#x}", order[1].poll(0)));
         let mut children = Vec::new();
         for (step, uffd) in order.into_iter().enumerate() {
             let (text, child) = next_message(uffd, &names);
-            book.ask(question(&format!("message {step}")), text);
+            log.record(question(&format!("message {step}")), text);
             children.extend(child);
         }
         for (index, child) in children.iter().enumerate() {
-            book.ask(
+            log.record(
                 question(&format!("message of child {index}")),
                 next_message(child, &names).0,
             );
             let filled = child.range(&ZEROPAGE, area.at(4 * index), PAGE, 0);
-            book.ask(question(&format!("zeropage for child {index}")), filled);
+            log.record(question(&format!("zeropage for child {index}")), filled);
         }
-        book.ask(question("forker"), forker.join().expect("no panic"));
+        log.record(question("forker"), forker.join().expect("no panic"));
     }
 }
 
 /// The descriptor of a child.
-fn childs_descriptor(book: &mut Book) {
+fn childs_descriptor(log: &mut Transcript) {
     catch_signals();
     for flags in [0, libc::O_CLOEXEC] {
         let area = Area::anon(0, 8);
@@ -390,8 +385,7 @@ fn childs_descriptor(book: &mut Book) {
         let forker = std::thread::spawn(|| fork_with(0, || unsafe { libc::pause() }));
         uffd.poll(10_000);
         let message = uffd.read().expect("there is an event");
-        // SAFETY: It is a fork event.
-        let child = Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+        let child = child_of(&message).expect("it is a fork event");
         let question = |text: &str| format!("flags={flags:#o},{text}");
         // SAFETY: No pointers are involved.
         let (descriptor, status) = unsafe {
@@ -400,27 +394,27 @@ fn childs_descriptor(book: &mut Book) {
                 libc::fcntl(child.fd(), libc::F_GETFL),
             )
         };
-        book.ask(question("fcntl"), format!("{descriptor} {status:#o}"));
-        book.ask(question("fdinfo"), child.fdinfo());
+        log.record(question("fcntl"), format!("{descriptor} {status:#o}"));
+        log.record(question("fdinfo"), child.fdinfo());
         let link = std::fs::read_link(format!("/proc/self/fd/{}", child.fd()));
-        book.ask(
+        log.record(
             question("link"),
             link.map(|link| link.display().to_string())
                 .unwrap_or_default(),
         );
-        book.ask(
+        log.record(
             question("api"),
             child.call(&crate::uffd::API, &[u64::from(UFFD_API), 0]),
         );
-        book.ask(
+        log.record(
             question("read"),
             child.read().err().unwrap_or(Answer(Ok(32))),
         );
-        book.ask(
+        log.record(
             question("copy"),
             child.copy(area.start, source.start, PAGE, 0),
         );
-        book.ask(
+        log.record(
             question("copy again"),
             child.copy(area.start, source.start, PAGE, 0),
         );
@@ -432,9 +426,9 @@ fn childs_descriptor(book: &mut Book) {
             }
             std::thread::yield_now();
         };
-        book.ask(question("copy of the parent"), copied);
+        log.record(question("copy of the parent"), copied);
         for call in [&REGISTER, &UNREGISTER] {
-            book.ask(
+            log.record(
                 question(call.name),
                 child.range(call, area.start, PAGE, MISSING),
             );
@@ -447,7 +441,7 @@ fn childs_descriptor(book: &mut Book) {
         // SAFETY: The buffer is as long as is said.
         let answer =
             Answer::of(unsafe { libc::preadv2(child.fd(), &vector, 1, -1, libc::RWF_NOWAIT) });
-        book.ask(question("preadv2 nowait"), answer);
+        log.record(question("preadv2 nowait"), answer);
         // The child of this process ends, as soon as it is one: the fork may still go on.
         let mut killed = false;
         while !killed {
@@ -464,12 +458,12 @@ fn childs_descriptor(book: &mut Book) {
                 }
             }
         }
-        book.ask(question("forker"), forker.join().expect("no panic"));
-        book.ask(
+        log.record(question("forker"), forker.join().expect("no panic"));
+        log.record(
             question("copy after its end"),
             child.copy(area.at(3), source.start, PAGE, 0),
         );
-        book.ask(
+        log.record(
             question("poll after its end"),
             format!("{:#x}", child.poll(0)),
         );
@@ -540,7 +534,7 @@ fn place_of(area: &Area) -> Place {
 }
 
 /// The monitored process is killed, or ends, or runs another program.
-fn target_ends(book: &mut Book) {
+fn target_ends(log: &mut Transcript) {
     let area = Area::anon(0, 8);
     let source = Area::anon(1, 1);
     let place = place_of(&area);
@@ -569,22 +563,22 @@ fn target_ends(book: &mut Book) {
             if *progress != Progress::Polled {
                 let (text, child) = next_message(&uffd, &place.names);
                 drop(child);
-                book.ask(question("message"), text);
+                log.record(question("message"), text);
             }
             if *progress == Progress::Filled {
                 let copied = uffd.copy(area.start, source.start, PAGE, DONTWAKE);
-                book.ask(question("copy dontwake"), copied);
+                log.record(question("copy dontwake"), copied);
             }
             kill_and_wait(target);
-            book.ask(question("fdinfo"), uffd.fdinfo());
-            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+            log.record(question("fdinfo"), uffd.fdinfo());
+            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
             let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
-            book.ask(question("read"), answer);
-            book.ask(
+            log.record(question("read"), answer);
+            log.record(
                 question("copy"),
                 uffd.copy(area.start, source.start, PAGE, 0),
             );
-            book.ask(
+            log.record(
                 question("register"),
                 uffd.register(area.start, PAGE, MISSING),
             );
@@ -613,7 +607,7 @@ fn monitor(uffd: &Uffd, doing: &str, progress: Progress, place: &Place, source: 
 }
 
 /// The monitor is killed: whoever waits for it goes on.
-fn monitor_ends(book: &mut Book) {
+fn monitor_ends(log: &mut Transcript) {
     catch_signals();
     let source = Area::anon(1, 1);
     source.write();
@@ -645,12 +639,12 @@ fn monitor_ends(book: &mut Book) {
             let reported = (&here).read(&mut [0]).unwrap_or(0);
             assert_eq!(reported, 1, "{doing}: the monitor has ended by itself");
             let question = |text: &str| format!("{doing},{progress:?},{text}");
-            book.ask(question("before"), ends_soon(&thread));
+            log.record(question("before"), ends_soon(&thread));
             kill_and_wait(pid);
-            book.ask(question("answer"), thread.join().expect("no panic"));
-            book.ask(question("flags"), vm_flags(area.start, &place.names));
-            book.ask(question("page"), pagemap(area.start));
-            book.ask(question("byte"), peek(area.start));
+            log.record(question("answer"), thread.join().expect("no panic"));
+            log.record(question("flags"), vm_flags(area.start, &place.names));
+            log.record(question("page"), pagemap(area.start));
+            log.record(question("byte"), peek(area.start));
             // SAFETY: The page was moved by this question only.
             unsafe { libc::munmap((area.start + ELSEWHERE) as _, PAGE) };
         }
@@ -659,7 +653,7 @@ fn monitor_ends(book: &mut Book) {
 
 /// The monitor is killed while it waits for a message. What comes then is for whoever else has the
 /// descriptor.
-fn waiting_monitor_ends(book: &mut Book) {
+fn waiting_monitor_ends(log: &mut Transcript) {
     catch_signals();
     type Wait = fn(&Uffd);
     let ways: [(&str, i32, Wait); 2] = [
@@ -692,18 +686,18 @@ fn waiting_monitor_ends(book: &mut Book) {
             if let Some(uffd) = uffd {
                 uffd.wait_for_sleepers(1);
                 let message = uffd.read().expect("there is a message");
-                book.ask(question("message"), describe(&message, &names));
-                book.ask(question("copy"), uffd.copy(start, source.start, PAGE, 0));
+                log.record(question("message"), describe(&message, &names));
+                log.record(question("copy"), uffd.copy(start, source.start, PAGE, 0));
             }
-            book.ask(question("fault"), thread.join().expect("no panic"));
-            book.ask(question("flags"), vm_flags(start, &names));
+            log.record(question("fault"), thread.join().expect("no panic"));
+            log.record(question("flags"), vm_flags(start, &names));
         }
     }
 }
 
 /// The descriptor is closed while many threads wait for their events to be read, and as many sleep
 /// in faults: all go on.
-fn closed_with_many(book: &mut Book) {
+fn closed_with_many(log: &mut Transcript) {
     catch_signals();
     for many in [1, 32, 33, 100] {
         let area = Area::anon(0, 2 * many);
@@ -724,17 +718,17 @@ fn closed_with_many(book: &mut Book) {
         let faults: Vec<_> = (0..many).map(faulting).collect();
         uffd.wait_for_sleepers(many);
         let changes: Vec<_> = (many..2 * many).map(changing).collect();
-        book.ask(format!("{many},fdinfo"), uffd.fdinfo());
-        book.ask(format!("{many},poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(format!("{many},fdinfo"), uffd.fdinfo());
+        log.record(format!("{many},poll"), format!("{:#x}", uffd.poll(0)));
         drop(uffd);
         for (name, threads) in [("fault", faults), ("madvise", changes)] {
             let mut answers = BTreeMap::new();
             for thread in threads {
                 *answers.entry(thread.join().expect("no panic")).or_insert(0) += 1;
             }
-            book.ask(format!("{many},{name}"), format!("{answers:?}"));
+            log.record(format!("{many},{name}"), format!("{answers:?}"));
         }
-        book.ask(format!("{many},flags"), vm_flags(area.start, &names));
+        log.record(format!("{many},flags"), vm_flags(area.start, &names));
     }
 }
 
@@ -761,10 +755,10 @@ pub fn cases() -> Vec<Case> {
                     }
                     cases.push(Case::new(
                         format!("events/{kind}/mode={mode}/{name}/{}", action.name),
-                        move |book| {
+                        move |log| {
                             catch_signals();
                             let features = u64::from(*features);
-                            book.ask("answer", ask_action(action, kind, mode, features));
+                            log.record("answer", ask_action(action, kind, mode, features));
                         },
                     ));
                 }
@@ -782,11 +776,11 @@ pub fn cases() -> Vec<Case> {
             {
                 cases.push(Case::new(
                     format!("events/{half} half/{name}/{}", action.name),
-                    move |book| {
+                    move |log| {
                         catch_signals();
                         let features = u64::from(*features);
                         let answer = ask_action_on(part, action, "anon", MISSING, features);
-                        book.ask("answer", answer);
+                        log.record("answer", answer);
                     },
                 ));
             }

@@ -4,28 +4,24 @@
 //! end or run another program while something of theirs was not read.
 
 use crate::{
-    book::{Book, Case},
     cgroup::Cgroup,
     memory::{kind_of, pagemap, peek, Area, Names, MIB},
     process::{ended, fork, fork_with, receive, send},
     sys::{write_file, Answer, PAGE},
     touch::{catch_signals, load},
-    uffd::{describe, Uffd, ALL_EVENTS, MISSING},
+    transcript::{Case, Transcript},
+    uffd::{child_of, describe, Uffd, ALL_EVENTS, MISSING},
 };
-use linux_raw_sys::general::*;
 use std::{
     fmt::Display,
     io::{Read, Write},
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::AsRawFd, unix::net::UnixStream},
 };
 
 const OVERCOMMIT: &std::ffi::CStr = c"/proc/sys/vm/overcommit_memory";
 
 /// A fork that runs out of memory after areas that are registered were duplicated.
-fn fork_without_memory(book: &mut Book) {
+fn fork_without_memory(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
         // This area is not accounted for, and it is the first of all: the areas of the program,
         // which are, come behind it.
@@ -61,14 +57,14 @@ fn fork_without_memory(book: &mut Book) {
             libc::munmap(much, len);
             answer
         };
-        ask_after_fork(book, features, answer, &uffd, area.start);
+        ask_after_fork(log, features, answer, &uffd, area.start);
     }
 }
 
 /// A fork of a user who has as many processes as are allowed. It is refused before anything is
 /// copied.
-fn fork_refused(book: &mut Book) {
-    let scenes = [(0, 0), (1, ALL_EVENTS)].map(|(slot, features)| {
+fn fork_refused(log: &mut Transcript) {
+    let registered = [(0, 0), (1, ALL_EVENTS)].map(|(slot, features)| {
         let area = Area::anon(slot, 4);
         let uffd = Uffd::new(features.into());
         let called = uffd.register(area.start, area.len, MISSING);
@@ -85,7 +81,7 @@ fn fork_refused(book: &mut Book) {
         assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &limit), 0);
         assert_eq!(libc::setresuid(4321, 4321, 4321), 0);
     }
-    for (features, uffd, area) in &scenes {
+    for (features, uffd, area) in &registered {
         // SAFETY: The child does nothing but end.
         let answer = unsafe {
             let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
@@ -94,21 +90,21 @@ fn fork_refused(book: &mut Book) {
             }
             Answer::of(child)
         };
-        ask_after_fork(book, *features, answer, uffd, area.start);
+        ask_after_fork(log, *features, answer, uffd, area.start);
     }
 }
 
 /// A fork for which a memory cgroup has no room: it fails when page tables are copied, and the
 /// areas that are registered were duplicated by then.
-fn fork_in_full_cgroup(book: &mut Book) {
+fn fork_in_full_cgroup(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
         let cgroup = Cgroup::of_memory("1M", "0");
-        let process = book.in_process(|book| fork_without_room(book, features, &cgroup));
-        book.ask(format!("features={features:#x},process"), process);
+        let process = log.in_process(|log| fork_without_room(log, features, &cgroup));
+        log.record(format!("features={features:#x},process"), process);
     }
 }
 
-fn fork_without_room(book: &mut Book, features: u32, cgroup: &Cgroup) {
+fn fork_without_room(log: &mut Transcript, features: u32, cgroup: &Cgroup) {
     // A page table for each of these: twice as much as the cgroup may have.
     const STEP: usize = 2 * MIB;
     const LEN: usize = 512 * STEP;
@@ -126,19 +122,19 @@ fn fork_without_room(book: &mut Book, features: u32, cgroup: &Cgroup) {
     let called = uffd.register(area.start, area.len, MISSING);
     assert!(called.answer.is_ok(), "cannot register: {called}");
     let answer = cgroup.fork_within();
-    ask_after_fork(book, features, answer, &uffd, area.at(1));
+    ask_after_fork(log, features, answer, &uffd, area.at(1));
 }
 
 /// A fork that is refused when the memory has been copied: there is an event of it, and no process.
-fn fork_of_one_too_many(book: &mut Book) {
+fn fork_of_one_too_many(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
         let cgroup = Cgroup::new("pids", &[("pids.max", "1")]);
-        let process = book.in_process(|book| fork_too_often(book, features, &cgroup));
-        book.ask(format!("features={features:#x},process"), process);
+        let process = log.in_process(|log| fork_too_often(log, features, &cgroup));
+        log.record(format!("features={features:#x},process"), process);
     }
 }
 
-fn fork_too_often(book: &mut Book, features: u32, cgroup: &Cgroup) {
+fn fork_too_often(log: &mut Transcript, features: u32, cgroup: &Cgroup) {
     let area = Area::anon(0, 4);
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(features.into());
@@ -155,45 +151,49 @@ fn fork_too_often(book: &mut Book, features: u32, cgroup: &Cgroup) {
         while !forker.is_finished() {
             uffd.poll(1);
             if let Ok(message) = uffd.read() {
-                book.ask(question("message"), describe(&message, &names));
-                // SAFETY: It is a fork event, whose descriptor is new.
-                let fd = unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) };
-                event = Some(Uffd(fd));
+                log.record(question("message"), describe(&message, &names));
+                event = child_of(&message);
             }
         }
         forker.join().expect("no panic")
     });
-    ask_after_fork(book, features, answer, &uffd, area.start);
+    ask_after_fork(log, features, answer, &uffd, area.start);
     if let Some(event) = event {
         let source = Area::anon(1, 1);
-        book.ask(question("fdinfo of none"), event.fdinfo());
+        log.record(question("fdinfo of none"), event.fdinfo());
         let copied = event.copy(area.start, source.start, PAGE, 0);
-        book.ask(question("copy for none"), copied);
+        log.record(question("copy for none"), copied);
         let registered = event.register(area.start, PAGE, MISSING);
-        book.ask(question("register for none"), registered);
+        log.record(question("register for none"), registered);
     }
 }
 
 /// What a fork answered, and what is left of it. A page can be filled, because the mappings do not
 /// change any more.
-fn ask_after_fork(book: &mut Book, features: u32, answer: impl Display, uffd: &Uffd, page: usize) {
+fn ask_after_fork(
+    log: &mut Transcript,
+    features: u32,
+    answer: impl Display,
+    uffd: &Uffd,
+    page: usize,
+) {
     let source = Area::anon(2, 1);
     let question = |text: &str| format!("features={features:#x},{text}");
-    book.ask(question("fork"), answer);
-    book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
-    book.ask(question("fdinfo"), uffd.fdinfo());
-    book.ask(question("copy"), uffd.copy(page, source.start, PAGE, 0));
+    log.record(question("fork"), answer);
+    log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+    log.record(question("fdinfo"), uffd.fdinfo());
+    log.record(question("copy"), uffd.copy(page, source.start, PAGE, 0));
 }
 
 /// More is copied than a memory cgroup may have: by a process of it, or by one that is not.
-fn memory_cgroup(book: &mut Book) {
+fn memory_cgroup(log: &mut Transcript) {
     const PAGES: usize = 4096;
     const MAX: &str = "8M";
     for (swap_name, swap) in [("swap", "max"), ("no swap", "0")] {
         for by in ["itself", "another"] {
             let cgroup = Cgroup::of_memory(MAX, swap);
             let (here, there) = UnixStream::pair().expect("there are sockets");
-            book.flush();
+            log.flush();
             // SAFETY: The child has its own copy of everything.
             let child = unsafe { fork() };
             if child == 0 {
@@ -210,15 +210,15 @@ fn memory_cgroup(book: &mut Book) {
                 let _ = (&there).read(&mut byte);
                 if by == "itself" {
                     let called = uffd.copy(area.start, source.start, area.len, 0);
-                    book.ask(format!("{swap_name},by {by},copy"), called);
+                    log.record(format!("{swap_name},by {by},copy"), called);
                 }
                 // The first page has been swapped out for the others.
                 let names = Names::new(&[("area", &area)]);
                 let state = pagemap(area.start);
                 let loaded = load(area.start, &names);
                 let text = format!("{state}, {loaded}, {}", peek(area.start));
-                book.ask(format!("{swap_name},by {by},first page"), text);
-                book.flush();
+                log.record(format!("{swap_name},by {by},first page"), text);
+                log.flush();
                 // SAFETY: Nothing of this process is needed any more.
                 unsafe { libc::_exit(0) };
             }
@@ -233,19 +233,19 @@ fn memory_cgroup(book: &mut Book) {
                     "0" => format!("at least a part: {}", called.did_something()),
                     _ => called.to_string(),
                 };
-                book.ask(format!("{swap_name},by {by},copy"), text);
+                log.record(format!("{swap_name},by {by},copy"), text);
             }
             let _ = (&here).write(&[1]);
-            book.ask(format!("{swap_name},by {by},process"), ended(child));
-            book.ask(format!("{swap_name},by {by},fdinfo"), uffd.fdinfo());
+            log.record(format!("{swap_name},by {by},process"), ended(child));
+            log.record(format!("{swap_name},by {by},fdinfo"), uffd.fdinfo());
             let called = uffd.copy(start, source.start, PAGE, 0);
-            book.ask(format!("{swap_name},by {by},copy after its end"), called);
+            log.record(format!("{swap_name},by {by},copy after its end"), called);
         }
     }
 }
 
 /// A process is killed because its cgroup is full while it has faults of another one to resolve.
-fn resolver_is_killed(book: &mut Book) {
+fn resolver_is_killed(log: &mut Transcript) {
     for (holders, keeps) in [
         ("it alone has the descriptor", false),
         ("so has this", true),
@@ -258,7 +258,7 @@ fn resolver_is_killed(book: &mut Book) {
         let uffd = Uffd::new(0);
         let called = uffd.register(area.start, area.len, MISSING);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        book.flush();
+        log.flush();
         // SAFETY: The child has its own copy of everything.
         let resolver = unsafe { fork() };
         if resolver == 0 {
@@ -266,16 +266,16 @@ fn resolver_is_killed(book: &mut Book) {
             for page in 0..2 {
                 assert_ne!(uffd.poll(10_000), 0, "there is no message");
                 let message = uffd.read().expect("there is a message");
-                book.ask(
+                log.record(
                     format!("{holders},message {page}"),
                     describe(&message, &names),
                 );
                 if page == 0 {
                     let copied = uffd.copy(area.start, source.start, PAGE, 0);
-                    book.ask(format!("{holders},copy"), copied);
+                    log.record(format!("{holders},copy"), copied);
                 }
             }
-            book.flush();
+            log.flush();
             // More than there is for it.
             Area::anon(2, 4096).write();
             // SAFETY: Nothing of this process is needed any more.
@@ -285,16 +285,16 @@ fn resolver_is_killed(book: &mut Book) {
         let (start, its) = (area.start, names.clone());
         let sleeper =
             std::thread::spawn(move || [load(start, &its), load(start + PAGE, &its)].join(", "));
-        book.ask(format!("{holders},resolver"), ended(resolver));
+        log.record(format!("{holders},resolver"), ended(resolver));
         if let Some(uffd) = uffd {
-            book.ask(format!("{holders},fdinfo"), uffd.fdinfo());
+            log.record(format!("{holders},fdinfo"), uffd.fdinfo());
             let copied = uffd.copy(start + PAGE, source.start, PAGE, 0);
-            book.ask(format!("{holders},copy after its end"), copied);
+            log.record(format!("{holders},copy after its end"), copied);
         }
         let loaded = sleeper.join().expect("no panic");
-        book.ask(format!("{holders},sleeper"), loaded);
+        log.record(format!("{holders},sleeper"), loaded);
         for page in 0..3 {
-            book.ask(format!("{holders},page {page}"), peek(area.at(page)));
+            log.record(format!("{holders},page {page}"), peek(area.at(page)));
         }
     }
 }
@@ -343,12 +343,12 @@ const DOING: &[Doing] = &[
 ];
 
 /// The process ends, or runs another program, while one of its threads waits to be read about.
-fn ends_meanwhile(book: &mut Book) {
+fn ends_meanwhile(log: &mut Transcript) {
     for doing in DOING {
         for end in ["exit", "exec", "signal of a thread"] {
             for read in [false, true] {
                 let (here, there) = UnixStream::pair().expect("there are sockets");
-                book.flush();
+                log.flush();
                 // SAFETY: The child has its own copy of everything.
                 let child = unsafe { fork() };
                 if child == 0 {
@@ -362,18 +362,15 @@ fn ends_meanwhile(book: &mut Book) {
                 assert_ne!(uffd.poll(10_000), 0, "{}: there is no message", doing.name);
                 if read {
                     let message = uffd.read().expect("there is a message");
-                    book.ask(question("message"), describe(&message, &names));
-                    if u32::from(message.event) == UFFD_EVENT_FORK {
-                        // SAFETY: It is a fork event, whose descriptor is new.
-                        drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
-                    }
+                    log.record(question("message"), describe(&message, &names));
+                    drop(child_of(&message));
                 }
                 let _ = (&here).write(&[1]);
-                book.ask(question("process"), ended(child));
-                book.ask(question("fdinfo"), uffd.fdinfo());
-                book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+                log.record(question("process"), ended(child));
+                log.record(question("fdinfo"), uffd.fdinfo());
+                log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
                 let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
-                book.ask(question("read"), answer);
+                log.record(question("read"), answer);
             }
         }
     }

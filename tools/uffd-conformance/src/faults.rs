@@ -3,8 +3,7 @@
 //! Faults: each way to touch memory, on each kind of memory, with each feature.
 
 use crate::{
-    book::{Book, Case},
-    fixture::{ask_setup, setup, Scene, Setup, FEATURES, FEW, SETUPS},
+    fixture::{ask_setup, setup, Fixture, Setup, FEATURES, FEW, SETUPS},
     memory::{pagemap, Area, Names, MIB},
     process::{ended, fork, fork_with, receive, send, sleeping_thread},
     sys::{outcome, Answer, PAGE},
@@ -12,27 +11,25 @@ use crate::{
         catch_signals, count_interrupts, interrupt, interrupt_and_wait, interrupts, load, store,
         ACCESSES,
     },
+    transcript::{Case, Transcript},
     uffd::{
-        describe, touch_by_this_thread, Call, Uffd, CONTINUE, DONTWAKE, MINOR, MISSING, MOVE,
-        POISON, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_DONTWAKE, WRITEPROTECT_WP,
+        child_of, describe, touch_by_this_thread, Call, Uffd, CONTINUE, DONTWAKE, MINOR, MISSING,
+        MOVE, POISON, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_DONTWAKE, WRITEPROTECT_WP,
         ZEROPAGE,
     },
 };
 use linux_raw_sys::general::*;
 use std::{
-    os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::AsRawFd, unix::net::UnixStream},
     time::Duration,
 };
 
 /// What a fault finds after each ioctl has been there.
-fn after_operations(book: &mut Book) {
+fn after_operations(log: &mut Transcript) {
     catch_signals();
     for kind in ["anon", "shmem", "hugetlb"] {
-        let scene = Scene::new(kind, MISSING | WP, 0, 0);
-        let (start, page) = (scene.area.start, scene.area.page);
+        let fixture = Fixture::new(kind, MISSING | WP, 0, 0);
+        let (start, page) = (fixture.area.start, fixture.area.page);
         for (name, call, mode) in [
             ("copy wp", None, u64::from(UFFDIO_COPY_MODE_WP)),
             ("copy", None, 0),
@@ -40,24 +37,27 @@ fn after_operations(book: &mut Book) {
             ("poison", Some(&POISON), 0),
             ("wp", Some(&WRITEPROTECT), 1),
         ] {
-            scene.reset(false);
+            fixture.reset(false);
             let called = match call {
-                Some(call) => scene.uffd.range(call, start, 2 * page, mode),
-                None => scene
+                Some(call) => fixture.uffd.range(call, start, 2 * page, mode),
+                None => fixture
                     .uffd
-                    .copy(start + page, scene.source.start, page, mode),
+                    .copy(start + page, fixture.source.start, page, mode),
             };
-            book.ask(format!("{kind},{name}"), called);
+            log.record(format!("{kind},{name}"), called);
             for access in &ACCESSES[..FEW] {
-                book.ask(format!("{kind},{name},{}", access.name), scene.ask(access));
+                log.record(
+                    format!("{kind},{name},{}", access.name),
+                    fixture.ask(access),
+                );
             }
         }
-        scene.reset(false);
-        scene.uffd.range(&UNREGISTER, start, scene.area.len, 0);
+        fixture.reset(false);
+        fixture.uffd.range(&UNREGISTER, start, fixture.area.len, 0);
         for access in &ACCESSES[..FEW] {
-            book.ask(
+            log.record(
                 format!("{kind},unregister,{}", access.name),
-                scene.ask(access),
+                fixture.ask(access),
             );
         }
     }
@@ -76,36 +76,36 @@ const SLEEPERS: &[Setup] = &[
 /// Something that happens while a thread sleeps in a fault on the first page.
 struct Act {
     name: &'static str,
-    run: fn(&Scene) -> String,
+    run: fn(&Fixture) -> String,
 }
 
-const fn act(name: &'static str, run: fn(&Scene) -> String) -> Act {
+const fn act(name: &'static str, run: fn(&Fixture) -> String) -> Act {
     Act { name, run }
 }
 
-/// An ioctl on a page of the scene.
-fn on_page(scene: &Scene, call: &Call, page: usize, mode: u64) -> String {
-    let (start, len) = (scene.area.at(page), scene.area.page);
-    scene.uffd.range(call, start, len, mode).to_string()
+/// An ioctl on a page of the fixture.
+fn on_page(fixture: &Fixture, call: &Call, page: usize, mode: u64) -> String {
+    let (start, len) = (fixture.area.at(page), fixture.area.page);
+    fixture.uffd.range(call, start, len, mode).to_string()
 }
 
-fn copy_to(scene: &Scene, page: usize, mode: u64) -> String {
-    let (start, len) = (scene.area.at(page), scene.area.page);
-    let called = scene.uffd.copy(start, scene.source.start, len, mode);
+fn copy_to(fixture: &Fixture, page: usize, mode: u64) -> String {
+    let (start, len) = (fixture.area.at(page), fixture.area.page);
+    let called = fixture.uffd.copy(start, fixture.source.start, len, mode);
     called.to_string()
 }
 
-fn move_to_first(scene: &Scene, mode: u64) -> String {
-    let (start, source) = (scene.area.start, &scene.source);
+fn move_to_first(fixture: &Fixture, mode: u64) -> String {
+    let (start, source) = (fixture.area.start, &fixture.source);
     // Pages move between areas of the same protection only.
     // SAFETY: The source is memory of the tests.
     unsafe {
         let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         libc::mprotect(source.pointer(), source.len, all);
     }
-    let inputs = [start, source.start, scene.area.page].map(|value| value as u64);
+    let inputs = [start, source.start, fixture.area.page].map(|value| value as u64);
     let [dst, src, len] = inputs;
-    let called = scene.uffd.call(&MOVE, &[dst, src, len, mode]);
+    let called = fixture.uffd.call(&MOVE, &[dst, src, len, mode]);
     called.to_string()
 }
 
@@ -169,50 +169,50 @@ const ACTS: &[Act] = &[
 ];
 
 /// A thread that sleeps in a fault, and what happens to it.
-fn sleepers(book: &mut Book, setup: Setup) {
+fn sleepers(log: &mut Transcript, setup: Setup) {
     catch_signals();
     for read in [false, true] {
         for act in ACTS {
-            sleeper(book, setup, read, act);
+            sleeper(log, setup, read, act);
         }
     }
 }
 
-fn sleeper(book: &mut Book, setup: Setup, read: bool, act: &Act) {
-    let scene = Scene::new(setup.kind, setup.mode, 0, 0);
-    scene.reset(setup.populated);
-    let (start, len) = (scene.area.start, scene.area.len);
-    let (uffd, names) = (&scene.uffd, scene.names.clone());
+fn sleeper(log: &mut Transcript, setup: Setup, read: bool, act: &Act) {
+    let fixture = Fixture::new(setup.kind, setup.mode, 0, 0);
+    fixture.reset(setup.populated);
+    let (start, len) = (fixture.area.start, fixture.area.len);
+    let (uffd, names) = (&fixture.uffd, fixture.names.clone());
     let access = if setup.mode & WP != 0 { store } else { load };
     let thread = std::thread::spawn(move || access(start + 0x10, &names));
     uffd.wait_for_sleepers(1);
     let question = |text: &str| format!("{},read={read},{text}", act.name);
     if read {
         let message = uffd.read().expect("there is a message");
-        book.ask(question("message"), describe(&message, &scene.names));
+        log.record(question("message"), describe(&message, &fixture.names));
     }
-    book.ask(question("fdinfo before"), uffd.fdinfo());
-    book.ask(question("done"), (act.run)(&scene));
+    log.record(question("fdinfo before"), uffd.fdinfo());
+    log.record(question("done"), (act.run)(&fixture));
     if act.name != "close" {
-        book.ask(question("goes on"), uffd.ends_or_sleeps(&thread));
-        book.ask(question("fdinfo after"), uffd.fdinfo());
+        log.record(question("goes on"), uffd.ends_or_sleeps(&thread));
+        log.record(question("fdinfo after"), uffd.fdinfo());
         let text = match uffd.read() {
-            Ok(message) => describe(&message, &scene.names),
+            Ok(message) => describe(&message, &fixture.names),
             Err(answer) => answer.to_string(),
         };
-        book.ask(question("message after"), text);
+        log.record(question("message after"), text);
         // Let it go, whatever became of the area.
         uffd.range(&WAKE, start, len, 0);
-        scene.resolve_all(&thread);
+        fixture.resolve_all(&thread);
     }
-    book.ask(question("ended"), thread.join().expect("no panic"));
-    book.ask(question("page"), pagemap(start));
+    log.record(question("ended"), thread.join().expect("no panic"));
+    log.record(question("page"), pagemap(start));
     // SAFETY: The area was moved by this question only.
     unsafe { libc::munmap((start + ELSEWHERE) as _, len) };
 }
 
 /// Threads that sleep far from one another and close to one another, of which some are woken.
-fn distances(book: &mut Book) {
+fn distances(log: &mut Transcript) {
     const AT: [usize; 5] = [0, 2 * MIB - PAGE, 2 * MIB, 34 * MIB, 62 * MIB];
     let wakes = [
         ("two", 2 * MIB - PAGE, 2 * PAGE),
@@ -224,35 +224,37 @@ fn distances(book: &mut Book) {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let area = Area::map(0, 64 * MIB, PAGE, protection, flags, None).expect("there is room");
-        let scene = Scene::of(area, MISSING, 0, 0);
+        let fixture = Fixture::of(area, MISSING, 0, 0);
         let mut threads = Vec::new();
         for (index, offset) in AT.iter().enumerate() {
-            let (address, names) = (scene.area.start + offset, scene.names.clone());
+            let (address, names) = (fixture.area.start + offset, fixture.names.clone());
             threads.push(std::thread::spawn(move || load(address, &names)));
-            scene.uffd.wait_for_sleepers(index + 1);
+            fixture.uffd.wait_for_sleepers(index + 1);
             if read {
-                let message = scene.uffd.read().expect("there is a message");
-                book.ask(
+                let message = fixture.uffd.read().expect("there is a message");
+                log.record(
                     format!("read={read},message {index}"),
-                    describe(&message, &scene.names),
+                    describe(&message, &fixture.names),
                 );
             }
         }
         // Whoever is woken finds a page.
         for offset in AT {
-            let page = scene.area.start + offset;
-            let copied = scene.uffd.copy(page, scene.source.start, PAGE, DONTWAKE);
+            let page = fixture.area.start + offset;
+            let copied = fixture
+                .uffd
+                .copy(page, fixture.source.start, PAGE, DONTWAKE);
             assert!(copied.answer.is_ok(), "cannot copy: {copied}");
         }
         for (name, offset, len) in wakes {
             let question = |text: &str| format!("read={read},{name},{text}");
-            let start = scene.area.start + offset;
-            book.ask(question("wake"), scene.uffd.range(&WAKE, start, len, 0));
-            book.ask(question("fdinfo"), scene.uffd.fdinfo());
-            book.ask(question("ended"), ended_of(&scene.uffd, &threads));
+            let start = fixture.area.start + offset;
+            log.record(question("wake"), fixture.uffd.range(&WAKE, start, len, 0));
+            log.record(question("fdinfo"), fixture.uffd.fdinfo());
+            log.record(question("ended"), ended_of(&fixture.uffd, &threads));
         }
         for (index, thread) in threads.into_iter().enumerate() {
-            book.ask(
+            log.record(
                 format!("read={read},thread {index}"),
                 thread.join().expect("no panic"),
             );
@@ -274,87 +276,89 @@ fn ended_of<T>(uffd: &Uffd, threads: &[std::thread::JoinHandle<T>]) -> String {
 }
 
 /// Starts a thread that does an access, and returns when it sleeps.
-fn accessing(scene: &Scene, name: &str) -> std::thread::JoinHandle<String> {
+fn accessing(fixture: &Fixture, name: &str) -> std::thread::JoinHandle<String> {
     let mut known = ACCESSES.iter();
     let access = known.find(|access| access.name == name);
     let run = access.expect("it is in the table").run;
-    let (address, names) = (scene.area.start + 0x10, scene.names.clone());
+    let (address, names) = (fixture.area.start + 0x10, fixture.names.clone());
     let thread = std::thread::spawn(move || {
         touch_by_this_thread();
         run(address, &names)
     });
-    scene.uffd.wait_for_sleepers(1);
+    fixture.uffd.wait_for_sleepers(1);
     thread
 }
 
 /// A thread that sleeps in a fault, or waits for a fork to be read about, gets a signal.
-fn signals(book: &mut Book) {
+fn signals(log: &mut Transcript) {
     catch_signals();
     count_interrupts(0);
     for read in [false, true] {
-        let scene = Scene::new("anon", MISSING, 0, 0);
-        let thread = accessing(&scene, "load");
+        let fixture = Fixture::new("anon", MISSING, 0, 0);
+        let thread = accessing(&fixture, "load");
         let question = |text: &str| format!("load,read={read},{text}");
         if read {
-            let message = scene.uffd.read().expect("there is a message");
-            book.ask(question("message"), describe(&message, &scene.names));
+            let message = fixture.uffd.read().expect("there is a message");
+            log.record(question("message"), describe(&message, &fixture.names));
         }
         // It handles the signal, and faults again.
         interrupt_and_wait();
-        scene.uffd.wait_for_sleepers(1);
-        book.ask(question("fdinfo"), scene.uffd.fdinfo());
-        let message = scene.uffd.read().expect("there is a message");
-        book.ask(question("message after"), describe(&message, &scene.names));
-        book.ask(question("fdinfo after"), scene.uffd.fdinfo());
-        book.ask(question("copy"), copy_to(&scene, 0, 0));
-        book.ask(question("ended"), thread.join().expect("no panic"));
-        book.ask(question("poll"), format!("{:#x}", scene.uffd.poll(0)));
+        fixture.uffd.wait_for_sleepers(1);
+        log.record(question("fdinfo"), fixture.uffd.fdinfo());
+        let message = fixture.uffd.read().expect("there is a message");
+        log.record(
+            question("message after"),
+            describe(&message, &fixture.names),
+        );
+        log.record(question("fdinfo after"), fixture.uffd.fdinfo());
+        log.record(question("copy"), copy_to(&fixture, 0, 0));
+        log.record(question("ended"), thread.join().expect("no panic"));
+        log.record(question("poll"), format!("{:#x}", fixture.uffd.poll(0)));
     }
     // These are not interrupted but by being killed. The first two fault over and over, so there is
     // nothing to ask meanwhile.
     for name in ["read", "write", "process_vm_readv", "process_vm_writev"] {
-        let scene = Scene::new("anon", MISSING, 0, 0);
+        let fixture = Fixture::new("anon", MISSING, 0, 0);
         count_interrupts(0);
-        let thread = accessing(&scene, name);
+        let thread = accessing(&fixture, name);
         interrupt();
         if name.starts_with("process_vm") {
-            book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
-            book.ask(format!("{name},handled"), interrupts());
+            log.record(format!("{name},fdinfo"), fixture.uffd.fdinfo());
+            log.record(format!("{name},handled"), interrupts());
         }
-        book.ask(format!("{name},copy"), copy_to(&scene, 0, 0));
-        book.ask(format!("{name},ended"), thread.join().expect("no panic"));
-        book.ask(format!("{name},handled after"), interrupts());
-        book.ask(format!("{name},fdinfo after"), scene.uffd.fdinfo());
+        log.record(format!("{name},copy"), copy_to(&fixture, 0, 0));
+        log.record(format!("{name},ended"), thread.join().expect("no panic"));
+        log.record(format!("{name},handled after"), interrupts());
+        log.record(format!("{name},fdinfo after"), fixture.uffd.fdinfo());
     }
-    signal_in_fork(book);
+    signal_in_fork(log);
 }
 
-fn signal_in_fork(book: &mut Book) {
-    let scene = Scene::new("anon", MISSING, UFFD_FEATURE_EVENT_FORK.into(), 0);
+fn signal_in_fork(log: &mut Transcript) {
+    let fixture = Fixture::new("anon", MISSING, UFFD_FEATURE_EVENT_FORK.into(), 0);
     count_interrupts(0);
     let forker = sleeping_thread(|| {
         touch_by_this_thread();
         fork_with(0, || 0)
     });
     interrupt();
-    book.ask("fork,poll", format!("{:#x}", scene.uffd.poll(0)));
-    book.ask("fork,handled", interrupts());
-    let message = scene.uffd.read().expect("there is an event");
-    book.ask("fork,message", describe(&message, &scene.names));
-    // SAFETY: It is a fork event, whose descriptor is new.
-    drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
-    book.ask("fork,ended", forker.join().expect("no panic"));
-    book.ask("fork,handled after", interrupts());
+    log.record("fork,poll", format!("{:#x}", fixture.uffd.poll(0)));
+    log.record("fork,handled", interrupts());
+    let message = fixture.uffd.read().expect("there is an event");
+    log.record("fork,message", describe(&message, &fixture.names));
+    drop(child_of(&message));
+    log.record("fork,ended", forker.join().expect("no panic"));
+    log.record("fork,handled after", interrupts());
 }
 
 /// A process stops while two of its threads sleep in faults, and continues.
-fn stopped(book: &mut Book) {
+fn stopped(log: &mut Transcript) {
     catch_signals();
     for read in [false, true] {
         let (area, source) = (Area::anon(0, 8), Area::anon(1, 1));
         let names = Names::new(&[("area", &area)]);
         let (here, there) = UnixStream::pair().expect("there are sockets");
-        book.flush();
+        log.flush();
         // SAFETY: The child has its own copy of everything.
         let child = unsafe { fork() };
         if child == 0 {
@@ -373,7 +377,7 @@ fn stopped(book: &mut Book) {
         let question = |text: &str| format!("read={read},{text}");
         uffd.wait_for_sleepers(2);
         if read {
-            book.ask(question("messages"), two_messages(&uffd, &names));
+            log.record(question("messages"), two_messages(&uffd, &names));
         }
         let mut status = 0;
         // SAFETY: The pointer is valid, and the process is the child of this one.
@@ -381,18 +385,18 @@ fn stopped(book: &mut Book) {
             libc::kill(child, libc::SIGSTOP);
             libc::waitpid(child, &mut status, libc::WUNTRACED);
         }
-        book.ask(question("stopped"), libc::WIFSTOPPED(status));
-        book.ask(question("fdinfo"), uffd.fdinfo());
-        book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(question("stopped"), libc::WIFSTOPPED(status));
+        log.record(question("fdinfo"), uffd.fdinfo());
+        log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
         // SAFETY: As above.
         unsafe { libc::kill(child, libc::SIGCONT) };
         uffd.wait_for_sleepers(2);
-        book.ask(question("messages after"), two_messages(&uffd, &names));
+        log.record(question("messages after"), two_messages(&uffd, &names));
         for page in 0..2 {
             let copied = uffd.copy(area.at(page), source.start, PAGE, 0);
-            book.ask(question(&format!("copy {page}")), copied);
+            log.record(question(&format!("copy {page}")), copied);
         }
-        book.ask(question("process"), ended(child));
+        log.record(question("process"), ended(child));
     }
 }
 
@@ -423,8 +427,8 @@ pub fn cases() -> Vec<Case> {
                 {
                     continue;
                 }
-                cases.push(Case::new(name, move |book| {
-                    ask_setup(book, *setup, *features, user_only)
+                cases.push(Case::new(name, move |log| {
+                    ask_setup(log, *setup, *features, user_only)
                 }));
             }
         }
@@ -433,7 +437,7 @@ pub fn cases() -> Vec<Case> {
     for setup in SLEEPERS {
         cases.push(Case::new(
             format!("faults/sleepers/{}/mode={}", setup.kind, setup.mode),
-            move |book| sleepers(book, *setup),
+            move |log| sleepers(log, *setup),
         ));
     }
     cases.push(Case::new("faults/distances", distances));

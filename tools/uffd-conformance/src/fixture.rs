@@ -3,18 +3,21 @@
 //! An area that is registered, and threads that touch it.
 
 use crate::{
-    book::Book,
     memory::{kind_of, pagemap, Area, Names},
-    process::{drop_ptrace, eventfd},
+    poll::first_ready,
+    process::{drop_ptrace, Task},
     sys::{Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
-    uffd::{describe, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING, WP, WRITEPROTECT},
+    transcript::Transcript,
+    uffd::{
+        describe, fault_of, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING, WP, WRITEPROTECT,
+    },
 };
 use linux_raw_sys::general::*;
 use std::os::fd::AsRawFd;
 
 /// What the faults are about: an area that is registered, and how it is made ready.
-pub struct Scene {
+pub struct Fixture {
     pub uffd: Uffd,
     pub area: Area,
     pub source: Area,
@@ -24,7 +27,7 @@ pub struct Scene {
     alias: Option<Area>,
 }
 
-impl Scene {
+impl Fixture {
     pub fn new(kind: &'static str, mode: u64, features: u64, flags: i32) -> Self {
         Self::of(Area::basic(kind_of(kind), 0), mode, features, flags)
     }
@@ -39,7 +42,7 @@ impl Scene {
         let alias = (mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE);
         let names = Names::new(&[("area", &area)]);
-        let scene = Self {
+        let fixture = Self {
             uffd: Uffd::with(libc::O_CLOEXEC | libc::O_NONBLOCK | flags, features),
             area,
             source,
@@ -47,10 +50,12 @@ impl Scene {
             mode,
             alias,
         };
-        fill(scene.source.start, scene.source.len);
-        let called = scene.uffd.register(scene.area.start, scene.area.len, mode);
+        fill(fixture.source.start, fixture.source.len);
+        let called = fixture
+            .uffd
+            .register(fixture.area.start, fixture.area.len, mode);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        scene
+        fixture
     }
 
     /// Puts the area into the state in which its first pages fault as the mode says.
@@ -83,19 +88,15 @@ impl Scene {
         }
     }
 
-    /// Resolves what a message is about.
+    /// Resolves the fault that a message is about.
     fn resolve(&self, message: &uffd_msg) {
-        // SAFETY: The event is a fault, or the address is nonsense that an ioctl refuses.
-        let (flags, address) = unsafe {
-            (
-                message.arg.pagefault.flags as u32,
-                message.arg.pagefault.address as usize,
-            )
+        let Some(fault) = fault_of(message) else {
+            return;
         };
-        let page = address & !(self.area.page - 1);
-        if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
+        let page = fault.address & !(self.area.page - 1);
+        if fault.flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
             self.uffd.range(&CONTINUE, page, self.area.page, 0);
-        } else if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
+        } else if fault.flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
             self.uffd.range(&WRITEPROTECT, page, self.area.page, 0);
         } else {
             self.uffd.copy(page, self.source.start, self.area.page, 0);
@@ -111,42 +112,35 @@ impl Scene {
     /// The same at the beginning of a page.
     pub fn ask_at(&self, access: &Access, page: usize) -> String {
         let address = page.wrapping_add_signed(access.offset);
-        let done = eventfd();
-        let (done_fd, run, names) = (done.as_raw_fd(), access.run, self.names.clone());
-        let thread = std::thread::spawn(move || {
+        let (run, names) = (access.run, self.names.clone());
+        let task = Task::new(move || {
             touch_by_this_thread();
-            let answer = run(address, &names);
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: The descriptor is open until this thread is joined.
-            unsafe { libc::write(done_fd, one.as_ptr().cast(), 8) };
-            answer
+            run(address, &names)
         });
         let mut text = String::new();
         for _ in 0..16 {
-            match first_ready(self.uffd.fd(), done_fd) {
-                Ready::Message => match self.uffd.read() {
+            match first_ready(&[self.uffd.fd(), task.fd()], 10_000) {
+                Some(0) => match self.uffd.read() {
                     Ok(message) => {
                         text.push_str(&format!("{}, ", describe(&message, &self.names)));
                         self.resolve(&message);
                     }
                     Err(answer) => text.push_str(&format!("read {answer}, ")),
                 },
-                Ready::Done => {
-                    let answer = thread.join().expect("the thread does not panic");
+                Some(_) => {
+                    let answer = task.join();
                     return format!(
                         "{text}{answer}; {} {}",
                         pagemap(page - self.area.page),
                         pagemap(page)
                     );
                 }
-                Ready::Nothing => break,
+                None => break,
             }
         }
         panic!("{} is stuck after {text}", access.name);
     }
-}
 
-impl Scene {
     /// Resolves whatever comes until a thread has ended.
     pub fn resolve_all<T>(&self, thread: &std::thread::JoinHandle<T>) {
         while !thread.is_finished() {
@@ -155,28 +149,6 @@ impl Scene {
                 self.resolve(&message);
             }
         }
-    }
-}
-
-/// What happened first.
-enum Ready {
-    Message,
-    Done,
-    Nothing,
-}
-
-fn first_ready(uffd: i32, done: i32) -> Ready {
-    let mut fds = [uffd, done].map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // SAFETY: There are two entries.
-    unsafe { libc::poll(fds.as_mut_ptr(), 2, 10_000) };
-    match fds.map(|fd| fd.revents) {
-        [0, 0] => Ready::Nothing,
-        [0, _] => Ready::Done,
-        _ => Ready::Message,
     }
 }
 
@@ -235,7 +207,7 @@ pub const FEATURES: &[(&str, u32)] = &[
 /// With the features that have little to do with how memory is touched, these are enough.
 pub const FEW: usize = 9;
 
-pub fn ask_setup(book: &mut Book, setup: Setup, features: u32, user_only: bool) {
+pub fn ask_setup(log: &mut Transcript, setup: Setup, features: u32, user_only: bool) {
     catch_signals();
     let flags = if user_only {
         drop_ptrace();
@@ -243,7 +215,7 @@ pub fn ask_setup(book: &mut Book, setup: Setup, features: u32, user_only: bool) 
     } else {
         0
     };
-    let scene = Scene::new(setup.kind, setup.mode, features.into(), flags);
+    let fixture = Fixture::new(setup.kind, setup.mode, features.into(), flags);
     let few = match features {
         0 => false,
         UFFD_FEATURE_SIGBUS => setup.kind != "anon" || user_only,
@@ -254,7 +226,7 @@ pub fn ask_setup(book: &mut Book, setup: Setup, features: u32, user_only: bool) 
         _ => true,
     };
     for access in &ACCESSES[..if few { FEW } else { ACCESSES.len() }] {
-        scene.reset(setup.populated);
-        book.ask(access.name, scene.ask(access));
+        fixture.reset(setup.populated);
+        log.record(access.name, fixture.ask(access));
     }
 }

@@ -6,28 +6,27 @@
 
 mod access;
 mod action;
-mod book;
+mod arguments;
 mod cgroup;
+mod changed_vmas;
+mod delivery;
 mod events;
 mod failures;
 mod faults;
 mod fixture;
-mod limits;
+mod ioctls;
 mod memory;
 mod messages;
-mod partial;
+mod partial_ranges;
 mod poll;
 mod process;
 mod processes;
 mod random;
-mod review;
-mod states;
 mod sys;
-mod table;
 mod touch;
+mod transcript;
 mod uffd;
 
-use book::Case;
 use clap::Parser;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -35,6 +34,7 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
+use transcript::Case;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -56,21 +56,21 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(fd) = cli.after_exec {
-        limits::after_exec(fd);
+        arguments::after_exec(fd);
         return ExitCode::SUCCESS;
     }
     let cases: Vec<Case> = [
-        limits::cases(),
-        table::cases(),
+        arguments::cases(),
+        ioctls::cases(),
         faults::cases(),
-        partial::cases(),
+        partial_ranges::cases(),
         messages::cases(),
         events::cases(),
         failures::cases(),
         processes::cases(),
-        states::cases(),
+        changed_vmas::cases(),
         access::cases(),
-        review::cases(),
+        delivery::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()

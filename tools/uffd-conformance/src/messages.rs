@@ -3,12 +3,12 @@
 //! Reading and waiting: order, buffers, and every way to wait.
 
 use crate::{
-    book::{Book, Case},
     memory::{dontneed, vm_flags, Area, Names},
     poll::{aio_poll, aio_poll_for, poll_fd, ring_poll, Epoll},
     process::{descriptors, ends_soon, fork, fork_with, pipe, receive, send, sleeping_thread},
     sys::{errno_name, Answer, PAGE},
     touch::{count_interrupts, interrupt_and_wait, interrupts, load},
+    transcript::{Case, Transcript},
     uffd::{describe, read_one, touch_by_this_thread, Uffd, API, MISSING, WAKE, WP},
 };
 use io_uring::{opcode, types, IoUring};
@@ -25,7 +25,7 @@ const PAGES: usize = 16;
 const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
 
 /// A registered area, and threads that sleep in faults on it.
-struct Scene {
+struct Inbox {
     uffd: Uffd,
     area: Area,
     source: Area,
@@ -33,21 +33,21 @@ struct Scene {
     sleepers: Vec<JoinHandle<String>>,
 }
 
-impl Scene {
+impl Inbox {
     fn new(flags: i32, features: u64) -> Self {
         let area = Area::anon(0, PAGES);
-        let scene = Self {
+        let inbox = Self {
             uffd: Uffd::with(libc::O_CLOEXEC | flags, features),
             names: Names::new(&[("area", &area)]),
             area,
             source: Area::anon(1, 1),
             sleepers: Vec::new(),
         };
-        let called = scene
+        let called = inbox
             .uffd
-            .register(scene.area.start, scene.area.len, MISSING | WP);
+            .register(inbox.area.start, inbox.area.len, MISSING | WP);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        scene
+        inbox
     }
 
     /// Puts a thread to sleep on a page, after those before it.
@@ -64,10 +64,10 @@ impl Scene {
         // SAFETY: The buffer is as long as is said.
         let answer =
             Answer::of(unsafe { libc::read(self.uffd.fd(), buffer.as_mut_ptr().cast(), size) });
-        self.told(answer, &buffer)
+        self.describe(answer, &buffer)
     }
 
-    fn told(&self, answer: Answer, buffer: &[u8]) -> String {
+    fn describe(&self, answer: Answer, buffer: &[u8]) -> String {
         let count = answer.0.map_or(0, |read| read as usize / MESSAGE);
         let messages: Vec<String> = (0..count)
             .map(|index| {
@@ -115,53 +115,53 @@ impl Scene {
 }
 
 /// Every size of buffer, with each number of messages.
-fn sizes(book: &mut Book) {
+fn sizes(log: &mut Transcript) {
     for count in 0..5 {
         for size in [
             0, 1, 8, 16, 31, 32, 33, 40, 63, 64, 65, 95, 96, 97, 127, 128, 129, 159, 160, 4096,
         ] {
-            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
             for page in 0..count {
                 // Not in the order of addresses.
-                scene.sleep_on(page * 5 % PAGES);
+                inbox.sleep_on(page * 5 % PAGES);
             }
-            let answer = scene.read(size);
-            book.ask(format!("messages={count},size={size}"), answer);
-            book.ask(
+            let answer = inbox.read(size);
+            log.record(format!("messages={count},size={size}"), answer);
+            log.record(
                 format!("messages={count},size={size},fdinfo"),
-                scene.uffd.fdinfo(),
+                inbox.uffd.fdinfo(),
             );
-            let answer = scene.read(4096);
-            book.ask(format!("messages={count},size={size},rest"), answer);
-            scene.end();
+            let answer = inbox.read(4096);
+            log.record(format!("messages={count},size={size},rest"), answer);
+            inbox.end();
         }
     }
 }
 
 /// Buffers of which a part is not there.
-fn bad_buffers(book: &mut Book) {
+fn bad_buffers(log: &mut Transcript) {
     for (name, protection) in [("none", libc::PROT_NONE), ("read", libc::PROT_READ)] {
         for good in [0, 1, 16, 31, 32, 33, 48, 64, 80, 96] {
-            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
             for page in 0..3 {
-                scene.sleep_on(page);
+                inbox.sleep_on(page);
             }
             let buffer = Area::anon(2, 2);
             let start = buffer.start + PAGE - good;
             // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
             let answer = unsafe {
                 libc::mprotect((buffer.start + PAGE) as _, PAGE, protection);
-                Answer::of(libc::read(scene.uffd.fd(), start as _, 3 * MESSAGE))
+                Answer::of(libc::read(inbox.uffd.fd(), start as _, 3 * MESSAGE))
             };
-            book.ask(format!("{name},good={good}"), answer);
-            book.ask(format!("{name},good={good},fdinfo"), scene.uffd.fdinfo());
-            book.ask(
+            log.record(format!("{name},good={good}"), answer);
+            log.record(format!("{name},good={good},fdinfo"), inbox.uffd.fdinfo());
+            log.record(
                 format!("{name},good={good},poll"),
-                format!("{:#x}", scene.uffd.poll(0)),
+                format!("{:#x}", inbox.uffd.poll(0)),
             );
-            let rest = scene.read(4096);
-            book.ask(format!("{name},good={good},rest"), rest);
-            scene.end();
+            let rest = inbox.read(4096);
+            log.record(format!("{name},good={good},rest"), rest);
+            inbox.end();
         }
     }
     for (name, pointer) in [
@@ -170,18 +170,18 @@ fn bad_buffers(book: &mut Book) {
         ("-1", usize::MAX),
     ] {
         for sleepers in 0..2 {
-            let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+            let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
             if sleepers == 1 {
-                scene.sleep_on(0);
+                inbox.sleep_on(0);
             }
             // SAFETY: The kernel checks the buffer.
             let answer = Answer::of(unsafe {
-                libc::syscall(libc::SYS_read, scene.uffd.fd(), pointer, MESSAGE)
+                libc::syscall(libc::SYS_read, inbox.uffd.fd(), pointer, MESSAGE)
             });
-            book.ask(format!("{name},sleepers={sleepers}"), answer);
-            let rest = scene.read(4096);
-            book.ask(format!("{name},sleepers={sleepers},rest"), rest);
-            scene.end();
+            log.record(format!("{name},sleepers={sleepers}"), answer);
+            let rest = inbox.read(4096);
+            log.record(format!("{name},sleepers={sleepers},rest"), rest);
+            inbox.end();
         }
     }
 }
@@ -209,14 +209,14 @@ const WAITING: &[Waiting] = &[
 ];
 
 /// Events are read into buffers that are not there, or into one that is there for a fault only.
-fn bad_buffers_events(book: &mut Book) {
+fn bad_buffers_events(log: &mut Transcript) {
     const PAGE_OF_EVENT: usize = 3;
     for (action, feature, run) in WAITING {
         for buffer in ["none", "read", "null", "behind a fault"] {
-            let mut scene = Scene::new(libc::O_NONBLOCK, (*feature).into());
-            let elsewhere = scene.area.start + ELSEWHERE;
-            scene.names.add("elsewhere", elsewhere, scene.area.len);
-            let page = scene.area.at(PAGE_OF_EVENT);
+            let mut inbox = Inbox::new(libc::O_NONBLOCK, (*feature).into());
+            let elsewhere = inbox.area.start + ELSEWHERE;
+            inbox.names.add("elsewhere", elsewhere, inbox.area.len);
+            let page = inbox.area.at(PAGE_OF_EVENT);
             let memory = Area::anon(2, 2);
             let (start, len, protection) = match buffer {
                 "none" => (memory.at(1), MESSAGE, libc::PROT_NONE),
@@ -227,109 +227,109 @@ fn bad_buffers_events(book: &mut Book) {
             let before = descriptors();
             let thread = sleeping_thread(move || run(page));
             if buffer == "behind a fault" {
-                scene.sleep_on(0);
+                inbox.sleep_on(0);
             }
-            assert_ne!(scene.uffd.poll(10_000), 0, "there is no message");
+            assert_ne!(inbox.uffd.poll(10_000), 0, "there is no message");
             // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
             let answer = unsafe {
                 libc::mprotect(memory.at(1) as _, PAGE, protection);
-                Answer::of(libc::syscall(libc::SYS_read, scene.uffd.fd(), start, len))
+                Answer::of(libc::syscall(libc::SYS_read, inbox.uffd.fd(), start, len))
             };
             let question = |text: &str| format!("{action},{buffer},{text}");
-            book.ask(question("read"), answer);
-            book.ask(question("new descriptors"), descriptors() - before);
-            book.ask(question("fdinfo"), scene.uffd.fdinfo());
-            book.ask(question("ended"), scene.ends_or_waits(&thread));
-            book.ask(question("poll"), format!("{:#x}", scene.uffd.poll(0)));
-            book.ask(question("rest"), scene.read(MESSAGE));
-            book.ask(question("answer"), thread.join().expect("no panic"));
+            log.record(question("read"), answer);
+            log.record(question("new descriptors"), descriptors() - before);
+            log.record(question("fdinfo"), inbox.uffd.fdinfo());
+            log.record(question("ended"), inbox.ends_or_waits(&thread));
+            log.record(question("poll"), format!("{:#x}", inbox.uffd.poll(0)));
+            log.record(question("rest"), inbox.read(MESSAGE));
+            log.record(question("answer"), thread.join().expect("no panic"));
             // SAFETY: The page was moved by this question only.
-            unsafe { libc::munmap(elsewhere as _, scene.area.len) };
-            scene.end();
+            unsafe { libc::munmap(elsewhere as _, inbox.area.len) };
+            inbox.end();
         }
     }
 }
 
 /// The buffer is memory that is registered with another userfaultfd, whose faults another thread
 /// resolves.
-fn registered_buffer(book: &mut Book) {
+fn registered_buffer(log: &mut Transcript) {
     for kind in ["fault", "fork", "dontneed"] {
         let event = WAITING.iter().find(|(name, ..)| *name == kind);
-        let mut scene = Scene::new(
+        let mut inbox = Inbox::new(
             libc::O_NONBLOCK,
             event.map_or(0, |(_, feature, _)| (*feature).into()),
         );
         let memory = Area::anon(2, 1);
-        scene.names.add("buffer", memory.start, memory.len);
+        inbox.names.add("buffer", memory.start, memory.len);
         let resolver = Uffd::new(0);
         let called = resolver.register(memory.start, memory.len, MISSING);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        let last = scene.area.at(PAGES - 1);
+        let last = inbox.area.at(PAGES - 1);
         let waiting = event.map(|(_, _, run)| sleeping_thread(move || run(last)));
         if waiting.is_none() {
-            scene.sleep_on(0);
+            inbox.sleep_on(0);
         }
-        let (fd, start) = (scene.uffd.fd(), memory.start);
+        let (fd, start) = (inbox.uffd.fd(), memory.start);
         let reader = std::thread::spawn(move || {
             // SAFETY: The buffer is longer than is said, and nobody else uses it.
             Answer::of(unsafe { libc::read(fd, start as _, MESSAGE) })
         });
         let question = |text: &str| format!("{kind},{text}");
         resolver.wait_for_sleepers(1);
-        let message = read_one(resolver.fd(), &scene.names);
-        book.ask(question("fault of the buffer"), message);
-        book.ask(question("fdinfo meanwhile"), scene.uffd.fdinfo());
-        let copied = resolver.copy(start, scene.source.start, PAGE, 0);
-        book.ask(question("copy"), copied);
+        let message = read_one(resolver.fd(), &inbox.names);
+        log.record(question("fault of the buffer"), message);
+        log.record(question("fdinfo meanwhile"), inbox.uffd.fdinfo());
+        let copied = resolver.copy(start, inbox.source.start, PAGE, 0);
+        log.record(question("copy"), copied);
         let answer = reader.join().expect("no panic");
         // SAFETY: The buffer is as long as is said, and present now.
         let buffer = unsafe { std::slice::from_raw_parts(start as *const u8, MESSAGE) };
-        book.ask(question("read"), scene.told(answer, buffer));
-        book.ask(question("fdinfo"), scene.uffd.fdinfo());
+        log.record(question("read"), inbox.describe(answer, buffer));
+        log.record(question("fdinfo"), inbox.uffd.fdinfo());
         if let Some(waiting) = waiting {
-            book.ask(question("answer"), waiting.join().expect("no panic"));
+            log.record(question("answer"), waiting.join().expect("no panic"));
         }
-        scene.end();
+        inbox.end();
     }
 }
 
 /// The buffer for an event is memory that is registered with the descriptor itself, and another
 /// thread resolves its fault.
-fn own_buffer(book: &mut Book) {
+fn own_buffer(log: &mut Transcript) {
     for kind in ["fork", "dontneed"] {
         let (_, feature, run) = WAITING
             .iter()
             .find(|(name, ..)| *name == kind)
             .expect("it is in the list");
-        let scene = Scene::new(libc::O_NONBLOCK, (*feature).into());
-        let (first, last) = (scene.area.at(0), scene.area.at(PAGES - 1));
+        let inbox = Inbox::new(libc::O_NONBLOCK, (*feature).into());
+        let (first, last) = (inbox.area.at(0), inbox.area.at(PAGES - 1));
         let waiting = sleeping_thread(move || run(last));
-        let fd = scene.uffd.fd();
+        let fd = inbox.uffd.fd();
         let reader = std::thread::spawn(move || {
             // SAFETY: The buffer is longer than is said, and nobody else uses it.
             Answer::of(unsafe { libc::read(fd, first as _, MESSAGE) })
         });
-        scene.uffd.wait_for_sleepers(1);
+        inbox.uffd.wait_for_sleepers(1);
         let question = |text: &str| format!("{kind},{text}");
-        let fault = scene.read(MESSAGE);
-        book.ask(question("fault of the buffer"), fault);
-        let copy = |scene: &Scene| scene.uffd.copy(first, scene.source.start, PAGE, 0);
-        book.ask(question("copy at once"), copy(&scene));
-        let rest = scene.read(MESSAGE);
-        book.ask(question("rest"), rest);
+        let fault = inbox.read(MESSAGE);
+        log.record(question("fault of the buffer"), fault);
+        let copy = |inbox: &Inbox| inbox.uffd.copy(first, inbox.source.start, PAGE, 0);
+        log.record(question("copy at once"), copy(&inbox));
+        let rest = inbox.read(MESSAGE);
+        log.record(question("rest"), rest);
         // Pages are filled again once it goes on.
-        book.ask(question("answer"), waiting.join().expect("no panic"));
-        book.ask(question("copy"), copy(&scene));
+        log.record(question("answer"), waiting.join().expect("no panic"));
+        log.record(question("copy"), copy(&inbox));
         let answer = reader.join().expect("no panic");
         // SAFETY: The buffer is as long as is said, and present now.
         let buffer = unsafe { std::slice::from_raw_parts(first as *const u8, MESSAGE) };
-        book.ask(question("read"), scene.told(answer, buffer));
-        scene.end();
+        log.record(question("read"), inbox.describe(answer, buffer));
+        inbox.end();
     }
 }
 
 /// Several threads on one page, and on several: what is read, and who is woken.
-fn order(book: &mut Book) {
+fn order(log: &mut Transcript) {
     for pattern in [
         &[0, 0, 0][..],
         &[3, 2, 1, 0],
@@ -337,53 +337,53 @@ fn order(book: &mut Book) {
         &[7, 7, 3, 7, 3],
         &[1, 2, 3, 4, 5, 6, 7, 8, 9],
     ] {
-        let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+        let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
         for page in pattern {
-            scene.sleep_on(*page);
+            inbox.sleep_on(*page);
         }
         let name = format!("{pattern:?}");
-        let first = scene.read(MESSAGE);
-        book.ask(format!("{name},first"), first);
-        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
-        let called = scene
+        let first = inbox.read(MESSAGE);
+        log.record(format!("{name},first"), first);
+        log.record(format!("{name},fdinfo"), inbox.uffd.fdinfo());
+        let called = inbox
             .uffd
-            .copy(scene.area.at(pattern[1]), scene.source.start, PAGE, 0);
-        book.ask(format!("{name},copy second"), called);
+            .copy(inbox.area.at(pattern[1]), inbox.source.start, PAGE, 0);
+        log.record(format!("{name},copy second"), called);
         // Those on that page go on, read or not.
-        let ended: Vec<bool> = scene
+        let ended: Vec<bool> = inbox
             .sleepers
             .iter()
             .zip(pattern)
             .map(|(sleeper, page)| *page == pattern[1] && ends_soon(sleeper))
             .collect();
-        book.ask(format!("{name},woken"), format!("{ended:?}"));
-        book.ask(format!("{name},fdinfo after"), scene.uffd.fdinfo());
-        let rest = scene.read(4096);
-        book.ask(format!("{name},rest"), rest);
-        scene.end();
+        log.record(format!("{name},woken"), format!("{ended:?}"));
+        log.record(format!("{name},fdinfo after"), inbox.uffd.fdinfo());
+        let rest = inbox.read(4096);
+        log.record(format!("{name},rest"), rest);
+        inbox.end();
     }
     // Faults before events.
     for faults in 0..3 {
-        let mut scene = Scene::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_REMOVE.into());
-        let last = scene.area.at(PAGES - 1);
-        scene.uffd.copy(last, scene.source.start, PAGE, 0);
+        let mut inbox = Inbox::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_REMOVE.into());
+        let last = inbox.area.at(PAGES - 1);
+        inbox.uffd.copy(last, inbox.source.start, PAGE, 0);
         let remover = std::thread::spawn(move || dontneed(last));
-        scene.uffd.poll(10_000);
+        inbox.uffd.poll(10_000);
         for page in 0..faults {
-            scene.sleep_on(page);
+            inbox.sleep_on(page);
         }
         for size in [1, 2, 4] {
-            let answer = scene.read(size * MESSAGE);
-            book.ask(format!("event first,faults={faults},read={size}"), answer);
+            let answer = inbox.read(size * MESSAGE);
+            log.record(format!("event first,faults={faults},read={size}"), answer);
         }
         let answer = remover.join().expect("no panic");
-        book.ask(format!("event first,faults={faults},madvise"), answer);
-        scene.end();
+        log.record(format!("event first,faults={faults},madvise"), answer);
+        inbox.end();
     }
 }
 
 /// Ways to ask whether there is something to read.
-fn waiting(book: &mut Book) {
+fn waiting(log: &mut Transcript) {
     for (state, flags) in [("nonblock", libc::O_NONBLOCK), ("block", 0)] {
         for api in [false, true] {
             for sleepers in 0..3 {
@@ -393,40 +393,40 @@ fn waiting(book: &mut Book) {
                 let name = format!("{state},api={api},sleepers={sleepers}");
                 if !api {
                     let uffd = Uffd::create(flags).expect("userfaultfd(2) works");
-                    wait_ways(book, &name, uffd.fd());
+                    wait_ways(log, &name, uffd.fd());
                     if flags != 0 {
                         let answer = uffd.read().map_or_else(|answer| answer, |_| Answer(Ok(32)));
-                        book.ask(format!("{name},read"), answer);
+                        log.record(format!("{name},read"), answer);
                     }
                     continue;
                 }
-                let mut scene = Scene::new(flags, 0);
+                let mut inbox = Inbox::new(flags, 0);
                 for page in 0..sleepers {
-                    scene.sleep_on(page);
+                    inbox.sleep_on(page);
                 }
-                wait_ways(book, &name, scene.uffd.fd());
+                wait_ways(log, &name, inbox.uffd.fd());
                 if sleepers != 0 || flags != 0 {
-                    let answer = scene.read(4096);
-                    book.ask(format!("{name},read"), answer);
-                    wait_ways(book, &format!("{name},after"), scene.uffd.fd());
+                    let answer = inbox.read(4096);
+                    log.record(format!("{name},read"), answer);
+                    wait_ways(log, &format!("{name},after"), inbox.uffd.fd());
                 }
-                scene.end();
+                inbox.end();
             }
         }
-        let scene = Scene::new(flags, UFFD_FEATURE_EVENT_REMOVE.into());
-        let last = scene.area.at(PAGES - 1);
+        let inbox = Inbox::new(flags, UFFD_FEATURE_EVENT_REMOVE.into());
+        let last = inbox.area.at(PAGES - 1);
         let remover = sleeping_thread(move || dontneed(last));
-        wait_ways(book, &format!("{state},event"), scene.uffd.fd());
-        book.ask(format!("{state},event,read"), scene.read(4096));
+        wait_ways(log, &format!("{state},event"), inbox.uffd.fd());
+        log.record(format!("{state},event,read"), inbox.read(4096));
         // Mappings may change until it goes on.
         let answer = remover.join().expect("no panic");
-        book.ask(format!("{state},event,madvise"), answer);
-        wait_ways(book, &format!("{state},event,after"), scene.uffd.fd());
-        scene.end();
+        log.record(format!("{state},event,madvise"), answer);
+        wait_ways(log, &format!("{state},event,after"), inbox.uffd.fd());
+        inbox.end();
     }
 }
 
-fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
+fn wait_ways(log: &mut Transcript, name: &str, fd: RawFd) {
     for events in [
         0,
         libc::POLLIN,
@@ -437,7 +437,7 @@ fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
         libc::POLLRDHUP,
         -1,
     ] {
-        book.ask(
+        log.record(
             format!("{name},poll({events:#x})"),
             format!("{:#x}", poll_fd(fd, events, 0)),
         );
@@ -452,7 +452,7 @@ fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
         let [read, write, except] = &mut sets;
         let answer = Answer::of(libc::select(fd + 1, read, write, except, &mut time));
         let set = sets.map(|set| libc::FD_ISSET(fd, &set));
-        book.ask(format!("{name},select"), format!("{answer} {set:?}"));
+        log.record(format!("{name},select"), format!("{answer} {set:?}"));
     }
     for (mode, flags) in [
         ("level", 0),
@@ -462,20 +462,20 @@ fn wait_ways(book: &mut Book, name: &str, fd: RawFd) {
     ] {
         let epoll = Epoll::new(fd, libc::EPOLLIN | libc::EPOLLOUT | flags);
         let answers = [epoll.wait(0), epoll.wait(0)];
-        book.ask(
+        log.record(
             format!("{name},epoll {mode}"),
             format!("{}, then {}", answers[0], answers[1]),
         );
     }
-    book.ask(format!("{name},io_uring poll"), ring_poll(fd));
-    book.ask(format!("{name},aio poll"), aio_poll(fd));
+    log.record(format!("{name},io_uring poll"), ring_poll(fd));
+    log.record(format!("{name},aio poll"), aio_poll(fd));
 }
 
 /// O_NONBLOCK comes and goes while a thread sleeps in read().
-fn toggled(book: &mut Book) {
+fn toggled(log: &mut Transcript) {
     for (name, first, then) in [("set", 0, libc::O_NONBLOCK), ("set and cleared", 0, 0)] {
-        let mut scene = Scene::new(first, 0);
-        let fd = scene.uffd.fd();
+        let mut inbox = Inbox::new(first, 0);
+        let fd = inbox.uffd.fd();
         let reader = sleeping_thread(move || {
             let mut buffer = [0u8; MESSAGE];
             // SAFETY: The buffer is as long as is said.
@@ -486,73 +486,73 @@ fn toggled(book: &mut Book) {
             libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
             libc::fcntl(fd, libc::F_SETFL, then);
         }
-        let (address, names) = (scene.area.start, scene.names.clone());
-        scene
+        let (address, names) = (inbox.area.start, inbox.names.clone());
+        inbox
             .sleepers
             .push(std::thread::spawn(move || load(address, &names)));
         let answer = reader.join().expect("no panic");
-        book.ask(format!("{name},sleeping read"), answer);
-        book.ask(
+        log.record(format!("{name},sleeping read"), answer);
+        log.record(
             format!("{name},poll"),
             format!("{:#x}", poll_fd(fd, libc::POLLIN, 0)),
         );
         if then != 0 {
-            let answer = scene.read(MESSAGE);
-            book.ask(format!("{name},read"), answer);
+            let answer = inbox.read(MESSAGE);
+            log.record(format!("{name},read"), answer);
         }
-        scene.end();
+        inbox.end();
     }
 }
 
 /// Edges: what epoll says the second time, without a read in between.
-fn edges(book: &mut Book) {
+fn edges(log: &mut Transcript) {
     for (name, flags) in [
         ("level", 0),
         ("edge", libc::EPOLLET),
         ("edge exclusive", libc::EPOLLET | libc::EPOLLEXCLUSIVE),
         ("oneshot", libc::EPOLLONESHOT),
     ] {
-        let mut scene = Scene::new(libc::O_NONBLOCK, 0);
-        let epoll = Epoll::new(scene.uffd.fd(), libc::EPOLLIN | flags);
-        book.ask(format!("{name},before"), epoll.wait(0));
+        let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
+        let epoll = Epoll::new(inbox.uffd.fd(), libc::EPOLLIN | flags);
+        log.record(format!("{name},before"), epoll.wait(0));
         for fault in 0..3 {
-            scene.sleep_on(fault);
+            inbox.sleep_on(fault);
             // Whoever waits is told a moment after the thread can be seen to sleep.
-            book.ask(format!("{name},fault {fault}"), epoll.wait(1000));
-            book.ask(format!("{name},fault {fault},again"), epoll.wait(0));
+            log.record(format!("{name},fault {fault}"), epoll.wait(1000));
+            log.record(format!("{name},fault {fault},again"), epoll.wait(0));
         }
-        let answer = scene.read(MESSAGE);
-        book.ask(format!("{name},read"), answer);
-        book.ask(format!("{name},after a read"), epoll.wait(0));
-        scene.end();
+        let answer = inbox.read(MESSAGE);
+        log.record(format!("{name},read"), answer);
+        log.record(format!("{name},after a read"), epoll.wait(0));
+        inbox.end();
     }
     // Two events that are told about at once, of which one is read.
     for kinds in [["fork", "dontneed"], ["dontneed", "fork"]] {
         let features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE;
-        let scene = Scene::new(libc::O_NONBLOCK, features.into());
-        let epoll = Epoll::new(scene.uffd.fd(), libc::EPOLLIN | libc::EPOLLET);
-        let last = scene.area.at(PAGES - 1);
+        let inbox = Inbox::new(libc::O_NONBLOCK, features.into());
+        let epoll = Epoll::new(inbox.uffd.fd(), libc::EPOLLIN | libc::EPOLLET);
+        let last = inbox.area.at(PAGES - 1);
         let waiting = kinds.map(|kind| {
             let found = WAITING.iter().find(|(name, ..)| *name == kind);
             let run = found.expect("it is in the list").2;
             sleeping_thread(move || run(last))
         });
         let question = |text: &str| format!("{kinds:?},{text}");
-        book.ask(question("before"), epoll.wait(1000));
+        log.record(question("before"), epoll.wait(1000));
         for read in ["first", "second"] {
-            let answer = scene.read(MESSAGE);
-            book.ask(question(&format!("{read} read")), answer);
-            book.ask(question(&format!("after {read} read")), epoll.wait(500));
+            let answer = inbox.read(MESSAGE);
+            log.record(question(&format!("{read} read")), answer);
+            log.record(question(&format!("after {read} read")), epoll.wait(500));
         }
         for (kind, waiting) in kinds.iter().zip(waiting) {
-            book.ask(question(kind), waiting.join().expect("no panic"));
+            log.record(question(kind), waiting.join().expect("no panic"));
         }
-        scene.end();
+        inbox.end();
     }
 }
 
 /// Waiting that begins before there is a message.
-fn wakeups(book: &mut Book) {
+fn wakeups(log: &mut Transcript) {
     type Wait = fn(RawFd) -> String;
     let ways: [(&str, Wait); 9] = [
         ("poll", |fd| {
@@ -623,31 +623,31 @@ fn wakeups(book: &mut Book) {
         } else {
             libc::O_NONBLOCK
         };
-        let mut scene = Scene::new(flags, 0);
-        let fd = scene.uffd.fd();
+        let mut inbox = Inbox::new(flags, 0);
+        let fd = inbox.uffd.fd();
         // The request of io_uring is interrupted over and over, so its thread may never sleep.
         let waiter = match name {
             "io_uring read" => std::thread::spawn(move || way(fd)),
             _ => sleeping_thread(move || way(fd)),
         };
-        let (address, names) = (scene.area.start, scene.names.clone());
-        scene
+        let (address, names) = (inbox.area.start, inbox.names.clone());
+        inbox
             .sleepers
             .push(std::thread::spawn(move || load(address, &names)));
         let answer = waiter.join().expect("no panic");
-        book.ask(format!("{name},woken"), answer);
-        scene.end();
+        log.record(format!("{name},woken"), answer);
+        inbox.end();
     }
 }
 
 /// The descriptor as a file.
-fn file_operations(book: &mut Book) {
-    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
-    scene.sleep_on(0);
-    let fd = scene.uffd.fd();
+fn file_operations(log: &mut Transcript) {
+    let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
+    inbox.sleep_on(0);
+    let fd = inbox.uffd.fd();
     let mut buffer = [0u8; 256];
     let pointer = buffer.as_mut_ptr().cast::<libc::c_void>();
-    let mut ask = |name: &str, answer: Answer| book.ask(name, answer);
+    let mut ask = |name: &str, answer: Answer| log.record(name, answer);
     // SAFETY: All buffers are as long as is said, and nothing else uses the descriptors.
     unsafe {
         ask("write", Answer::of(libc::write(fd, pointer, 32)));
@@ -721,7 +721,7 @@ fn file_operations(book: &mut Book) {
         );
         let mut stat: libc::stat = std::mem::zeroed();
         let answer = Answer::of(libc::fstat(fd, &mut stat));
-        book.ask(
+        log.record(
             "fstat",
             format!(
                 "{answer} mode {:#o} size {} links {} uid {}",
@@ -739,7 +739,7 @@ fn file_operations(book: &mut Book) {
                 iov_base: pointer,
                 iov_len: 16,
             };
-            book.ask(
+            log.record(
                 format!("preadv2({flags:#x})"),
                 Answer::of(libc::preadv2(fd, &vector, 1, -1, flags)),
             );
@@ -752,7 +752,7 @@ fn file_operations(book: &mut Book) {
             libc::F_GET_SEALS,
             libc::F_GETLEASE,
         ] {
-            book.ask(format!("fcntl({flag})"), Answer::of(libc::fcntl(fd, flag)));
+            log.record(format!("fcntl({flag})"), Answer::of(libc::fcntl(fd, flag)));
         }
         for (name, flag) in [
             ("append", libc::O_APPEND),
@@ -763,15 +763,15 @@ fn file_operations(book: &mut Book) {
         ] {
             let answer = Answer::of(libc::fcntl(fd, libc::F_SETFL, flag | libc::O_NONBLOCK));
             let flags = libc::fcntl(fd, libc::F_GETFL);
-            book.ask(format!("setfl {name}"), format!("{answer} {flags:#o}"));
+            log.record(format!("setfl {name}"), format!("{answer} {flags:#o}"));
         }
         libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
     }
     let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).expect("there is a link");
-    book.ask("link", link.display());
+    log.record("link", link.display());
     match std::fs::File::open(format!("/proc/self/fd/{fd}")) {
-        Ok(_) => book.ask("open again", "opened"),
-        Err(err) => book.ask("open again", errno_name(err.raw_os_error().unwrap_or(0))),
+        Ok(_) => log.record("open again", "opened"),
+        Err(err) => log.record("open again", errno_name(err.raw_os_error().unwrap_or(0))),
     }
     // Readv: one message over several buffers.
     for lengths in [
@@ -799,102 +799,102 @@ fn file_operations(book: &mut Book) {
             .zip(lengths)
             .flat_map(|(buffer, len)| buffer[..*len].to_vec())
             .collect();
-        let told = scene.told(answer, &joined);
-        book.ask(format!("readv{lengths:?}"), told);
+        let text = inbox.describe(answer, &joined);
+        log.record(format!("readv{lengths:?}"), text);
         if answer.is_ok() {
-            let page = scene.sleepers.len();
-            scene.sleep_on(page);
+            let page = inbox.sleepers.len();
+            inbox.sleep_on(page);
         }
     }
-    scene.end();
+    inbox.end();
 }
 
 /// O_NONBLOCK that comes and goes, and requests that must not wait.
-fn nonblocking(book: &mut Book) {
-    let scene = Scene::new(0, 0);
-    let fd = scene.uffd.fd();
+fn nonblocking(log: &mut Transcript) {
+    let inbox = Inbox::new(0, 0);
+    let fd = inbox.uffd.fd();
     // SAFETY: No pointers are involved; the buffer is as long as is said.
     unsafe {
-        book.ask("flags", format!("{:#o}", libc::fcntl(fd, libc::F_GETFL)));
-        book.ask("poll of blocking", format!("{:#x}", scene.uffd.poll(0)));
+        log.record("flags", format!("{:#o}", libc::fcntl(fd, libc::F_GETFL)));
+        log.record("poll of blocking", format!("{:#x}", inbox.uffd.poll(0)));
         let mut buffer = [0u8; MESSAGE];
         let vector = libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
             iov_len: MESSAGE,
         };
-        book.ask(
+        log.record(
             "preadv2 nowait",
             Answer::of(libc::preadv2(fd, &vector, 1, -1, libc::RWF_NOWAIT)),
         );
         libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
-        book.ask("poll of nonblocking", format!("{:#x}", scene.uffd.poll(0)));
-        book.ask("read", scene.read(MESSAGE));
+        log.record("poll of nonblocking", format!("{:#x}", inbox.uffd.poll(0)));
+        log.record("read", inbox.read(MESSAGE));
         let mut off = 0;
-        book.ask(
+        log.record(
             "fionbio",
             Answer::of(libc::ioctl(fd, libc::FIONBIO, &mut off)),
         );
-        book.ask(
+        log.record(
             "poll of blocking again",
-            format!("{:#x}", scene.uffd.poll(0)),
+            format!("{:#x}", inbox.uffd.poll(0)),
         );
     }
-    scene.end();
+    inbox.end();
 }
 
 /// The descriptor doubled, sent, and inherited.
-fn handed_over(book: &mut Book) {
-    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
-    scene.sleep_on(3);
+fn handed_over(log: &mut Transcript) {
+    let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
+    inbox.sleep_on(3);
     // SAFETY: The call returns a new descriptor.
-    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(scene.uffd.fd())) });
+    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(inbox.uffd.fd())) });
     let answer = double.read().map_or_else(
         |answer| answer.to_string(),
-        |message| describe(&message, &scene.names),
+        |message| describe(&message, &inbox.names),
     );
-    book.ask("dup,read", answer);
+    log.record("dup,read", answer);
     let answer = double.call(&API, &[u64::from(UFFD_API), 0]);
-    book.ask("dup,api", answer);
+    log.record("dup,api", answer);
 
     // Over a socket to another process, which resolves the fault from there.
-    book.flush();
+    log.flush();
     let (here, there) = UnixStream::pair().expect("there are sockets");
     // SAFETY: The child uses system calls and its own copy of all memory.
     let child = unsafe { fork() };
     if child == 0 {
         let uffd = Uffd(receive(there.as_raw_fd()));
-        let called = uffd.copy(scene.area.at(3), scene.source.start, PAGE, 0);
-        book.ask("sent,copy", called);
-        let called = uffd.range(&crate::uffd::POISON, scene.area.at(4), PAGE, 0);
-        book.ask("sent,poison", called);
-        book.ask("sent,fdinfo", uffd.fdinfo());
-        book.flush();
+        let called = uffd.copy(inbox.area.at(3), inbox.source.start, PAGE, 0);
+        log.record("sent,copy", called);
+        let called = uffd.range(&crate::uffd::POISON, inbox.area.at(4), PAGE, 0);
+        log.record("sent,poison", called);
+        log.record("sent,fdinfo", uffd.fdinfo());
+        log.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     }
-    book.flush();
-    send(here.as_raw_fd(), scene.uffd.fd());
+    log.flush();
+    send(here.as_raw_fd(), inbox.uffd.fd());
     let mut status = 0;
     // SAFETY: The pointer is valid.
     unsafe { libc::waitpid(child, &mut status, 0) };
     assert_eq!(status, 0, "the other process did not end as it should");
-    book.ask("sent,sleeper", ends_soon(&scene.sleepers[0]));
-    scene.end();
+    log.record("sent,sleeper", ends_soon(&inbox.sleepers[0]));
+    inbox.end();
 }
 
 /// Many readers, and one message each.
-fn readers(book: &mut Book) {
+fn readers(log: &mut Transcript) {
     for readers in [1, 2, 4, 8] {
-        let mut scene = Scene::new(0, 0);
-        let fd = scene.uffd.fd();
+        let mut inbox = Inbox::new(0, 0);
+        let fd = inbox.uffd.fd();
         let threads: Vec<JoinHandle<String>> = (0..readers)
             .map(|_| {
-                let names = scene.names.clone();
+                let names = inbox.names.clone();
                 std::thread::spawn(move || read_one(fd, &names))
             })
             .collect();
         for page in 0..readers {
-            scene.sleep_on(page);
+            inbox.sleep_on(page);
         }
         let mut read: Vec<String> = threads
             .into_iter()
@@ -902,37 +902,37 @@ fn readers(book: &mut Book) {
             .collect();
         // Who reads what is a matter of luck.
         read.sort();
-        book.ask(format!("readers={readers}"), read.join(", "));
-        book.ask(format!("readers={readers},fdinfo"), scene.uffd.fdinfo());
-        scene.end();
+        log.record(format!("readers={readers}"), read.join(", "));
+        log.record(format!("readers={readers},fdinfo"), inbox.uffd.fdinfo());
+        inbox.end();
     }
 }
 
 /// A thread that waits for a message gets a signal.
-fn signals(book: &mut Book) {
+fn signals(log: &mut Transcript) {
     for (name, flags) in [("no restart", 0), ("restart", libc::SA_RESTART)] {
         count_interrupts(flags);
-        let mut scene = Scene::new(0, 0);
-        let (fd, names) = (scene.uffd.fd(), scene.names.clone());
+        let mut inbox = Inbox::new(0, 0);
+        let (fd, names) = (inbox.uffd.fd(), inbox.names.clone());
         let reader = sleeping_thread(move || {
             touch_by_this_thread();
             read_one(fd, &names)
         });
         interrupt_and_wait();
         // The message is read by whoever still waits, or here.
-        scene.sleep_on(0);
-        book.ask(
+        inbox.sleep_on(0);
+        log.record(
             format!("{name},sleeping read"),
             reader.join().expect("no panic"),
         );
-        book.ask(format!("{name},handled"), interrupts());
-        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
-        scene.end();
+        log.record(format!("{name},handled"), interrupts());
+        log.record(format!("{name},fdinfo"), inbox.uffd.fdinfo());
+        inbox.end();
     }
 }
 
 /// The descriptor is doubled, and one of the two is closed while a thread sleeps.
-fn doubled(book: &mut Book) {
+fn doubled(log: &mut Transcript) {
     let (area, source) = (Area::anon(0, PAGES), Area::anon(1, 1));
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(0);
@@ -944,36 +944,36 @@ fn doubled(book: &mut Book) {
     // SAFETY: The call returns a new descriptor.
     let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(uffd.fd())) });
     drop(uffd);
-    book.ask("goes on", double.ends_or_sleeps(&sleeper));
-    book.ask("fdinfo", double.fdinfo());
-    book.ask("flags", vm_flags(start, &names));
-    book.ask("message", read_one(double.fd(), &names));
-    book.ask("copy", double.copy(start, source.start, PAGE, 0));
+    log.record("goes on", double.ends_or_sleeps(&sleeper));
+    log.record("fdinfo", double.fdinfo());
+    log.record("flags", vm_flags(start, &names));
+    log.record("message", read_one(double.fd(), &names));
+    log.record("copy", double.copy(start, source.start, PAGE, 0));
     double.wait_for_sleepers(1);
     drop(double);
-    book.ask("sleeper", sleeper.join().expect("no panic"));
-    book.ask("flags after", vm_flags(start, &names));
+    log.record("sleeper", sleeper.join().expect("no panic"));
+    log.record("flags after", vm_flags(start, &names));
 }
 
 /// Reads with io_uring from a descriptor that does not block, before there is a message and after.
-fn ring_nonblocking(book: &mut Book) {
-    let mut scene = Scene::new(libc::O_NONBLOCK, 0);
+fn ring_nonblocking(log: &mut Transcript) {
+    let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
     for (name, before) in [("message first", true), ("read first", false)] {
-        let page = scene.sleepers.len();
+        let page = inbox.sleepers.len();
         if before {
-            scene.sleep_on(page);
+            inbox.sleep_on(page);
         }
         let mut ring = IoUring::new(4).expect("there is io_uring");
         let mut buffer = [0xeeu8; MESSAGE];
-        let read = opcode::Read::new(types::Fd(scene.uffd.fd()), buffer.as_mut_ptr(), 32).build();
+        let read = opcode::Read::new(types::Fd(inbox.uffd.fd()), buffer.as_mut_ptr(), 32).build();
         // SAFETY: The buffer lives until the request is over.
         unsafe { ring.submission().push(&read).expect("there is room") };
         ring.submit().expect("the request is taken");
         let mut result = ring.completion().next().map(|entry| entry.result());
         let at_once = result.map_or("pending".into(), |result| result.to_string());
-        book.ask(format!("{name},at once"), at_once);
+        log.record(format!("{name},at once"), at_once);
         if !before {
-            scene.sleep_on(page);
+            inbox.sleep_on(page);
         }
         if result.is_none() {
             ring.submit_and_wait(1).expect("the request is taken");
@@ -983,10 +983,10 @@ fn ring_nonblocking(book: &mut Book) {
             error if error < 0 => Answer(Err(-error)),
             read => Answer(Ok(read.into())),
         };
-        book.ask(format!("{name},read"), scene.told(answer, &buffer));
-        book.ask(format!("{name},fdinfo"), scene.uffd.fdinfo());
+        log.record(format!("{name},read"), inbox.describe(answer, &buffer));
+        log.record(format!("{name},fdinfo"), inbox.uffd.fdinfo());
     }
-    scene.end();
+    inbox.end();
 }
 
 pub fn cases() -> Vec<Case> {

@@ -124,3 +124,18 @@ pub fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
         format!("{submitted}, {got} event {:#x}", event[2])
     }
 }
+
+/// Waits for the first of some descriptors that has something to read. Returns its index.
+pub fn first_ready(fds: &[RawFd], milliseconds: i32) -> Option<usize> {
+    let mut entries: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|fd| libc::pollfd {
+            fd: *fd,
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    // SAFETY: The array is as long as is said.
+    unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as u64, milliseconds) };
+    entries.iter().position(|entry| entry.revents != 0)
+}

@@ -5,7 +5,9 @@
 use crate::sys::{errno, errno_name, Answer};
 use std::{
     fs::File,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    io::Write,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -108,12 +110,6 @@ pub fn ends_soon<T>(thread: &JoinHandle<T>) -> bool {
         std::thread::sleep(Duration::from_millis(1));
     }
     false
-}
-
-/// A counter that a thread can wait for.
-pub fn eventfd() -> File {
-    // SAFETY: The call returns a new descriptor.
-    unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) }
 }
 
 /// The size of a control message with one descriptor.
@@ -242,5 +238,36 @@ pub fn pipe() -> (File, File) {
     unsafe {
         assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
         (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
+    }
+}
+
+/// A thread whose end can be waited for with poll().
+pub struct Task<T> {
+    thread: JoinHandle<T>,
+    done: Arc<File>,
+}
+
+impl<T: Send + 'static> Task<T> {
+    pub fn new(run: impl FnOnce() -> T + Send + 'static) -> Self {
+        // SAFETY: The call returns a new descriptor.
+        let done = unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+        let done = Arc::new(done);
+        let its = done.clone();
+        let thread = std::thread::spawn(move || {
+            let result = run();
+            let written = (&*its).write(&1u64.to_ne_bytes());
+            written.expect("the counter is far from full");
+            result
+        });
+        Self { thread, done }
+    }
+
+    /// Can be read as soon as the thread is done.
+    pub fn fd(&self) -> RawFd {
+        self.done.as_raw_fd()
+    }
+
+    pub fn join(self) -> T {
+        self.thread.join().expect("no panic")
     }
 }

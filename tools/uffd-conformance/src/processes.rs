@@ -4,23 +4,23 @@
 
 use crate::{
     action::{action, ask_action, Action, Place, FEATURES},
-    book::{Book, Case},
     memory::{kind_of, peek, vm_flags, Area, Names},
     process::{
         descriptors, ended, fork, fork_with, limit_descriptors, receive, send, sleeping_thread,
     },
     sys::{write_file, Answer, PAGE},
     touch::{catch_signals, load},
+    transcript::{Case, Transcript},
     uffd::{
-        describe, read_one, touch_by_this_thread, Uffd, DONTWAKE, MISSING, MOVE, UNREGISTER, WAKE,
-        WP, WRITEPROTECT,
+        child_of, describe, fault_of, read_one, touch_by_this_thread, Uffd, DONTWAKE, MISSING,
+        MOVE, UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
 };
 use linux_raw_sys::general::*;
 use std::{
     io::{Read, Write},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, RawFd},
         unix::net::UnixStream,
     },
     sync::atomic::{AtomicU32, Ordering},
@@ -63,8 +63,7 @@ fn wait_for_fault(uffd: &Uffd) -> uffd_msg {
 /// How a fault calls the thread whose number is `own` in its own namespace of processes, and `here`
 /// in that of the reader.
 fn called(message: &uffd_msg, own: u32, here: u32) -> &'static str {
-    // SAFETY: It is a fault.
-    match unsafe { message.arg.pagefault.feat.ptid } {
+    match fault_of(message).expect("it is a fault").thread {
         0 => "nothing",
         id if id == own && id == here => "its number",
         id if id == own => "its number in its own namespace",
@@ -139,12 +138,12 @@ fn fork_in(new_namespace: bool, shared: &Shared) -> Option<(libc::pid_t, libc::p
 }
 
 /// Which number a message has of a thread of a child.
-fn numbers_of_child(book: &mut Book, new_namespace: bool) {
+fn numbers_of_child(log: &mut Transcript, new_namespace: bool) {
     catch_signals();
     let shared = Shared::new(2);
     let source = Area::anon(1, 1);
     let (here, there) = UnixStream::pair().expect("there are sockets");
-    book.flush();
+    log.flush();
     let Some((child, waited)) = fork_in(new_namespace, &shared) else {
         drop(here);
         let (area, uffd) = registered();
@@ -175,10 +174,9 @@ fn numbers_of_child(book: &mut Book, new_namespace: bool) {
     ] {
         let message = wait_for_fault(&uffd);
         let own = shared.get(0);
-        book.ask(fault, called(&message, own, number_here(child, own)));
-        // SAFETY: It is a fault.
-        let page = unsafe { message.arg.pagefault.address } as usize & !(PAGE - 1);
-        uffd.copy(page, source.start, PAGE, 0);
+        log.record(fault, called(&message, own, number_here(child, own)));
+        let address = fault_of(&message).expect("it is a fault").address;
+        uffd.copy(address & !(PAGE - 1), source.start, PAGE, 0);
     }
     // This process faults in the memory of the child.
     std::thread::scope(|scope| {
@@ -188,39 +186,39 @@ fn numbers_of_child(book: &mut Book, new_namespace: bool) {
         });
         let message = wait_for_fault(&uffd);
         let id = shared.get(1);
-        book.ask("read by another process", called(&message, id, id));
+        log.record("read by another process", called(&message, id, id));
         uffd.copy(start + 4 * PAGE, source.start, PAGE, 0);
         let answer = thread.join().expect("no panic");
-        book.ask("read by another process,answer", answer);
+        log.record("read by another process,answer", answer);
     });
     let _ = (&here).write(&[1]);
-    book.ask("child", ended(waited));
+    log.record("child", ended(waited));
 }
 
 /// Which number a message has of a thread of a parent, read by a child.
-fn numbers_for_child(book: &mut Book, new_namespace: bool) {
+fn numbers_for_child(log: &mut Transcript, new_namespace: bool) {
     catch_signals();
     let shared = Shared::new(2);
     let source = Area::anon(1, 1);
     let (area, uffd) = registered();
     let names = Names::new(&[("area", &area)]);
-    book.flush();
+    log.flush();
     shared.set(0, this_thread());
     let Some((_, waited)) = fork_in(new_namespace, &shared) else {
         let message = wait_for_fault(&uffd);
         let id = shared.get(0);
         // In another namespace that thread has no number.
         let here = if new_namespace { 0 } else { id };
-        book.ask("fault of the parent", called(&message, id, here));
+        log.record("fault of the parent", called(&message, id, here));
         let copied = uffd.copy(area.start, source.start, PAGE, 0);
-        book.ask("copy by the child", copied);
-        book.flush();
+        log.record("copy by the child", copied);
+        log.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     };
     let loaded = load(area.start, &names);
-    book.ask("child", ended(waited));
-    book.ask("parent", loaded);
+    log.record("child", ended(waited));
+    log.record("parent", loaded);
 }
 
 fn read_of_process(process: libc::pid_t, address: usize) -> Answer {
@@ -367,7 +365,7 @@ const CLONES: &[Action] = &[
 ];
 
 /// A process whose descriptor was passed on forks: the event is read elsewhere.
-fn passed_on(book: &mut Book) {
+fn passed_on(log: &mut Transcript) {
     catch_signals();
     let area = Area::anon(0, 8);
     let source = Area::anon(1, 1);
@@ -375,7 +373,7 @@ fn passed_on(book: &mut Book) {
     let names = Names::new(&[("area", &area)]);
     source.write();
     let (here, there) = UnixStream::pair().expect("there are sockets");
-    book.flush();
+    log.flush();
     // SAFETY: The child has its own copy of everything.
     let target = unsafe { fork() };
     if target == 0 {
@@ -406,23 +404,22 @@ fn passed_on(book: &mut Book) {
     let uffd = Uffd(receive(here.as_raw_fd()));
     let before = descriptors();
     let message = wait_for_fault(&uffd);
-    book.ask("message", describe(&message, &names));
-    book.ask("new descriptors here", descriptors() - before);
-    // SAFETY: It is a fork event, whose descriptor is new.
-    let child = Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
+    log.record("message", describe(&message, &names));
+    log.record("new descriptors here", descriptors() - before);
+    let child = child_of(&message).expect("it is a fork event");
     let link = std::fs::read_link(format!("/proc/self/fd/{}", child.fd())).expect("a link");
-    book.ask("link", link.display());
+    log.record("link", link.display());
     let message = wait_for_fault(&child);
-    book.ask("message of the child", describe(&message, &names));
-    book.ask("fdinfo of the child", child.fdinfo());
-    book.ask("fdinfo of the parent", uffd.fdinfo());
+    log.record("message of the child", describe(&message, &names));
+    log.record("fdinfo of the child", child.fdinfo());
+    log.record("fdinfo of the parent", uffd.fdinfo());
     let copied = child.copy(area.start, source.start, PAGE, 0);
-    book.ask("copy for the child", copied);
-    book.ask("target", ended(target));
-    book.ask("new descriptors there", shared.get(0));
-    book.ask("byte in the child", shared.get(1));
+    log.record("copy for the child", copied);
+    log.record("target", ended(target));
+    log.record("new descriptors there", shared.get(0));
+    log.record("byte in the child", shared.get(1));
     let copied = child.copy(area.at(1), source.start, PAGE, 0);
-    book.ask("copy after its end", copied);
+    log.record("copy after its end", copied);
 }
 
 /// What is there besides the event of a fork.
@@ -434,7 +431,7 @@ enum Besides {
 }
 
 /// The event of a fork is read when there is no room for a descriptor.
-fn no_room(book: &mut Book) {
+fn no_room(log: &mut Transcript) {
     for besides in [Besides::Nothing, Besides::Fault, Besides::Event] {
         let area = Area::anon(0, 8);
         let source = Area::anon(1, 1);
@@ -462,30 +459,27 @@ fn no_room(book: &mut Book) {
         // As many as poll() is asked about.
         limit_descriptors(1);
         for attempt in 0..3 {
-            let told = read_several(&uffd, &names);
-            book.ask(question(&format!("read {attempt}")), told);
+            let text = read_several(&uffd, &names);
+            log.record(question(&format!("read {attempt}")), text);
             let state = format!("{:#x}", uffd.poll(0));
-            book.ask(question(&format!("poll {attempt}")), state);
+            log.record(question(&format!("poll {attempt}")), state);
         }
         limit_descriptors(u64::MAX);
-        book.ask(question("fdinfo"), uffd.fdinfo());
+        log.record(question("fdinfo"), uffd.fdinfo());
         let message = uffd.read();
         let text = match &message {
             Ok(message) => describe(message, &names),
             Err(answer) => answer.to_string(),
         };
-        book.ask(question("read with room"), text);
-        book.ask(question("forker"), forker.join().expect("no panic"));
+        log.record(question("read with room"), text);
+        log.record(question("forker"), forker.join().expect("no panic"));
         // The mappings do not change any more.
         let copied = uffd.copy(area.start, source.start, PAGE, 0);
-        book.ask(question("copy"), copied);
+        log.record(question("copy"), copied);
         if let Some(other) = other {
-            book.ask(question("other"), other.join().expect("no panic"));
+            log.record(question("other"), other.join().expect("no panic"));
         }
-        if let Ok(message) = message {
-            // SAFETY: It is a fork event, whose descriptor is new.
-            drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) });
-        }
+        drop(message.as_ref().map(child_of));
     }
 }
 
@@ -506,7 +500,7 @@ fn read_several(uffd: &Uffd, names: &Names) -> String {
 
 /// Two readers wait, and there is room for one descriptor: one of them reads about a fork, and the
 /// other one waits on until there is a fault.
-fn room_for_one(book: &mut Book) {
+fn room_for_one(log: &mut Transcript) {
     let area = Area::anon(0, 8);
     let source = Area::anon(1, 1);
     let names = Names::new(&[("area", &area)]);
@@ -531,23 +525,23 @@ fn room_for_one(book: &mut Book) {
         std::thread::yield_now();
     }
     limit_descriptors(u64::MAX);
-    book.ask("forker", forked);
+    log.record("forker", forked);
     let done = readers.iter().filter(|reader| reader.is_finished());
-    book.ask("readers that are done", done.count());
+    log.record("readers that are done", done.count());
     let (start, its) = (area.start, names.clone());
     let sleeper = std::thread::spawn(move || load(start, &its));
     let mut read = readers.map(|reader| reader.join().expect("no panic"));
     // Who reads what is a matter of luck.
     read.sort();
-    book.ask("messages", read.join(", "));
-    book.ask("fdinfo", uffd.fdinfo());
+    log.record("messages", read.join(", "));
+    log.record("fdinfo", uffd.fdinfo());
     let copied = uffd.copy(area.start, source.start, PAGE, 0);
-    book.ask("copy", copied);
-    book.ask("sleeper", sleeper.join().expect("no panic"));
+    log.record("copy", copied);
+    log.record("sleeper", sleeper.join().expect("no panic"));
 }
 
 /// A stopped process is looked at, and written to, by its tracer.
-fn traced(book: &mut Book) {
+fn traced(log: &mut Transcript) {
     for (kind, mode, name, features) in [
         ("anon", MISSING, "none", 0),
         ("anon", WP, "none", 0),
@@ -562,7 +556,7 @@ fn traced(book: &mut Book) {
         let source = Area::anon(1, area.page / PAGE);
         source.write();
         let (here, there) = UnixStream::pair().expect("there are sockets");
-        book.flush();
+        log.flush();
         // SAFETY: The child has its own copy of everything.
         let child = unsafe { fork() };
         if child == 0 {
@@ -604,7 +598,7 @@ fn traced(book: &mut Book) {
                     address,
                     word_pointer,
                 ));
-                book.ask(
+                log.record(
                     question(&format!("peek of {state}")),
                     format!("{peeked} {word:#x}"),
                 );
@@ -615,18 +609,18 @@ fn traced(book: &mut Book) {
                     address,
                     0x77u64,
                 ));
-                book.ask(question(&format!("poke of {state}")), poked);
+                log.record(question(&format!("poke of {state}")), poked);
             }
-            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
-            book.ask(question("fdinfo"), uffd.fdinfo());
+            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+            log.record(question("fdinfo"), uffd.fdinfo());
             libc::kill(child, libc::SIGKILL);
         }
-        book.ask(question("child"), ended(child));
+        log.record(question("child"), ended(child));
     }
 }
 
 /// A process that shares the memory has all rights of a thread of the one that it shares it with.
-fn shared_memory_resolves(book: &mut Book) {
+fn shared_memory_resolves(log: &mut Transcript) {
     catch_signals();
     for (name, flags) in [("vfork", VFORK), ("clone", 0), ("all shared", OTHERS)] {
         let (area, source) = (Area::anon(0, 8), Area::anon(1, 2));
@@ -645,33 +639,33 @@ fn shared_memory_resolves(book: &mut Book) {
         let question = |text: &str| format!("{name},{text}");
         let child = share_memory(flags, || {
             let copied = uffd.copy(start, source.start, PAGE, 0);
-            book.ask(question("copy"), copied);
+            log.record(question("copy"), copied);
             let inputs = [area.at(1), source.at(1), PAGE].map(|value| value as u64);
             let [dst, src, len] = inputs;
-            book.ask(question("move"), uffd.call(&MOVE, &[dst, src, len, 0]));
+            log.record(question("move"), uffd.call(&MOVE, &[dst, src, len, 0]));
             let copied = uffd.copy(area.at(2), source.start, PAGE, DONTWAKE);
-            book.ask(question("copy dontwake"), copied);
+            log.record(question("copy dontwake"), copied);
             let woken = uffd.range(&WAKE, area.at(2), PAGE, 0);
-            book.ask(question("wake"), woken);
+            log.record(question("wake"), woken);
             let registered = uffd.register(start + half, half, MISSING | WP);
-            book.ask(question("register"), registered);
+            log.record(question("register"), registered);
             0
         });
-        book.ask(question("child"), child);
-        book.ask(question("fdinfo"), uffd.fdinfo());
+        log.record(question("child"), child);
+        log.record(question("fdinfo"), uffd.fdinfo());
         for (page, sleeper) in sleepers.into_iter().enumerate() {
             let loaded = sleeper.join().expect("no panic");
-            book.ask(question(&format!("sleeper {page}")), loaded);
-            book.ask(question(&format!("page {page}")), peek(area.at(page)));
+            log.record(question(&format!("sleeper {page}")), loaded);
+            log.record(question(&format!("page {page}")), peek(area.at(page)));
         }
-        book.ask(question("flags"), vm_flags(start + half, &names));
+        log.record(question("flags"), vm_flags(start + half, &names));
     }
 }
 
 /// A thread makes and uses a userfaultfd when the first thread of the process has ended.
-fn without_leader(book: &mut Book) {
+fn without_leader(log: &mut Transcript) {
     catch_signals();
-    book.flush();
+    log.flush();
     // SAFETY: The child has its own copy of everything.
     let child = unsafe { fork() };
     if child == 0 {
@@ -681,8 +675,8 @@ fn without_leader(book: &mut Book) {
                 while !std::fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") Z ")) {
                     std::thread::yield_now();
                 }
-                use_without_leader(book);
-                book.flush();
+                use_without_leader(log);
+                log.flush();
                 // SAFETY: Nothing of this process is needed any more.
                 unsafe { libc::_exit(0) };
             });
@@ -690,10 +684,10 @@ fn without_leader(book: &mut Book) {
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         });
     }
-    book.ask("process", ended(child));
+    log.record("process", ended(child));
 }
 
-fn use_without_leader(book: &mut Book) {
+fn use_without_leader(log: &mut Transcript) {
     let (area, uffd) = registered();
     let source = Area::anon(1, 1);
     let names = Names::new(&[("area", &area)]);
@@ -703,13 +697,13 @@ fn use_without_leader(book: &mut Book) {
         load(start, &its)
     });
     let message = wait_for_fault(&uffd);
-    book.ask("message", describe(&message, &names));
-    book.ask("fdinfo", uffd.fdinfo());
+    log.record("message", describe(&message, &names));
+    log.record("fdinfo", uffd.fdinfo());
     let copied = uffd.copy(start, source.start, PAGE, 0);
-    book.ask("copy", copied);
-    book.ask("sleeper", sleeper.join().expect("no panic"));
+    log.record("copy", copied);
+    log.record("sleeper", sleeper.join().expect("no panic"));
     let unregistered = uffd.range(&UNREGISTER, start, area.len, 0);
-    book.ask("unregister", unregistered);
+    log.record("unregister", unregistered);
 }
 
 /// A file of /proc, which gets back what it had when this is dropped.
@@ -753,7 +747,7 @@ fn dumped(core: &[u8], address: usize, pages: usize) -> String {
 }
 
 /// A process with missing and protected pages leaves a core dump.
-fn core_dump(book: &mut Book) {
+fn core_dump(log: &mut Transcript) {
     const CORE: &str = "/tmp/uffd-conformance.core";
     catch_signals();
     let _setting = Setting::new("/proc/sys/kernel/core_pattern", CORE);
@@ -774,7 +768,7 @@ fn core_dump(book: &mut Book) {
             source.write();
             let names = Names::new(&[("area", &area)]);
             let (here, there) = UnixStream::pair().expect("there are sockets");
-            book.flush();
+            log.flush();
             // SAFETY: The child has its own copy of everything.
             let child = unsafe { fork() };
             if child == 0 {
@@ -813,7 +807,7 @@ fn core_dump(book: &mut Book) {
             // SAFETY: The pointer is valid.
             unsafe { libc::waitpid(child, &mut status, 0) };
             let question = |text: &str| format!("{kind},mode={mode},sleeper={sleeper},{text}");
-            book.ask(
+            log.record(
                 question("process"),
                 format!(
                     "killed by {}, core {}",
@@ -822,9 +816,9 @@ fn core_dump(book: &mut Book) {
                 ),
             );
             let core = std::fs::read(CORE).expect("there is a core");
-            book.ask(question("core"), dumped(&core, area.start, 4));
-            book.ask(question("poll"), format!("{:#x}", uffd.poll(0)));
-            book.ask(question("fdinfo"), uffd.fdinfo());
+            log.record(question("core"), dumped(&core, area.start, 4));
+            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+            log.record(question("fdinfo"), uffd.fdinfo());
         }
     }
     let _ = std::fs::remove_file(CORE);
@@ -835,11 +829,11 @@ pub fn cases() -> Vec<Case> {
     for (name, new) in [("one namespace", false), ("two namespaces", true)] {
         cases.push(Case::new(
             format!("processes/threads of a child/{name}"),
-            move |book| numbers_of_child(book, new),
+            move |log| numbers_of_child(log, new),
         ));
         cases.push(Case::new(
             format!("processes/threads for a child/{name}"),
-            move |book| numbers_for_child(book, new),
+            move |log| numbers_for_child(log, new),
         ));
     }
     for (name, features) in FEATURES {
@@ -849,10 +843,10 @@ pub fn cases() -> Vec<Case> {
         for action in CLONES {
             cases.push(Case::new(
                 format!("processes/clone/{name}/{}", action.name),
-                move |book| {
+                move |log| {
                     catch_signals();
                     let answer = ask_action(action, "anon", MISSING, u64::from(*features));
-                    book.ask("answer", answer);
+                    log.record("answer", answer);
                 },
             ));
         }

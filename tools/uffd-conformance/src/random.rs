@@ -3,15 +3,15 @@
 //! Sequences of calls made at random from a seed: what nobody thought of asking.
 
 use crate::{
-    book::{Book, Case},
     memory::{kind_of, pagemap, peek, vm_flags, Area, Names, MIB},
     poll::poll_fd,
     process::{fork_with, pipe},
     sys::{errno_name, Answer, PAGE},
     touch::{catch_signals, load, store},
+    transcript::{Case, Transcript},
     uffd::{
-        describe, Uffd, CONTINUE, COPY, FEATURES, MINOR, MISSING, MOVE, RANGE_CALLS, REGISTER,
-        UNREGISTER, WAKE, WRITEPROTECT, ZEROPAGE,
+        child_of, describe, fault_of, Fault, Uffd, CONTINUE, COPY, FEATURES, MINOR, MISSING, MOVE,
+        RANGE_CALLS, REGISTER, UNREGISTER, WAKE, WRITEPROTECT, ZEROPAGE,
     },
 };
 use fastrand::Rng;
@@ -58,15 +58,9 @@ impl Resolver {
         Self { fill, huge }
     }
 
-    /// Does about a fault what depends on the message alone.
-    fn resolve(&self, uffd: &Uffd, message: &uffd_msg, tries: usize) -> String {
-        // SAFETY: The message is about a fault.
-        let (flags, address) = unsafe {
-            (
-                message.arg.pagefault.flags as u32,
-                message.arg.pagefault.address as usize,
-            )
-        };
+    /// Resolves a fault in a way that depends on its message alone.
+    fn resolve(&self, uffd: &Uffd, fault: &Fault, tries: usize) -> String {
+        let address = fault.address;
         let size = match self.huge {
             Some((start, len, size)) if (start..start + len).contains(&address) => size,
             _ => PAGE,
@@ -81,9 +75,9 @@ impl Resolver {
             }
             return "given up".into();
         }
-        let called = if flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
+        let called = if fault.flags & UFFD_PAGEFAULT_FLAG_MINOR != 0 {
             uffd.range(&CONTINUE, page, size, 0)
-        } else if flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
+        } else if fault.flags & UFFD_PAGEFAULT_FLAG_WP != 0 {
             uffd.range(&WRITEPROTECT, page, size, 0)
         } else if size == PAGE && page / PAGE % 2 == 1 {
             uffd.range(&ZEROPAGE, page, size, 0)
@@ -121,17 +115,11 @@ impl Drain {
                 let uffd = std::mem::ManuallyDrop::new(Uffd(unsafe { OwnedFd::from_raw_fd(fd) }));
                 while let Ok(message) = uffd.read() {
                     seen.push(describe(&message, &names));
-                    match u32::from(message.event) {
-                        // SAFETY: It is a fork event, whose descriptor is new.
-                        UFFD_EVENT_FORK => {
-                            drop(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) })
-                        }
-                        UFFD_EVENT_PAGEFAULT => {
-                            // With each message of a fault there is what was done.
-                            let done = resolver.resolve(&uffd, &message, seen.len() / 2);
-                            seen.push(done);
-                        }
-                        _ => {}
+                    drop(child_of(&message));
+                    if let Some(fault) = fault_of(&message) {
+                        // With each message of a fault there is what was done.
+                        let done = resolver.resolve(&uffd, &fault, seen.len() / 2);
+                        seen.push(done);
                     }
                 }
             }
@@ -212,7 +200,7 @@ fn touch(way: usize, address: usize, names: &Names) -> String {
     Answer::of(answer).to_string()
 }
 
-fn sequence(book: &mut Book, seed: u64) {
+fn sequence(log: &mut Transcript, seed: u64) {
     catch_signals();
     let mut rng = Rng::with_seed(seed);
     let kinds = [
@@ -230,7 +218,7 @@ fn sequence(book: &mut Book, seed: u64) {
     let area = match (kind_of(kind).make)(0) {
         Ok(area) => area,
         // Not every kernel has every kind.
-        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+        Err(errno) => return log.record("cannot be made", errno_name(errno)),
     };
     let second_kind = kinds[rng.usize(0..5)];
     let second = Area::basic(kind_of(second_kind), 1);
@@ -258,7 +246,7 @@ fn sequence(book: &mut Book, seed: u64) {
             unsafe { std::ptr::write_volatile(alias.at(page) as *mut u8, 0x66) };
         }
     }
-    book.ask(
+    log.record(
         "begin",
         format!(
             "{kind} features {features:#x} register({first}) {}",
@@ -365,7 +353,7 @@ fn sequence(book: &mut Book, seed: u64) {
             }
         };
         let events = drain.take();
-        book.ask(
+        log.record(
             format!("step {step}: {question}"),
             format!("{answer} [{events}]"),
         );
@@ -374,17 +362,17 @@ fn sequence(book: &mut Book, seed: u64) {
         let map: Vec<String> = (0..area.pages().min(32))
             .map(|page| format!("{}{}", pagemap(area.at(page)), peek(area.at(page))))
             .collect();
-        book.ask(format!("pages of {name}"), map.join(" "));
+        log.record(format!("pages of {name}"), map.join(" "));
     }
-    book.ask("fdinfo", uffd.fdinfo());
+    log.record("fdinfo", uffd.fdinfo());
     drain.end();
 }
 
 pub fn cases(seed: u64) -> Vec<Case> {
     (0..SEQUENCES)
         .map(|index| {
-            Case::new(format!("random/{seed}-{index}"), move |book| {
-                sequence(book, seed.wrapping_mul(1_000_003).wrapping_add(index))
+            Case::new(format!("random/{seed}-{index}"), move |log| {
+                sequence(log, seed.wrapping_mul(1_000_003).wrapping_add(index))
             })
         })
         .collect()

@@ -458,13 +458,6 @@ pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
     | UFFD_FEATURE_EVENT_REMOVE
     | UFFD_FEATURE_EVENT_UNMAP;
 
-/// The descriptor that comes with the event of a fork.
-pub fn descriptor_of(message: &uffd_msg) -> Option<Uffd> {
-    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
-    // SAFETY: It is a fork event, whose descriptor is new.
-    is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
-}
-
 /// Waits for one message, and writes it down.
 pub fn read_one(fd: RawFd, names: &Names) -> String {
     // SAFETY: All values are valid.
@@ -477,4 +470,31 @@ pub fn read_one(fd: RawFd, names: &Names) -> String {
     } else {
         answer.to_string()
     }
+}
+
+/// What a message says about a fault.
+pub struct Fault {
+    pub address: usize,
+    /// `UFFD_PAGEFAULT_FLAG_*`
+    pub flags: u32,
+    pub thread: u32,
+}
+
+/// The fault that a message is about.
+pub fn fault_of(message: &uffd_msg) -> Option<Fault> {
+    // SAFETY: All values of these fields are valid.
+    let (fault, thread) = unsafe { (message.arg.pagefault, message.arg.pagefault.feat.ptid) };
+    (u32::from(message.event) == UFFD_EVENT_PAGEFAULT).then_some(Fault {
+        address: fault.address as usize,
+        flags: fault.flags as u32,
+        thread,
+    })
+}
+
+/// The descriptor of the child that a message is about. It is closed when it is dropped, so this
+/// is called once for each message.
+pub fn child_of(message: &uffd_msg) -> Option<Uffd> {
+    let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
+    // SAFETY: It is a fork event, whose descriptor is new.
+    is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
 }

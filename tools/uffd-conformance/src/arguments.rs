@@ -3,10 +3,10 @@
 //! Every ioctl with its arguments at and around their limits.
 
 use crate::{
-    book::{Book, Case},
     memory::{flags_within, kind_of, memfd, pagemap, Area, Names, MIB},
     process::{drop_ptrace, fork, pipe},
     sys::{Answer, PAGE},
+    transcript::{Case, Transcript},
     uffd::{
         self, call_across, inputs, Call, Uffd, API, CONTINUE, FEATURES, IOC_TYPE, MINOR, MISSING,
         MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_WP,
@@ -102,7 +102,7 @@ fn masks() -> impl Iterator<Item = u64> {
 
 /// What most questions about a call are about: a registered area, and another one to take pages
 /// from.
-struct Scene {
+struct Subject {
     uffd: Uffd,
     call: &'static Call,
     area: Area,
@@ -112,7 +112,7 @@ struct Scene {
     mode: u64,
 }
 
-impl Scene {
+impl Subject {
     fn new(call: &'static Call, mode: u64) -> Self {
         Self::with(Uffd::new(0), call, mode)
     }
@@ -124,7 +124,7 @@ impl Scene {
             Area::anon(0, PAGES)
         };
         let alias = area.file.is_some().then(|| area.alias(2));
-        let scene = Self {
+        let subject = Self {
             uffd,
             call,
             area,
@@ -132,8 +132,8 @@ impl Scene {
             alias,
             mode,
         };
-        scene.begin();
-        scene
+        subject.begin();
+        subject
     }
 
     /// Puts pages where the call wants some, and registers the area.
@@ -151,17 +151,17 @@ impl Scene {
         }
     }
 
-    /// Calls, writes down what came of it, and makes the scene what it was.
-    fn ask(&self, book: &mut Book, question: String, inputs: &[u64]) {
+    /// Calls, writes down what came of it, and makes the subject what it was.
+    fn ask(&self, log: &mut Transcript, question: String, inputs: &[u64]) {
         let called = self.uffd.call(self.call, inputs);
         // Protection says nothing of what it did before an error.
         let partly =
             self.call.name == WRITEPROTECT.name && called.answer != Answer(Err(libc::EINVAL));
         if called.did_something() || partly {
-            book.ask(question, format!("{called}; {}", self.pages()));
+            log.record(question, format!("{called}; {}", self.pages()));
             self.reset();
         } else {
-            book.ask(question, called);
+            log.record(question, called);
         }
     }
 
@@ -207,33 +207,33 @@ fn good_registration(call: &Call) -> u64 {
     }
 }
 
-fn ranges(book: &mut Book, call: &'static Call) {
-    let scene = Scene::new(call, good_registration(call));
-    for (name, start) in starts(scene.area.start) {
+fn ranges(log: &mut Transcript, call: &'static Call) {
+    let subject = Subject::new(call, good_registration(call));
+    for (name, start) in starts(subject.area.start) {
         for (len_name, len) in lengths(start) {
-            scene.ask(
-                book,
+            subject.ask(
+                log,
                 format!("start={name},len={len_name}"),
-                &scene.inputs(start, len, good_mode(call)),
+                &subject.inputs(start, len, good_mode(call)),
             );
         }
     }
 }
 
 /// The second address of those calls that have two.
-fn sources(book: &mut Book, call: &'static Call) {
-    let scene = Scene::new(call, MISSING);
-    for (name, src) in starts(scene.source.start) {
+fn sources(log: &mut Transcript, call: &'static Call) {
+    let subject = Subject::new(call, MISSING);
+    for (name, src) in starts(subject.source.start) {
         for (len_name, len) in [
             ("1", 1),
             ("page", PAGE),
             ("2page", 2 * PAGE),
             ("area", SIZE),
         ] {
-            scene.ask(
-                book,
+            subject.ask(
+                log,
                 format!("src={name},len={len_name}"),
-                &[scene.area.start as u64, src as u64, len as u64, 0],
+                &[subject.area.start as u64, src as u64, len as u64, 0],
             );
         }
     }
@@ -242,95 +242,95 @@ fn sources(book: &mut Book, call: &'static Call) {
         return;
     }
     for pages in [0, 1, 2, PAGES - 1] {
-        let src = scene.area.at(pages);
+        let src = subject.area.at(pages);
         let last = PAGES.min(pages + 2);
         for page in pages..last {
-            scene
+            subject
                 .uffd
-                .copy(scene.area.at(page), scene.source.start, PAGE, 0);
+                .copy(subject.area.at(page), subject.source.start, PAGE, 0);
         }
-        scene.ask(
-            book,
+        subject.ask(
+            log,
             format!("src=area+{pages}page,len=2page"),
-            &[scene.area.start as u64, src as u64, 2 * PAGE as u64, 0],
+            &[subject.area.start as u64, src as u64, 2 * PAGE as u64, 0],
         );
-        scene.reset();
+        subject.reset();
     }
 }
 
-fn modes(book: &mut Book, call: &'static Call) {
+fn modes(log: &mut Transcript, call: &'static Call) {
     let first = if call.name == CONTINUE.name {
         MINOR
     } else {
         MISSING
     };
     for registered in [0, first, WP, first | WP] {
-        let scene = Scene::new(call, registered);
+        let subject = Subject::new(call, registered);
         for mode in masks() {
-            scene.ask(
-                book,
+            subject.ask(
+                log,
                 format!("registered={registered},mode={mode:#x}"),
-                &scene.inputs(scene.area.start, PAGE, mode),
+                &subject.inputs(subject.area.start, PAGE, mode),
             );
         }
     }
 }
 
 /// Arguments that are not, or not all, memory.
-fn pointers(book: &mut Book, call: &'static Call, after_api: bool) {
+fn pointers(log: &mut Transcript, call: &'static Call, after_api: bool) {
     let new = || {
         if after_api {
-            Scene::new(call, good_registration(call))
+            Subject::new(call, good_registration(call))
         } else {
             let uffd = Uffd::create(libc::O_NONBLOCK).expect("userfaultfd(2) works");
-            Scene::with(uffd, call, 0)
+            Subject::with(uffd, call, 0)
         }
     };
-    let mut scene = new();
+    let mut subject = new();
     let state = if after_api { "after" } else { "before" };
     for (name, pointer) in [
         ("null", 0),
         ("1", 1),
-        ("unmapped", scene.area.start - PAGE),
+        ("unmapped", subject.area.start - PAGE),
         ("task_size", *TASK_SIZE),
         ("non_canonical", 1 << 62),
         ("kernel", 0xffff_8880_0000_0000),
         ("-1", usize::MAX),
     ] {
-        let answer = scene.uffd.raw(call.request(), pointer);
-        book.ask(format!("{state},argument={name}"), answer);
+        let answer = subject.uffd.raw(call.request(), pointer);
+        log.record(format!("{state},argument={name}"), answer);
     }
 
     // The second page cannot be read, or not be written.
     let values = if call.name == API.name {
         vec![u64::from(UFFD_API), 0]
     } else {
-        scene.inputs(scene.area.start, PAGE, good_mode(call))
+        subject.inputs(subject.area.start, PAGE, good_mode(call))
     };
     for (protection_name, protection) in [("none", libc::PROT_NONE), ("read", libc::PROT_READ)] {
         for first in 0..=call.fields.len() {
             let protections = [libc::PROT_READ | libc::PROT_WRITE, protection];
-            let called = call_across(&scene.uffd, call, &values, first, protections);
+            let called = call_across(&subject.uffd, call, &values, first, protections);
             let question = format!("{state},fields={first},then={protection_name}");
-            book.ask(
+            log.record(
                 &question,
-                format!("{called}; {}", pagemap(scene.area.start)),
+                format!("{called}; {}", pagemap(subject.area.start)),
             );
             if call.name == API.name {
                 // Whether that was the handshake shows in what comes next.
-                let again = scene.uffd.call(&API, &[u64::from(UFFD_API), 0]);
-                book.ask(format!("{question},again"), again);
-                drop(scene);
-                scene = new();
+                let again = subject.uffd.call(&API, &[u64::from(UFFD_API), 0]);
+                log.record(format!("{question},again"), again);
+                drop(subject);
+                subject = new();
             } else if after_api {
-                scene.reset();
+                subject.reset();
             }
         }
     }
 }
 
 /// Memory of huge pages, maybe with small ones right before it and right after it.
-struct HugeScene {
+struct HugeArea {
     uffd: Uffd,
     area: Area,
     beside: Vec<Area>,
@@ -339,11 +339,11 @@ struct HugeScene {
     extent: std::ops::Range<usize>,
 }
 
-impl HugeScene {
+impl HugeArea {
     fn new(kind: &str, beside: bool) -> Self {
         let area = Area::basic(kind_of(kind), 1);
         let extent = area.start - HUGE..area.start + area.len + HUGE;
-        let mut scene = Self {
+        let mut huge = Self {
             uffd: Uffd::new(0),
             names: Names::new(&[("area", &area)]),
             area,
@@ -351,13 +351,13 @@ impl HugeScene {
             extent,
         };
         if beside {
-            let end = scene.area.start + scene.area.len;
-            for (name, start) in [("before", scene.extent.start), ("after", end)] {
-                scene.names.add(name, start, HUGE);
-                scene.beside.push(Area::anon_at(start, HUGE / PAGE));
+            let end = huge.area.start + huge.area.len;
+            for (name, start) in [("before", huge.extent.start), ("after", end)] {
+                huge.names.add(name, start, HUGE);
+                huge.beside.push(Area::anon_at(start, HUGE / PAGE));
             }
         }
-        scene
+        huge
     }
 
     /// Registers all of it, and protects the huge pages that are not there yet.
@@ -408,49 +408,49 @@ impl HugeScene {
 }
 
 /// Which memory of huge pages is registered.
-fn huge_ranges(book: &mut Book, kind: &'static str, beside: bool) {
-    let ranges = HugeScene::new(kind, beside).ranges();
+fn huge_ranges(log: &mut Transcript, kind: &'static str, beside: bool) {
+    let ranges = HugeArea::new(kind, beside).ranges();
     for call in [&REGISTER, &UNREGISTER] {
         for (range, start, end) in &ranges {
             // Mappings of huge pages that were split are not joined again.
-            let scene = HugeScene::new(kind, beside);
+            let huge = HugeArea::new(kind, beside);
             if call.name == UNREGISTER.name {
-                scene.register();
+                huge.register();
             }
-            let called = scene.uffd.range(call, *start, end - start, MISSING | WP);
-            book.ask(
+            let called = huge.uffd.range(call, *start, end - start, MISSING | WP);
+            log.record(
                 format!("{},{range}", call.name),
-                format!("{called}; {}", scene.state()),
+                format!("{called}; {}", huge.state()),
             );
         }
     }
 }
 
 /// What the other calls make of parts of huge pages.
-fn huge_parts(book: &mut Book, kind: &'static str, beside: bool) {
+fn huge_parts(log: &mut Transcript, kind: &'static str, beside: bool) {
     for call in RANGE_CALLS.into_iter().skip(2) {
-        let scene = HugeScene::new(kind, beside);
-        scene.register();
+        let huge = HugeArea::new(kind, beside);
+        huge.register();
         // Nobody writes there: none of it should get into a huge page.
-        let source = Area::anon(2, (scene.extent.end - scene.extent.start) / PAGE);
-        for (range, start, end) in scene.ranges() {
+        let source = Area::anon(2, (huge.extent.end - huge.extent.start) / PAGE);
+        for (range, start, end) in huge.ranges() {
             let len = end - start;
             if (start | len) % HUGE == 0 {
                 continue;
             }
             let inputs = inputs(call, start, source.start, len, good_mode(call));
-            let called = scene.uffd.call(call, &inputs);
-            book.ask(
+            let called = huge.uffd.call(call, &inputs);
+            log.record(
                 format!("{},{range}", call.name),
                 format!("{called}; {} {}", pagemap(start), pagemap(end - PAGE)),
             );
         }
-        book.ask(call.name, scene.state());
+        log.record(call.name, huge.state());
     }
 }
 
 /// Numbers of ioctls that are or are not known.
-fn numbers(book: &mut Book, after_api: bool) {
+fn numbers(log: &mut Transcript, after_api: bool) {
     let uffd = if after_api {
         Uffd::new(0)
     } else {
@@ -473,7 +473,7 @@ fn numbers(book: &mut Book, after_api: bool) {
                     }
                     buffer.fill(0);
                     let answer = uffd.raw(request, buffer.as_mut_ptr() as usize);
-                    book.ask(format!("{state},request={request:#x}"), answer);
+                    log.record(format!("{state},request={request:#x}"), answer);
                 }
             }
         }
@@ -491,7 +491,7 @@ fn numbers(book: &mut Book, after_api: bool) {
     ] {
         buffer.fill(0);
         let answer = uffd.raw(request, buffer.as_mut_ptr() as usize);
-        book.ask(
+        log.record(
             format!("{state},{name}"),
             format!("{answer} {:#x}", buffer[0]),
         );
@@ -499,7 +499,7 @@ fn numbers(book: &mut Book, after_api: bool) {
 }
 
 /// The handshake: versions, and each feature.
-fn handshake(book: &mut Book, privileged: bool) {
+fn handshake(log: &mut Transcript, privileged: bool) {
     if !privileged {
         drop_ptrace();
     }
@@ -527,9 +527,9 @@ fn handshake(book: &mut Book, privileged: bool) {
         for features in [0, 1, 1 << 40] {
             let uffd = create();
             let called = uffd.call(&API, &[api, features]);
-            book.ask(format!("{who},api={api:#x},features={features:#x}"), called);
+            log.record(format!("{who},api={api:#x},features={features:#x}"), called);
             let called = uffd.call(&API, &[u64::from(UFFD_API), 0]);
-            book.ask(
+            log.record(
                 format!("{who},api={api:#x},features={features:#x},again"),
                 called,
             );
@@ -538,34 +538,34 @@ fn handshake(book: &mut Book, privileged: bool) {
     for bit in 0..64 {
         let uffd = create();
         let called = uffd.call(&API, &[u64::from(UFFD_API), 1 << bit]);
-        book.ask(format!("{who},bit={bit}"), called);
-        book.ask(format!("{who},bit={bit},fdinfo"), uffd.fdinfo());
+        log.record(format!("{who},bit={bit}"), called);
+        log.record(format!("{who},bit={bit},fdinfo"), uffd.fdinfo());
         let called = uffd.call(&API, &[u64::from(UFFD_API), 0]);
-        book.ask(format!("{who},bit={bit},again"), called);
+        log.record(format!("{who},bit={bit},again"), called);
     }
     for (index, (first, first_name)) in FEATURES.iter().enumerate() {
         for (second, second_name) in &FEATURES[index + 1..] {
             let uffd = create();
             let called = uffd.call(&API, &[u64::from(UFFD_API), first | second]);
-            book.ask(format!("{who},{first_name}+{second_name}"), called);
+            log.record(format!("{who},{first_name}+{second_name}"), called);
         }
     }
     let all: u64 = FEATURES.iter().map(|(bit, _)| bit).sum();
     for (name, features) in [("all", all), ("all+1", all + 1), ("max", u64::MAX)] {
         let uffd = create();
         let called = uffd.call(&API, &[u64::from(UFFD_API), features]);
-        book.ask(format!("{who},features={name}"), called);
+        log.record(format!("{who},features={name}"), called);
     }
 }
 
 /// What can be registered after a handshake with each of the features.
-fn registration(book: &mut Book, kind: &'static str) {
+fn registration(log: &mut Transcript, kind: &'static str) {
     let area = Area::basic(kind_of(kind), 0);
     for (feature, name) in [&[(0, "none")], FEATURES].concat() {
         for mode in 0..8 {
             let uffd = Uffd::new(feature);
             let called = uffd.register(area.start, area.len, mode);
-            book.ask(format!("{name},mode={mode}"), called);
+            log.record(format!("{name},mode={mode}"), called);
         }
     }
 }
@@ -605,7 +605,7 @@ impl Places {
 }
 
 /// All calls of a descriptor, each on a page of its own of memory that another process may have.
-fn every_call(book: &mut Book, name: &str, uffd: &Uffd, places: &Places) {
+fn every_call(log: &mut Transcript, name: &str, uffd: &Uffd, places: &Places) {
     for (page, call) in RANGE_CALLS.into_iter().enumerate() {
         let area = if call.name == CONTINUE.name {
             &places.shared
@@ -614,25 +614,25 @@ fn every_call(book: &mut Book, name: &str, uffd: &Uffd, places: &Places) {
         };
         let (start, src) = (area.at(page), places.source.at(page));
         let called = uffd.call(call, &inputs(call, start, src, PAGE, good_mode(call)));
-        book.ask(format!("{name},{}", call.name), called);
+        log.record(format!("{name},{}", call.name), called);
         let called = uffd.call(call, &inputs(call, start + 1, src, PAGE, good_mode(call)));
-        book.ask(format!("{name},{},unaligned", call.name), called);
+        log.record(format!("{name},{},unaligned", call.name), called);
         let called = uffd.call(call, &inputs(call, start, src, 0, good_mode(call)));
-        book.ask(format!("{name},{},empty", call.name), called);
+        log.record(format!("{name},{},empty", call.name), called);
         if call.inputs > 2 {
             let called = uffd.call(call, &inputs(call, start, src, PAGE, 1 << 62));
-            book.ask(format!("{name},{},mode", call.name), called);
+            log.record(format!("{name},{},mode", call.name), called);
         }
     }
-    book.ask(format!("{name},fdinfo"), uffd.fdinfo());
-    book.ask(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
+    log.record(format!("{name},fdinfo"), uffd.fdinfo());
+    log.record(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
     let answer = uffd.read().map_or_else(|answer| answer, |_| Answer(Ok(32)));
-    book.ask(format!("{name},read"), answer);
+    log.record(format!("{name},read"), answer);
 }
 
 /// The descriptor in a child, while the parent is there and after it has gone.
-fn other_process(book: &mut Book) {
-    book.flush();
+fn other_process(log: &mut Transcript) {
+    log.flush();
     // The child of the child is waited for here too.
     // SAFETY: No pointers are involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -658,15 +658,15 @@ fn other_process(book: &mut Book) {
         }
         drop((begin, told));
         let _ = begun.read(&mut [0]);
-        every_call(book, "of the parent", &uffd, &places);
+        every_call(log, "of the parent", &uffd, &places);
         drop(tell);
         // The parent's memory goes when it ends.
         // SAFETY: No pointers are involved.
         while unsafe { libc::getppid() } == parent {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        every_call(book, "of one that is gone", &uffd, &places);
-        book.flush();
+        every_call(log, "of one that is gone", &uffd, &places);
+        log.flush();
         // SAFETY: As above.
         unsafe { libc::_exit(0) };
     }
@@ -688,8 +688,8 @@ fn this_program(fd: i32) -> std::process::Command {
 
 /// The descriptor after exec: of the process that it was made for, whose memory is gone, and of a
 /// child of that.
-fn exec(book: &mut Book) {
-    book.flush();
+fn exec(log: &mut Transcript) {
+    log.flush();
     for by_child in [false, true] {
         let (mut reader, writer) = pipe();
         // SAFETY: This process has one thread.
@@ -721,7 +721,7 @@ fn exec(book: &mut Book) {
         assert_eq!(status, 0, "the child failed");
         for line in text.lines() {
             let (question, answer) = line.split_once(" = ").expect("an answer");
-            book.ask(format!("by a child={by_child},{question}"), answer);
+            log.record(format!("by a child={by_child},{question}"), answer);
         }
     }
 }
@@ -730,12 +730,12 @@ fn exec(book: &mut Book) {
 pub fn after_exec(fd: i32) {
     // SAFETY: The descriptor was inherited for this purpose.
     let uffd = Uffd(unsafe { OwnedFd::from_raw_fd(fd) });
-    let case = Case::new("exec", move |book| {
+    let case = Case::new("exec", move |log| {
         let places = Places::new();
-        every_call(book, "call", &uffd, &places);
+        every_call(log, "call", &uffd, &places);
         // A new descriptor is for the memory of this program.
         let own = Uffd::new(0);
-        book.ask("own", own.register(places.area.start, SIZE, MISSING));
+        log.record("own", own.register(places.area.start, SIZE, MISSING));
     });
     let (text, problem) = case.run();
     for line in text.lines() {
@@ -745,7 +745,7 @@ pub fn after_exec(fd: i32) {
 }
 
 /// Closed descriptors, and ones that are of something else.
-fn not_a_userfaultfd(book: &mut Book) {
+fn not_a_userfaultfd(log: &mut Transcript) {
     let other = std::fs::File::open("/dev/null").expect("there is /dev/null");
     for call in RANGE_CALLS.iter().chain([&&API]) {
         let mut argument = call.argument(&[]);
@@ -753,13 +753,13 @@ fn not_a_userfaultfd(book: &mut Book) {
             // SAFETY: The argument is as long as the call says.
             let answer =
                 Answer::of(unsafe { libc::ioctl(fd, call.request() as _, argument.as_mut_ptr()) });
-            book.ask(format!("{name},{}", call.name), answer);
+            log.record(format!("{name},{}", call.name), answer);
         }
     }
 }
 
 /// What userfaultfd(2) makes of its flags.
-fn flags(book: &mut Book) {
+fn flags(log: &mut Transcript) {
     for (name, flags) in [
         ("0", 0),
         ("cloexec", libc::O_CLOEXEC),
@@ -778,7 +778,7 @@ fn flags(book: &mut Book) {
         ("-1", -1),
     ] {
         match Uffd::create(flags) {
-            Err(answer) => book.ask(name, answer),
+            Err(answer) => log.record(name, answer),
             Ok(uffd) => {
                 // SAFETY: No pointers are involved.
                 let (status, close) = unsafe {
@@ -787,14 +787,14 @@ fn flags(book: &mut Book) {
                         libc::fcntl(uffd.fd(), libc::F_GETFD),
                     )
                 };
-                book.ask(name, format!("created, status {status:#o}, flags {close}"));
+                log.record(name, format!("created, status {status:#o}, flags {close}"));
             }
         }
     }
     // Higher bits are not looked at, because the argument is an int.
     // SAFETY: No pointers are involved.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, 1i64 << 32) };
-    book.ask(
+    log.record(
         "2^32",
         if fd >= 0 {
             "created".into()
@@ -805,69 +805,69 @@ fn flags(book: &mut Book) {
 }
 
 /// Two descriptors, and one area.
-fn two_descriptors(book: &mut Book) {
+fn two_descriptors(log: &mut Transcript) {
     let area = Area::anon(0, PAGES);
     let source = Area::anon(1, PAGES);
     source.write();
     let names = Names::new(&[("area", &area), ("source", &source)]);
     let (first, second) = (Uffd::new(0), Uffd::new(0));
-    book.ask("first", first.register(area.start, SIZE, MISSING | WP));
+    log.record("first", first.register(area.start, SIZE, MISSING | WP));
     for mode in 1..4 {
-        book.ask(
+        log.record(
             format!("second,mode={mode}"),
             second.register(area.start, SIZE, mode),
         );
-        book.ask(
+        log.record(
             format!("second,part,mode={mode}"),
             second.register(area.start + PAGE, PAGE, mode),
         );
     }
     for call in RANGE_CALLS.iter().skip(2) {
         let called = second.call(call, &inputs(call, area.start, source.start, PAGE, 0));
-        book.ask(format!("second,{}", call.name), called);
+        log.record(format!("second,{}", call.name), called);
     }
-    book.ask(
+    log.record(
         "second,unregister",
         second.range(&UNREGISTER, area.start, SIZE, 0),
     );
-    book.ask("flags", crate::memory::vm_flags(area.start, &names));
+    log.record("flags", crate::memory::vm_flags(area.start, &names));
     for mode in 1..8 {
-        book.ask(
+        log.record(
             format!("first again,mode={mode}"),
             first.register(area.start, SIZE, mode),
         );
-        book.ask(
+        log.record(
             format!("flags after mode={mode}"),
             crate::memory::vm_flags(area.start, &names),
         );
     }
-    book.ask(
+    log.record(
         "first,part",
         first.range(&UNREGISTER, area.start + PAGE, PAGE, 0),
     );
-    book.ask(
+    log.record(
         "second,free part",
         second.register(area.start + PAGE, PAGE, MISSING),
     );
-    book.ask("second,all", second.register(area.start, SIZE, MISSING));
+    log.record("second,all", second.register(area.start, SIZE, MISSING));
     for page in 0..3 {
-        book.ask(
+        log.record(
             format!("flags of page {page}"),
             crate::memory::vm_flags(area.at(page), &names),
         );
     }
     drop(first);
-    book.ask(
+    log.record(
         "flags after close",
         crate::memory::vm_flags(area.start, &names),
     );
-    book.ask(
+    log.record(
         "second,all after close",
         second.register(area.start, SIZE, MISSING),
     );
-    book.ask("wake", second.range(&WAKE, area.start, SIZE, 0));
+    log.record("wake", second.range(&WAKE, area.start, SIZE, 0));
     drop(second);
-    book.ask(
+    log.record(
         "flags after all closed",
         crate::memory::vm_flags(area.start, &names),
     );
@@ -882,17 +882,17 @@ pub fn cases() -> Vec<Case> {
         Case::new("limits/two descriptors", two_descriptors),
     ];
     for call in RANGE_CALLS {
-        cases.push(Case::new(format!("limits/{}/range", call.name), |book| {
-            ranges(book, call)
+        cases.push(Case::new(format!("limits/{}/range", call.name), |log| {
+            ranges(log, call)
         }));
         if call.inputs > 2 {
-            cases.push(Case::new(format!("limits/{}/mode", call.name), |book| {
-                modes(book, call)
+            cases.push(Case::new(format!("limits/{}/mode", call.name), |log| {
+                modes(log, call)
             }));
         }
         if call.inputs > 3 {
-            cases.push(Case::new(format!("limits/{}/src", call.name), |book| {
-                sources(book, call)
+            cases.push(Case::new(format!("limits/{}/src", call.name), |log| {
+                sources(log, call)
             }));
         }
     }
@@ -900,35 +900,35 @@ pub fn cases() -> Vec<Case> {
         for after in [false, true] {
             cases.push(Case::new(
                 format!("limits/{}/pointer/{after}", call.name),
-                move |book| pointers(book, call, after),
+                move |log| pointers(log, call, after),
             ));
         }
     }
     for after in [false, true] {
-        cases.push(Case::new(format!("limits/numbers/{after}"), move |book| {
-            numbers(book, after)
+        cases.push(Case::new(format!("limits/numbers/{after}"), move |log| {
+            numbers(log, after)
         }));
     }
     for privileged in [false, true] {
-        cases.push(Case::new(format!("limits/api/{privileged}"), move |book| {
-            handshake(book, privileged)
+        cases.push(Case::new(format!("limits/api/{privileged}"), move |log| {
+            handshake(log, privileged)
         }));
     }
     for kind in ["hugetlb", "hugetlb-memfd"] {
         for (name, beside) in [("alone", false), ("beside small ones", true)] {
             cases.push(Case::new(
                 format!("limits/huge ranges/{kind}/{name}"),
-                move |book| huge_ranges(book, kind, beside),
+                move |log| huge_ranges(log, kind, beside),
             ));
             cases.push(Case::new(
                 format!("limits/huge parts/{kind}/{name}"),
-                move |book| huge_parts(book, kind, beside),
+                move |log| huge_parts(log, kind, beside),
             ));
         }
     }
     for kind in crate::memory::BASIC {
-        cases.push(Case::new(format!("limits/features/{kind}"), |book| {
-            registration(book, kind)
+        cases.push(Case::new(format!("limits/features/{kind}"), |log| {
+            registration(log, kind)
         }));
     }
     cases

@@ -4,7 +4,6 @@
 //! descriptor says about its own state.
 
 use crate::{
-    book::{Book, Case},
     cgroup::Cgroup,
     memory::{dontneed, kind_of, Area, Names},
     poll::{poll_fd, Epoll},
@@ -17,8 +16,9 @@ use crate::{
         catch_signals, count_interrupts, fill, interrupt, interrupt_and_wait, interrupts, load,
         store,
     },
+    transcript::{Case, Transcript},
     uffd::{
-        describe, descriptor_of, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING,
+        child_of, describe, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING,
         UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
 };
@@ -87,7 +87,7 @@ impl Watched {
     fn next(&self) -> String {
         match self.uffd.read() {
             Ok(message) => {
-                drop(descriptor_of(&message));
+                drop(child_of(&message));
                 describe(&message, &self.names)
             }
             Err(answer) => answer.to_string(),
@@ -158,7 +158,7 @@ const READERS: &[[Reader; 2]] = &[
 /// Two threads wait in read() when there is a fault, and then another one: who reads about which.
 /// All run on one processor, and whoever faults has the highest priority. So both readers can have
 /// been woken before one of them runs.
-fn priorities(book: &mut Book) {
+fn priorities(log: &mut Transcript) {
     catch_signals();
     run_on(Some(0));
     for readers in READERS {
@@ -183,12 +183,12 @@ fn priorities(book: &mut Book) {
             match done.map(|index| waiting.remove(index)) {
                 Some((name, reader)) => {
                     let message = reader.join().expect("no panic");
-                    book.ask(question("reader"), format!("{name}: {message}"));
+                    log.record(question("reader"), format!("{name}: {message}"));
                 }
-                None => book.ask(question("reader"), "nobody"),
+                None => log.record(question("reader"), "nobody"),
             }
-            book.ask(question("copy"), watched.fill(fault));
-            book.ask(question("load"), faulting.join().expect("no panic"));
+            log.record(question("copy"), watched.fill(fault));
+            log.record(question("load"), faulting.join().expect("no panic"));
         }
     }
 }
@@ -232,12 +232,12 @@ impl Drop for Busy {
 
 /// A process that waits in read() is woken for a fault, and killed before it runs. Maybe another
 /// thread has begun to wait after it.
-fn killed_reader(book: &mut Book) {
+fn killed_reader(log: &mut Transcript) {
     catch_signals();
     for another in [false, true] {
         let watched = Watched::new(0, 0, PAGES);
         run_on(Some(0));
-        book.flush();
+        log.flush();
         // SAFETY: The child makes system calls only.
         let child = unsafe { fork() };
         if child == 0 {
@@ -262,20 +262,20 @@ fn killed_reader(book: &mut Book) {
         unsafe { libc::kill(child, libc::SIGKILL) };
         drop(busy);
         let question = |text: &str| format!("another={another},{text}");
-        book.ask(question("process"), ended(child));
+        log.record(question("process"), ended(child));
         if let Some(reader) = reader {
-            let told = match ends_soon(&reader) {
+            let text = match ends_soon(&reader) {
                 true => reader.join().expect("no panic"),
                 false => "sleeps on".into(),
             };
-            book.ask(question("other reader"), told);
+            log.record(question("other reader"), text);
         }
         set_flags(&watched.uffd, libc::O_NONBLOCK);
-        book.ask(question("fdinfo"), watched.uffd.fdinfo());
-        book.ask(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
-        book.ask(question("read"), watched.next());
-        book.ask(question("copy"), watched.fill(0));
-        book.ask(question("load"), sleeper.join().expect("no panic"));
+        log.record(question("fdinfo"), watched.uffd.fdinfo());
+        log.record(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+        log.record(question("read"), watched.next());
+        log.record(question("copy"), watched.fill(0));
+        log.record(question("load"), sleeper.join().expect("no panic"));
     }
 }
 
@@ -319,7 +319,7 @@ fn contents(area: &Area) -> String {
 }
 
 /// A read that fails leaves its buffer alone.
-fn failed_read(book: &mut Book) {
+fn failed_read(log: &mut Transcript) {
     catch_signals();
     for state in BUFFERS {
         let question = |text: &str| format!("EMFILE,{state},{text}");
@@ -329,20 +329,20 @@ fn failed_read(book: &mut Book) {
         limit_descriptors(1);
         for attempt in 0..2 {
             let answer = read_into(watched.uffd.fd(), buffer.start, BUFFER);
-            book.ask(question(&format!("read {attempt}")), answer);
-            book.ask(question(&format!("buffer {attempt}")), contents(&buffer));
+            log.record(question(&format!("read {attempt}")), answer);
+            log.record(question(&format!("buffer {attempt}")), contents(&buffer));
         }
         limit_descriptors(u64::MAX);
-        book.ask(question("read with room"), watched.next());
-        book.ask(question("forker"), forker.join().expect("no panic"));
+        log.record(question("read with room"), watched.next());
+        log.record(question("forker"), forker.join().expect("no panic"));
     }
     for state in &BUFFERS[..2] {
         let question = |text: &str| format!("EAGAIN,{state},{text}");
         let watched = Watched::new(libc::O_NONBLOCK, 0, PAGES);
         let buffer = buffer(state);
         let answer = read_into(watched.uffd.fd(), buffer.start, BUFFER);
-        book.ask(question("read"), answer);
-        book.ask(question("buffer"), contents(&buffer));
+        log.record(question("read"), answer);
+        log.record(question("buffer"), contents(&buffer));
     }
     for state in &BUFFERS[..2] {
         let question = |text: &str| format!("EINTR,{state},{text}");
@@ -355,14 +355,14 @@ fn failed_read(book: &mut Book) {
             read_into(fd, start, BUFFER)
         });
         interrupt_and_wait();
-        book.ask(question("read"), reader.join().expect("no panic"));
-        book.ask(question("buffer"), contents(&buffer));
+        log.record(question("read"), reader.join().expect("no panic"));
+        log.record(question("buffer"), contents(&buffer));
     }
 }
 
 /// While the buffer of a reader is brought, somebody else reads. What is left for the first one is
 /// nothing, or was its own from the beginning.
-fn overtaken(book: &mut Book) {
+fn overtaken(log: &mut Transcript) {
     catch_signals();
     for (name, flags) in [("nonblock", libc::O_NONBLOCK), ("block", 0)] {
         let question = |text: &str| format!("{name},{text}");
@@ -382,47 +382,47 @@ fn overtaken(book: &mut Book) {
         resolver.wait_for_sleepers(1);
         // Whoever reads already is not meant.
         set_flags(&watched.uffd, libc::O_NONBLOCK);
-        book.ask(question("other reader"), watched.next());
+        log.record(question("other reader"), watched.next());
         set_flags(&watched.uffd, flags);
         mark(&watched.source);
         let copied = resolver.copy(buffer.start, watched.source.start, PAGE, 0);
-        book.ask(question("copy"), copied);
+        log.record(question("copy"), copied);
         if !ends_soon(&reader) {
             interrupt();
         }
-        book.ask(question("reader"), reader.join().expect("no panic"));
-        book.ask(question("buffer"), contents(&buffer));
-        book.ask(question("fill"), watched.fill(0));
-        book.ask(question("load"), sleeper.join().expect("no panic"));
+        log.record(question("reader"), reader.join().expect("no panic"));
+        log.record(question("buffer"), contents(&buffer));
+        log.record(question("fill"), watched.fill(0));
+        log.record(question("load"), sleeper.join().expect("no panic"));
     }
 }
 
 /// A fork cannot be read about, over and over: how often are those told who wait in one way or the
 /// other.
-fn failing_rounds(book: &mut Book) {
+fn failing_rounds(log: &mut Transcript) {
     for (name, flags) in [("level", 0), ("edge", libc::EPOLLET)] {
         let question = |text: &str| format!("{name},{text}");
         let watched = Watched::new(libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK, PAGES);
         let epoll = Epoll::new(watched.uffd.fd(), libc::EPOLLIN | flags);
         let forker = std::thread::spawn(|| fork_with(0, || 0));
-        book.ask(question("event"), epoll.wait(10_000));
+        log.record(question("event"), epoll.wait(10_000));
         limit_descriptors(1);
         for round in 0..5 {
             let question = |text: &str| question(&format!("round {round},{text}"));
-            book.ask(question("read"), watched.next());
-            book.ask(question("epoll"), epoll.wait(0));
-            book.ask(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+            log.record(question("read"), watched.next());
+            log.record(question("epoll"), epoll.wait(0));
+            log.record(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
         }
         limit_descriptors(u64::MAX);
-        book.ask(question("read with room"), watched.next());
-        book.ask(question("forker"), forker.join().expect("no panic"));
-        book.ask(question("afterwards"), epoll.wait(0));
+        log.record(question("read with room"), watched.next());
+        log.record(question("forker"), forker.join().expect("no panic"));
+        log.record(question("afterwards"), epoll.wait(0));
     }
 }
 
 /// Two processes wait in read() when there is a fork, of which the one that reads first has no room
 /// for a descriptor: the other one reads about it.
-fn room_elsewhere(book: &mut Book) {
+fn room_elsewhere(log: &mut Transcript) {
     catch_signals();
     run_on(Some(0));
     for child_first in [false, true] {
@@ -440,14 +440,14 @@ fn room_elsewhere(book: &mut Book) {
         };
         // There is no event of the fork by which the other process is made.
         assert!(unregister().answer.is_ok());
-        let start_child = |book: &mut Book| {
-            book.flush();
+        let start_child = |log: &mut Transcript| {
+            log.flush();
             // SAFETY: The child has its own copy of everything.
             let child = unsafe { fork() };
             if child == 0 {
                 set_priority(5);
-                book.ask(question("child"), watched.next());
-                book.flush();
+                log.record(question("child"), watched.next());
+                log.flush();
                 // SAFETY: Nothing of this process is needed any more.
                 unsafe { libc::_exit(0) };
             }
@@ -456,27 +456,27 @@ fn room_elsewhere(book: &mut Book) {
         };
         let (child, reader);
         if child_first {
-            child = start_child(book);
+            child = start_child(log);
             reader = watched.reader(10);
         } else {
             reader = watched.reader(10);
-            child = start_child(book);
+            child = start_child(log);
         }
         assert!(register().answer.is_ok());
         limit_descriptors(1);
         // The readers run only when this thread and the one that forks have gone to sleep.
         set_priority(30);
         let forker = std::thread::spawn(|| fork_with(0, || 0));
-        let told = match becomes_true(|| reader.is_finished()) {
+        let text = match becomes_true(|| reader.is_finished()) {
             true => reader.join().expect("no panic"),
             false => "sleeps on".into(),
         };
         set_priority(0);
         limit_descriptors(u64::MAX);
-        book.ask(question("process"), ended(child));
-        book.ask(question("reader"), told);
-        book.ask(question("forker"), forker.join().expect("no panic"));
-        book.ask(question("fdinfo"), watched.uffd.fdinfo());
+        log.record(question("process"), ended(child));
+        log.record(question("reader"), text);
+        log.record(question("forker"), forker.join().expect("no panic"));
+        log.record(question("fdinfo"), watched.uffd.fdinfo());
     }
 }
 
@@ -511,12 +511,12 @@ const DESCRIPTORS: i64 = 4096;
 
 /// Whether a cgroup pays for the contexts of its processes: more memory is taken for a userfaultfd
 /// than for an eventfd, of which nothing but the file is charged.
-fn memory_of_contexts(book: &mut Book) {
+fn memory_of_contexts(log: &mut Transcript) {
     const CACHE: &str = "/sys/kernel/slab/userfaultfd_ctx_cache/object_size";
     let size = std::fs::read_to_string(CACHE).expect("there is a cache of contexts");
     let size: i64 = size.trim().parse().expect("a size");
     let cgroup = Cgroup::new("memory", &[]);
-    book.flush();
+    log.flush();
     // SAFETY: The child has its own copy of everything.
     let child = unsafe { fork() };
     if child == 0 {
@@ -537,12 +537,12 @@ fn memory_of_contexts(book: &mut Book) {
             libc::syscall(libc::SYS_userfaultfd, 0)
         });
         let charged = ours - plain > size * DESCRIPTORS / 2;
-        book.ask("contexts", if charged { "charged" } else { "not charged" });
-        book.flush();
+        log.record("contexts", if charged { "charged" } else { "not charged" });
+        log.flush();
         // SAFETY: Nothing of this process is needed any more.
         unsafe { libc::_exit(0) };
     }
-    book.ask("process", ended(child));
+    log.record("process", ended(child));
 }
 
 /// What waits, besides forks, in the case below.
@@ -550,7 +550,7 @@ const MANY: usize = 200;
 
 /// Many events wait. The first two are of forks, for which there is no room at first, and another
 /// one is in the middle.
-fn forks_among_many(book: &mut Book) {
+fn forks_among_many(log: &mut Transcript) {
     const FIRST_CHILD: usize = MANY;
     catch_signals();
     let features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
@@ -577,19 +577,19 @@ fn forks_among_many(book: &mut Book) {
 
     limit_descriptors(1);
     for attempt in 0..2 {
-        book.ask(format!("read {attempt} without room"), watched.next());
+        log.record(format!("read {attempt} without room"), watched.next());
     }
     limit_descriptors(u64::MAX);
     let mut forks = Vec::new();
     let mut others = Vec::new();
     for position in 0..threads.len() {
         let message = watched.uffd.read().expect("there is an event");
-        match descriptor_of(&message) {
+        match child_of(&message) {
             Some(child) => forks.push((position, child)),
             None => others.push(describe(&message, &watched.names)),
         }
     }
-    book.ask("read after all", watched.next());
+    log.record("read after all", watched.next());
     let expected: Vec<String> = (0..MANY)
         .map(|page| {
             let [start, end] =
@@ -598,10 +598,10 @@ fn forks_among_many(book: &mut Book) {
             format!("{what} {start}..{end}")
         })
         .collect();
-    book.ask("others in their order", others == expected);
+    log.record("others in their order", others == expected);
     for (index, (position, child)) in forks.iter().enumerate() {
         let message = read_when_there(child, &watched.names);
-        book.ask(
+        log.record(
             format!("fork {index}"),
             format!("message {position}, {message}"),
         );
@@ -610,13 +610,13 @@ fn forks_among_many(book: &mut Book) {
         // Which page it is that is missing does not matter here.
         let (start, len) = (watched.area.at(FIRST_CHILD), 3 * PAGE);
         let called = child.range(&UNREGISTER, start, len, 0);
-        book.ask(format!("unregister for fork {index}"), called);
+        log.record(format!("unregister for fork {index}"), called);
     }
     let mut answers = BTreeMap::new();
     for thread in threads {
         *answers.entry(thread.join().expect("no panic")).or_insert(0) += 1;
     }
-    book.ask("answers", format!("{answers:?}"));
+    log.record("answers", format!("{answers:?}"));
 }
 
 /// Reads a message that is about to be there.
@@ -668,7 +668,7 @@ fn get_page(address: usize) -> String {
 
 /// The kernel gets a page for a driver, and the thread gets a signal meanwhile: it waits on, because
 /// nobody but KVM wants to be interrupted there.
-fn pinned(book: &mut Book) {
+fn pinned(log: &mut Transcript) {
     count_interrupts(0);
     for read in [false, true] {
         let question = |text: &str| format!("read={read},{text}");
@@ -681,15 +681,15 @@ fn pinned(book: &mut Book) {
         });
         watched.uffd.wait_for_sleepers(1);
         if read {
-            book.ask(question("message"), watched.next());
+            log.record(question("message"), watched.next());
         }
         interrupt();
-        book.ask(question("ended"), ends_soon(&thread));
-        book.ask(question("handled"), interrupts());
-        book.ask(question("fdinfo"), watched.uffd.fdinfo());
-        book.ask(question("copy"), watched.fill(0));
-        book.ask(question("answer"), thread.join().expect("no panic"));
-        book.ask(question("handled after"), interrupts());
+        log.record(question("ended"), ends_soon(&thread));
+        log.record(question("handled"), interrupts());
+        log.record(question("fdinfo"), watched.uffd.fdinfo());
+        log.record(question("copy"), watched.fill(0));
+        log.record(question("answer"), thread.join().expect("no panic"));
+        log.record(question("handled after"), interrupts());
     }
 }
 
@@ -723,7 +723,7 @@ fn sleepers_in_parts(uffd: &Uffd, area: &Area, names: &Names) -> Vec<JoinHandle<
 
 /// Areas that are registered for different things are unregistered together, or one by one: who is
 /// woken.
-fn unregistered_parts(book: &mut Book) {
+fn unregistered_parts(log: &mut Transcript) {
     catch_signals();
     for which in ["all", "missing", "wp", "minor"] {
         let area = Area::basic(kind_of("shmem"), 0);
@@ -744,22 +744,22 @@ fn unregistered_parts(book: &mut Book) {
         };
         let question = |text: &str| format!("{which},{text}");
         let called = uffd.range(&UNREGISTER, start, len, 0);
-        book.ask(question("unregister"), called);
+        log.record(question("unregister"), called);
         for ((name, _), thread) in PARTS.iter().zip(&threads) {
-            book.ask(question(&format!("{name} ends")), ends_soon(thread));
+            log.record(question(&format!("{name} ends")), ends_soon(thread));
         }
-        book.ask(question("fdinfo"), uffd.fdinfo());
+        log.record(question("fdinfo"), uffd.fdinfo());
         // Whoever is still registered faults again, so its page is made as it should be.
         let called = uffd.range(&WRITEPROTECT, area.at(PART), PART * PAGE, 0);
-        book.ask(question("unprotect"), called.answer);
+        log.record(question("unprotect"), called.answer);
         let called = uffd.range(&CONTINUE, area.at(2 * PART), PART * PAGE, 0);
-        book.ask(question("continue"), called);
+        log.record(question("continue"), called);
         let called = uffd.copy(area.start, alias.at(PART), PAGE, 0);
-        book.ask(question("copy"), called);
+        log.record(question("copy"), called);
         let called = uffd.range(&WAKE, area.start, area.len, 0);
-        book.ask(question("wake"), called);
+        log.record(question("wake"), called);
         for ((name, _), thread) in PARTS.iter().zip(threads) {
-            book.ask(question(name), thread.join().expect("no panic"));
+            log.record(question(name), thread.join().expect("no panic"));
         }
     }
 }
@@ -784,12 +784,12 @@ const CHANGES: &[Change] = &[
 ];
 
 /// Whether a descriptor can be written to, in the ways to ask that.
-fn ask_writable(book: &mut Book, name: &str, fd: RawFd, milliseconds: i32) {
+fn ask_writable(log: &mut Transcript, name: &str, fd: RawFd, milliseconds: i32) {
     // The first one may wait, the others follow.
     let state = poll_fd(fd, libc::POLLOUT, milliseconds);
-    book.ask(format!("{name},poll(0x4)"), format!("{state:#x}"));
+    log.record(format!("{name},poll(0x4)"), format!("{state:#x}"));
     let state = poll_fd(fd, libc::POLLIN | libc::POLLOUT, 0);
-    book.ask(format!("{name},poll(0x5)"), format!("{state:#x}"));
+    log.record(format!("{name},poll(0x5)"), format!("{state:#x}"));
     // SAFETY: The set holds one descriptor, which is small.
     unsafe {
         let mut set: libc::fd_set = std::mem::zeroed();
@@ -798,25 +798,25 @@ fn ask_writable(book: &mut Book, name: &str, fd: RawFd, milliseconds: i32) {
         let none = std::ptr::null_mut();
         let answer = Answer::of(libc::select(fd + 1, none, &mut set, none, &mut time));
         let is_set = libc::FD_ISSET(fd, &set);
-        book.ask(format!("{name},select"), format!("{answer} {is_set}"));
+        log.record(format!("{name},select"), format!("{answer} {is_set}"));
     }
     let epoll = Epoll::new(fd, libc::EPOLLOUT);
-    book.ask(format!("{name},epoll"), epoll.wait(0));
+    log.record(format!("{name},epoll"), epoll.wait(0));
 }
 
 /// Whether pages can be filled, as poll() says it: not while mappings change.
-fn writable(book: &mut Book) {
+fn writable(log: &mut Transcript) {
     catch_signals();
     for (name, flags) in [("block", 0), ("nonblock", libc::O_NONBLOCK)] {
         let uffd = Uffd::create(libc::O_CLOEXEC | flags).expect("userfaultfd(2) works");
-        ask_writable(book, &format!("{name},before api"), uffd.fd(), 0);
+        ask_writable(log, &format!("{name},before api"), uffd.fd(), 0);
         let watched = Watched::new(flags, 0, PAGES);
-        ask_writable(book, &format!("{name},idle"), watched.uffd.fd(), 0);
+        ask_writable(log, &format!("{name},idle"), watched.uffd.fd(), 0);
         let sleeper = watched.load(0);
         watched.uffd.wait_for_sleepers(1);
-        ask_writable(book, &format!("{name},fault"), watched.uffd.fd(), 0);
-        book.ask(format!("{name},copy"), watched.fill(0));
-        book.ask(format!("{name},load"), sleeper.join().expect("no panic"));
+        ask_writable(log, &format!("{name},fault"), watched.uffd.fd(), 0);
+        log.record(format!("{name},copy"), watched.fill(0));
+        log.record(format!("{name},load"), sleeper.join().expect("no panic"));
     }
     for (name, feature, run) in CHANGES {
         let question = |text: &str| format!("{name},{text}");
@@ -824,20 +824,20 @@ fn writable(book: &mut Book) {
         let fd = watched.uffd.fd();
         let last = watched.area.at(PAGES - 1);
         let epoll = Epoll::new(fd, libc::EPOLLOUT | libc::EPOLLET);
-        book.ask(question("edge before"), epoll.wait(0));
+        log.record(question("edge before"), epoll.wait(0));
         let thread = std::thread::spawn(move || run(last));
         assert_ne!(watched.uffd.poll(10_000), 0, "there is no event");
-        ask_writable(book, &question("unread"), fd, 0);
-        book.ask(question("copy while unread"), watched.fill(0));
+        ask_writable(log, &question("unread"), fd, 0);
+        log.record(question("copy while unread"), watched.fill(0));
         let message = watched.uffd.read().expect("there is an event");
-        drop(descriptor_of(&message));
+        drop(child_of(&message));
         // Mappings may change a little longer: this waits for the end of it.
-        ask_writable(book, &question("read"), fd, 1000);
-        book.ask(question("edge"), epoll.wait(0));
+        ask_writable(log, &question("read"), fd, 1000);
+        log.record(question("edge"), epoll.wait(0));
         let answer = thread.join().expect("no panic");
-        book.ask(question("answer"), answer);
-        ask_writable(book, &question("over"), fd, 0);
-        book.ask(question("copy"), watched.fill(0));
+        log.record(question("answer"), answer);
+        ask_writable(log, &question("over"), fd, 0);
+        log.record(question("copy"), watched.fill(0));
         // SAFETY: The page was moved by this question only.
         unsafe { libc::munmap((last + (1 << 31)) as _, PAGE) };
     }

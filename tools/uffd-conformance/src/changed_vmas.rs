@@ -4,11 +4,11 @@
 //! together.
 
 use crate::{
-    book::{Book, Case},
-    fixture::{ask_setup, Scene, FEATURES, SETUPS},
+    fixture::{ask_setup, Fixture, FEATURES, SETUPS},
     memory::{huge_pages, kind_of, merge, pagemap, swap_out, vm_flags, Area, Names, MIB},
     sys::{errno_name, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
+    transcript::{Case, Transcript},
     uffd::{Uffd, MINOR, MISSING, UNREGISTER, WP, WRITEPROTECT},
 };
 use linux_raw_sys::general::*;
@@ -145,61 +145,61 @@ enum Protected {
 }
 
 /// Each way to touch a page, after a change.
-fn after_change(book: &mut Book, change: &Change, mode: u64, features: u64, when: Protected) {
+fn after_change(log: &mut Transcript, change: &Change, mode: u64, features: u64, when: Protected) {
     catch_signals();
     let area = match (kind_of(change.kind).make)(0) {
         Ok(area) => area,
         // A PREEMPT_RT kernel has no transparent huge pages.
-        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+        Err(errno) => return log.record("cannot be made", errno_name(errno)),
     };
     if change.filled {
         fill(area.start, area.len);
     }
-    let scene = Scene::of(area, mode, features, 0);
-    let (start, len) = (scene.area.start, scene.area.len);
-    let write_protect = || scene.uffd.range(&WRITEPROTECT, start, len, 1);
+    let fixture = Fixture::of(area, mode, features, 0);
+    let (start, len) = (fixture.area.start, fixture.area.len);
+    let write_protect = || fixture.uffd.range(&WRITEPROTECT, start, len, 1);
     if when == Protected::Before {
-        book.ask("write-protect before", write_protect());
+        log.record("write-protect before", write_protect());
     }
-    book.ask("change", (change.run)(&scene.area));
+    log.record("change", (change.run)(&fixture.area));
     if mode & WP != 0 && when == Protected::After {
-        book.ask("write-protect after", write_protect());
+        log.record("write-protect after", write_protect());
     }
-    book.ask("page", pagemap(start));
+    log.record("page", pagemap(start));
     if change.kind == "anon-thp" {
-        book.ask("huge pages", huge_pages(start));
+        log.record("huge pages", huge_pages(start));
     }
     // Two pages for each.
     for (index, name) in WAYS.iter().enumerate() {
-        let page = scene.area.at(2 * index + 1);
-        book.ask(name, scene.ask_at(access(name), page));
+        let page = fixture.area.at(2 * index + 1);
+        log.record(name, fixture.ask_at(access(name), page));
     }
     // The area is as it was in this.
-    let unregistered = scene.uffd.range(&UNREGISTER, start, len, 0);
-    book.ask("unregister", unregistered);
-    book.ask("flags", vm_flags(start, &scene.names));
-    let registered = scene.uffd.register(start, len, mode);
-    book.ask("register again", registered);
+    let unregistered = fixture.uffd.range(&UNREGISTER, start, len, 0);
+    log.record("unregister", unregistered);
+    log.record("flags", vm_flags(start, &fixture.names));
+    let registered = fixture.uffd.register(start, len, mode);
+    log.record("register again", registered);
 }
 
 /// A stack that grows because a page beneath it is touched.
-fn growth(book: &mut Book, mode: u64, features: u64) {
+fn growth(log: &mut Transcript, mode: u64, features: u64) {
     catch_signals();
     for name in ["load", "store", "read"] {
         // The last one is more than a stack may have.
         for pages in [1, 8, 4096] {
             let area = Area::basic(kind_of("anon-growsdown"), 0);
-            let mut scene = Scene::of(area, mode, features, 0);
-            let start = scene.area.start;
-            scene.names.add("beneath", start - 32 * MIB, 32 * MIB);
+            let mut fixture = Fixture::of(area, mode, features, 0);
+            let start = fixture.area.start;
+            fixture.names.add("beneath", start - 32 * MIB, 32 * MIB);
             let question = |text: &str| format!("{name},{pages} pages,{text}");
             let page = start - pages * PAGE;
-            let copied = scene.uffd.copy(page, start, PAGE, 0);
-            book.ask(question("copy before"), copied);
-            book.ask(question("answer"), scene.ask_at(access(name), page));
-            book.ask(question("flags"), vm_flags(page, &scene.names));
-            let protected = scene.uffd.range(&WRITEPROTECT, page, PAGE, 1);
-            book.ask(question("write-protect after"), protected);
+            let copied = fixture.uffd.copy(page, start, PAGE, 0);
+            log.record(question("copy before"), copied);
+            log.record(question("answer"), fixture.ask_at(access(name), page));
+            log.record(question("flags"), vm_flags(page, &fixture.names));
+            let protected = fixture.uffd.range(&WRITEPROTECT, page, PAGE, 1);
+            log.record(question("write-protect after"), protected);
             // What has grown is not part of the area.
             // SAFETY: The range is memory of the tests.
             unsafe { libc::munmap((start - 32 * MIB) as _, 32 * MIB) };
@@ -231,49 +231,49 @@ fn map_again(area: &Area) -> Answer {
 }
 
 /// Mappings beside a registered one, which could become one with it.
-fn neighbours(book: &mut Book, kind: &'static str, mode: u64) {
+fn neighbours(log: &mut Transcript, kind: &'static str, mode: u64) {
     let area = Area::basic(kind_of(kind), 0);
     let names = Names::new(&[("area", &area)]);
     let (one, two) = (Uffd::new(0), Uffd::new(0));
     let (start, half) = (area.start, area.len / 2);
-    let extents = |book: &mut Book, step: &str, answer: &dyn std::fmt::Display| {
+    let extents = |log: &mut Transcript, step: &str, answer: &dyn std::fmt::Display| {
         let flags: Vec<String> = [start, start + half - area.page, start + half]
             .iter()
             .chain([&(start + area.len - area.page)])
             .map(|address| vm_flags(*address, &names))
             .collect();
-        book.ask(step, format!("{answer} {}", flags.join(", ")));
+        log.record(step, format!("{answer} {}", flags.join(", ")));
     };
     let protect = |page: usize, protection: i32| {
         // SAFETY: The page is memory of the tests.
         Answer::of(unsafe { libc::mprotect(page as _, area.page, protection) })
     };
     let both = libc::PROT_READ | libc::PROT_WRITE;
-    extents(book, "register half", &one.register(start, half, mode));
+    extents(log, "register half", &one.register(start, half, mode));
     for (name, page) in [("first", start), ("last", start + half - area.page)] {
         let answer = protect(page, libc::PROT_READ);
-        extents(book, &format!("protect the {name} page"), &answer);
+        extents(log, &format!("protect the {name} page"), &answer);
         let answer = protect(page, both);
-        extents(book, &format!("give it back, {name}"), &answer);
+        extents(log, &format!("give it back, {name}"), &answer);
     }
     // SAFETY: The range is memory of the tests.
     let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
-    extents(book, "unmap the other half", &answer);
-    extents(book, "map it again", &map_again(&area));
+    extents(log, "unmap the other half", &answer);
+    extents(log, "map it again", &map_again(&area));
     let answer = one.register(start + half, half, mode);
-    extents(book, "register it", &answer);
+    extents(log, "register it", &answer);
     // SAFETY: As above.
     let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
-    extents(book, "unmap it", &answer);
-    extents(book, "map it once more", &map_again(&area));
+    extents(log, "unmap it", &answer);
+    extents(log, "map it once more", &map_again(&area));
     let answer = two.register(start + half, half, mode);
-    extents(book, "register it with another", &answer);
+    extents(log, "register it with another", &answer);
     let answer = one.range(&UNREGISTER, start, half, 0);
-    extents(book, "unregister the first half", &answer);
+    extents(log, "unregister the first half", &answer);
     let answer = two.register(start, half, mode);
-    extents(book, "register it with the other", &answer);
+    extents(log, "register it with the other", &answer);
     drop(two);
-    extents(book, "close the other", &"closed");
+    extents(log, "close the other", &"closed");
 }
 
 /// Features together.
@@ -320,21 +320,21 @@ pub fn cases() -> Vec<Case> {
             }
             cases.push(Case::new(
                 format!("states/{}/mode={mode}/{name}", change.name),
-                move |book| after_change(book, change, mode, features.into(), when),
+                move |log| after_change(log, change, mode, features.into(), when),
             ));
         }
     }
     for mode in [MISSING, MISSING | WP] {
         cases.push(Case::new(
             format!("states/growth/mode={mode}/none"),
-            move |book| growth(book, mode, 0),
+            move |log| growth(log, mode, 0),
         ));
     }
-    cases.push(Case::new("states/growth/mode=2/wp_unpopulated", |book| {
-        growth(book, WP, UFFD_FEATURE_WP_UNPOPULATED.into())
+    cases.push(Case::new("states/growth/mode=2/wp_unpopulated", |log| {
+        growth(log, WP, UFFD_FEATURE_WP_UNPOPULATED.into())
     }));
-    cases.push(Case::new("states/growth/mode=1/sigbus", |book| {
-        growth(book, MISSING, UFFD_FEATURE_SIGBUS.into())
+    cases.push(Case::new("states/growth/mode=1/sigbus", |log| {
+        growth(log, MISSING, UFFD_FEATURE_SIGBUS.into())
     }));
     for (kind, mode) in [
         ("anon", MISSING),
@@ -348,7 +348,7 @@ pub fn cases() -> Vec<Case> {
     ] {
         cases.push(Case::new(
             format!("states/neighbours/{kind}/mode={mode}"),
-            move |book| neighbours(book, kind, mode),
+            move |log| neighbours(log, kind, mode),
         ));
     }
     let of_wp = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED;
@@ -372,7 +372,7 @@ pub fn cases() -> Vec<Case> {
                     "states/together/{}/mode={},populated={}/{name}/user_only={user_only}",
                     setup.kind, setup.mode, setup.populated
                 ),
-                move |book| ask_setup(book, *setup, features, user_only),
+                move |log| ask_setup(log, *setup, features, user_only),
             ));
         }
     }

@@ -3,11 +3,11 @@
 //! Each ioctl on each kind of memory, in each mode of registration, with and without pages there.
 
 use crate::{
-    book::{Book, Case},
     memory::{
         huge_pages, kind_of, names_within, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB,
     },
     sys::{errno_name, Answer, PAGE},
+    transcript::{Case, Transcript},
     uffd::{
         Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MINOR, MISSING, MOVE,
         MOVE_ALLOW_SRC_HOLES, POISON, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_DONTWAKE,
@@ -66,7 +66,7 @@ const OPERATIONS: &[Operation] = &[
 ];
 
 /// All that a table entry is about.
-struct Scene {
+struct Operands {
     uffd: Uffd,
     area: Area,
     /// Anonymous memory to take from, and to move into.
@@ -74,7 +74,7 @@ struct Scene {
     names: Names,
 }
 
-impl Scene {
+impl Operands {
     fn call(&self, operation: &Operation, page: usize) -> Called {
         let start = self.area.at(page);
         // One page of the area, unless that is far more than there is to take.
@@ -102,10 +102,10 @@ fn other_for(kind: &Kind, area: &Area) -> Area {
     }
 }
 
-fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64) {
+fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features: u64) {
     let area = match (kind.make)(0) {
         Ok(area) => area,
-        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+        Err(errno) => return log.record("cannot be made", errno_name(errno)),
     };
     match state {
         State::Empty => {}
@@ -125,19 +125,21 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
         unsafe { libc::mprotect(other.pointer(), other.len, libc::PROT_NONE) };
     }
     let names = Names::new(&[("area", &area), ("other", &other)]);
-    let scene = Scene {
+    let operands = Operands {
         uffd: Uffd::new(features),
         area,
         other,
         names,
     };
-    book.ask(
+    log.record(
         "register",
-        scene.uffd.register(scene.area.start, scene.area.len, mode),
+        operands
+            .uffd
+            .register(operands.area.start, operands.area.len, mode),
     );
-    book.ask("flags", vm_flags(scene.area.start, &scene.names));
+    log.record("flags", vm_flags(operands.area.start, &operands.names));
     if kind.name == "anon-thp" {
-        book.ask("huge", huge_pages(scene.area.start));
+        log.record("huge", huge_pages(operands.area.start));
     }
 
     // What is in the file that is mapped there, this program, is of no interest.
@@ -147,62 +149,65 @@ fn ask_kind(book: &mut Book, kind: &Kind, mode: u64, state: State, features: u64
     };
     let mut page = 0;
     for operation in OPERATIONS {
-        let called = scene.call(operation, page);
-        let address = scene.area.at(page);
-        book.ask(
+        let called = operands.call(operation, page);
+        let address = operands.area.at(page);
+        log.record(
             operation.name,
             format!("{called}; {} {}", pagemap(address), content(address)),
         );
-        let called = scene.call(operation, page);
-        book.ask(
+        let called = operands.call(operation, page);
+        log.record(
             format!("{} again", operation.name),
             format!("{called}; {}", pagemap(address)),
         );
         page += 1;
         // Where pages are few, each operation meets the state that it is about.
-        if scene.area.pages() < OPERATIONS.len() && state == State::Empty {
-            scene.area.madvise(libc::MADV_DONTNEED);
+        if operands.area.pages() < OPERATIONS.len() && state == State::Empty {
+            operands.area.madvise(libc::MADV_DONTNEED);
         }
     }
 
     // Out of the area, into registered anonymous memory.
-    scene.other.madvise(libc::MADV_DONTNEED);
-    scene
+    operands.other.madvise(libc::MADV_DONTNEED);
+    operands
         .uffd
-        .register(scene.other.start, scene.other.len, MISSING);
-    if scene.area.page == PAGE {
-        let called = scene.uffd.call(
+        .register(operands.other.start, operands.other.len, MISSING);
+    if operands.area.page == PAGE {
+        let called = operands.uffd.call(
             &MOVE,
             &[
-                scene.other.start as u64,
-                scene.area.at(page) as u64,
+                operands.other.start as u64,
+                operands.area.at(page) as u64,
                 PAGE as u64,
                 0,
             ],
         );
-        book.ask(
+        log.record(
             "move out",
             format!(
                 "{called}; {} {}",
-                pagemap(scene.area.at(page)),
-                pagemap(scene.other.start)
+                pagemap(operands.area.at(page)),
+                pagemap(operands.other.start)
             ),
         );
     }
 
-    let called = scene
+    let called = operands
         .uffd
-        .range(&UNREGISTER, scene.area.start, scene.area.len, 0);
-    book.ask("unregister", called);
-    book.ask("flags after", vm_flags(scene.area.start, &scene.names));
-    let map: Vec<String> = (0..scene.area.pages().min(16))
-        .map(|page| pagemap(scene.area.at(page)))
+        .range(&UNREGISTER, operands.area.start, operands.area.len, 0);
+    log.record("unregister", called);
+    log.record(
+        "flags after",
+        vm_flags(operands.area.start, &operands.names),
+    );
+    let map: Vec<String> = (0..operands.area.pages().min(16))
+        .map(|page| pagemap(operands.area.at(page)))
         .collect();
-    book.ask("pages", map.join(" "));
+    log.record("pages", map.join(" "));
 }
 
 /// Registered areas beside each other, which mappings of the same kind are joined to or split from.
-fn neighbours(book: &mut Book, kind: &'static str) {
+fn neighbours(log: &mut Transcript, kind: &'static str) {
     for (first, second) in [
         (MISSING, MISSING),
         (MISSING, WP),
@@ -217,38 +222,38 @@ fn neighbours(book: &mut Book, kind: &'static str) {
             let other = if same { &one } else { &two };
             let (page, pages) = (area.page, area.pages());
             let question = |text: &str| format!("{first}+{second},same={same},{text}");
-            book.ask(question("first"), one.register(area.start, page, first));
-            book.ask(
+            log.record(question("first"), one.register(area.start, page, first));
+            log.record(
                 question("second"),
                 other.register(area.start + page, page, second),
             );
-            book.ask(
+            log.record(
                 question("last"),
                 other.register(area.at(pages - 1), page, second),
             );
             for index in [0, 1, 2, pages - 1] {
-                book.ask(
+                log.record(
                     question(&format!("flags of {index}")),
                     vm_flags(area.at(index), &names),
                 );
             }
-            book.ask(question("join"), one.register(area.start, 2 * page, first));
-            book.ask(
+            log.record(question("join"), one.register(area.start, 2 * page, first));
+            log.record(
                 question("unregister over both"),
                 one.range(&UNREGISTER, area.start, 2 * page, 0),
             );
-            book.ask(
+            log.record(
                 question("unregister all"),
                 one.range(&UNREGISTER, area.start, area.len, 0),
             );
             for index in [0, 1, 2, pages - 1] {
-                book.ask(
+                log.record(
                     question(&format!("flags after of {index}")),
                     vm_flags(area.at(index), &names),
                 );
             }
             drop((one, two));
-            book.ask(question("flags closed"), vm_flags(area.start, &names));
+            log.record(question("flags closed"), vm_flags(area.start, &names));
         }
     }
 }
@@ -262,7 +267,7 @@ fn give_name(start: usize, len: usize, name: &CStr) -> Answer {
 }
 
 /// An area whose halves have a name, which decides about what is joined as well.
-fn named(book: &mut Book, kind: &'static str) {
+fn named(log: &mut Transcript, kind: &'static str) {
     for (titles, second) in [("same", c"one"), ("different", c"two")] {
         for part in ["first", "second", "both"] {
             let area = Area::basic(kind_of(kind), 0);
@@ -277,7 +282,7 @@ fn named(book: &mut Book, kind: &'static str) {
             let uffd = Uffd::new(0);
             let mut ask = |what: &str, answer: String| {
                 let mappings = names_within(&range, &names);
-                book.ask(
+                log.record(
                     format!("{titles},{part},{what}"),
                     format!("{answer}; {mappings}"),
                 );
@@ -296,10 +301,10 @@ fn named(book: &mut Book, kind: &'static str) {
 
 /// A copy of a huge page of the biggest size, of which there is one. If a part of the source had to
 /// be brought, the kernel would copy all of it into a second one first.
-fn gigantic(book: &mut Book) {
+fn gigantic(log: &mut Transcript) {
     let area = match (kind_of("hugetlb-gigantic").make)(0) {
         Ok(area) => area,
-        Err(errno) => return book.ask("cannot be made", errno_name(errno)),
+        Err(errno) => return log.record("cannot be made", errno_name(errno)),
     };
     let source = Area::anon(1, area.len / PAGE);
     // What is only read is a huge page of zeros, over and over.
@@ -309,9 +314,9 @@ fn gigantic(book: &mut Book) {
         // SAFETY: The area is mapped, and nothing of Rust's is there.
         unsafe { std::ptr::write_volatile((source.start + offset) as *mut u8, byte) };
     }
-    book.ask("populate", source.madvise(libc::MADV_POPULATE_READ));
+    log.record("populate", source.madvise(libc::MADV_POPULATE_READ));
     let uffd = Uffd::new(0);
-    book.ask("register", uffd.register(area.start, area.len, MISSING));
+    log.record("register", uffd.register(area.start, area.len, MISSING));
     for question in ["copy", "copy again"] {
         let called = uffd.copy(area.start, source.start, area.len, 0);
         let look = [0, area.len / 2, last].map(|offset| {
@@ -319,7 +324,7 @@ fn gigantic(book: &mut Book) {
             // Whether it counts as mapped by this process alone depends on who had it before.
             format!("{}{}", pagemap(address).replace('X', ""), peek(address))
         });
-        book.ask(question, format!("{called}; {}", look.join(" ")));
+        log.record(question, format!("{called}; {}", look.join(" ")));
     }
 }
 
@@ -334,7 +339,7 @@ enum Filling {
 }
 
 /// Operations on a huge page as a whole, and on a part of one.
-fn huge(book: &mut Book, filling: Filling) {
+fn huge(log: &mut Transcript, filling: Filling) {
     const HUGE: usize = 2 * MIB;
     let make = |slot| {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -380,7 +385,7 @@ fn huge(book: &mut Book, filling: Filling) {
             continue;
         }
         let (Some(area), Some(other)) = (make(0), make(1)) else {
-            return book.ask("cannot be made", errno_name(libc::EINVAL));
+            return log.record("cannot be made", errno_name(libc::EINVAL));
         };
         // The first page of a range is enough to get a huge page.
         for start in [other.start, other.start + HUGE] {
@@ -423,14 +428,14 @@ fn huge(book: &mut Book, filling: Filling) {
                 huge_pages(other.start)
             )
         };
-        book.ask(question("before"), look());
+        log.record(question("before"), look());
         let (start, src) = ((area.start + from) as u64, (other.start + from) as u64);
         let called = if call.fields.len() == 5 {
             uffd.call(call, &[start, src, len as u64, mode])
         } else {
             uffd.range(call, area.start + from, len, mode)
         };
-        book.ask(question("call"), format!("{called}; {}", look()));
+        log.record(question("call"), format!("{called}; {}", look()));
         let called = match call.name {
             "writeprotect" => uffd.range(call, area.start, area.len, 0),
             "move" => {
@@ -440,12 +445,12 @@ fn huge(book: &mut Book, filling: Filling) {
             }
             _ => continue,
         };
-        book.ask(question("back"), format!("{called}; {}", look()));
+        log.record(question("back"), format!("{called}; {}", look()));
     }
 }
 
 /// What PAGEMAP_SCAN finds in an area that is protected in part.
-fn scan(book: &mut Book, kind: &'static str, features: u64, name: &str) {
+fn scan(log: &mut Transcript, kind: &'static str, features: u64, name: &str) {
     const PAGEMAP_SCAN: u64 = 0xc060_6610;
     const CATEGORIES: u64 = 0xff;
     let area = Area::basic(kind_of(kind), 0);
@@ -499,7 +504,7 @@ fn scan(book: &mut Book, kind: &'static str, features: u64, name: &str) {
                 )
             })
             .collect();
-        book.ask(
+        log.record(
             format!("{name},{title}"),
             format!(
                 "{answer} up to {} [{}]",
@@ -567,20 +572,20 @@ pub fn cases() -> Vec<Case> {
                 let kind = *kind;
                 cases.push(Case::new(
                     format!("table/{}/{mode_name}/{name}", kind.name),
-                    move |book| ask_kind(book, &kind, mode, state, features),
+                    move |log| ask_kind(log, &kind, mode, state, features),
                 ));
             }
         }
     }
     for kind in ["hugetlb-memfd", "hugetlb-memfd-private"] {
-        cases.push(Case::new(format!("table/{kind}/neighbours"), move |book| {
-            neighbours(book, kind)
+        cases.push(Case::new(format!("table/{kind}/neighbours"), move |log| {
+            neighbours(log, kind)
         }));
     }
     // Files cannot be named.
     for kind in ["anon", "anon-shared", "shmem"] {
-        cases.push(Case::new(format!("table/{kind}/named"), move |book| {
-            named(book, kind)
+        cases.push(Case::new(format!("table/{kind}/named"), move |log| {
+            named(log, kind)
         }));
     }
     for (name, filling) in [
@@ -589,8 +594,8 @@ pub fn cases() -> Vec<Case> {
         ("written", Filling::Written),
         ("zeros", Filling::Zeros),
     ] {
-        cases.push(Case::new(format!("table/huge pages/{name}"), move |book| {
-            huge(book, filling)
+        cases.push(Case::new(format!("table/huge pages/{name}"), move |log| {
+            huge(log, filling)
         }));
     }
     for kind in crate::memory::BASIC {
@@ -598,17 +603,17 @@ pub fn cases() -> Vec<Case> {
             let features = UFFD_FEATURE_WP_UNPOPULATED.into();
             cases.push(Case::new(
                 format!("table/{kind}/wp_unpopulated/{name}"),
-                move |book| ask_kind(book, kind_of(kind), WP, state, features),
+                move |log| ask_kind(log, kind_of(kind), WP, state, features),
             ));
         }
-        cases.push(Case::new(format!("table/{kind}/neighbours"), |book| {
-            neighbours(book, kind)
+        cases.push(Case::new(format!("table/{kind}/neighbours"), |log| {
+            neighbours(log, kind)
         }));
-        cases.push(Case::new(format!("table/{kind}/scan"), |book| {
-            scan(book, kind, 0, "plain")
+        cases.push(Case::new(format!("table/{kind}/scan"), |log| {
+            scan(log, kind, 0, "plain")
         }));
-        cases.push(Case::new(format!("table/{kind}/scan async"), |book| {
-            scan(book, kind, UFFD_FEATURE_WP_ASYNC.into(), "async")
+        cases.push(Case::new(format!("table/{kind}/scan async"), |log| {
+            scan(log, kind, UFFD_FEATURE_WP_ASYNC.into(), "async")
         }));
     }
     cases

@@ -3,11 +3,11 @@
 //! Ranges of which an ioctl can do only a part.
 
 use crate::{
-    book::{Book, Case},
     memory::{kind_of, memfd, new_file, pagemap, peek, vm_flags, Area, Names, BASIC},
     process::fork,
     sys::{Answer, PAGE},
     touch::{catch_signals, load},
+    transcript::{Case, Transcript},
     uffd::{
         call_across, inputs, Call, Called, Uffd, CONTINUE, COPY, MINOR, MISSING, MOVE, POISON,
         REGISTER, UNREGISTER, WAKE, WP, WRITEPROTECT, ZEROPAGE,
@@ -22,7 +22,7 @@ const CALLS: [&Call; 6] = [&COPY, &ZEROPAGE, &CONTINUE, &POISON, &MOVE, &WRITEPR
 const OBSTACLES: [&str; 5] = ["page", "zero page", "poison", "hole", "read-only"];
 
 /// An area that is registered, and one to take from.
-struct Scene {
+struct Areas {
     uffd: Uffd,
     area: Area,
     source: Area,
@@ -30,20 +30,20 @@ struct Scene {
     alias: Option<Area>,
 }
 
-impl Scene {
+impl Areas {
     fn new(kind: &str, mode: u64, features: u64) -> Self {
         let area = Area::basic(kind_of(kind), 0);
         let alias = (area.file.is_some() && mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE * area.pages());
-        let scene = Self {
+        let areas = Self {
             uffd: Uffd::new(features),
             area,
             source,
             alias,
         };
-        let called = scene.uffd.register(scene.area.start, scene.area.len, mode);
+        let called = areas.uffd.register(areas.area.start, areas.area.len, mode);
         assert!(called.answer.is_ok(), "cannot register: {called}");
-        scene
+        areas
     }
 
     fn call(&self, call: &Call, page: usize, pages: usize, mode: u64) -> Called {
@@ -90,17 +90,17 @@ fn suits(kind: &str, call: &Call) -> bool {
 }
 
 /// The calls that a kind refuses.
-fn refused(book: &mut Book, kind: &'static str) {
+fn refused(log: &mut Transcript, kind: &'static str) {
     for call in CALLS.into_iter().filter(|call| !suits(kind, call)) {
-        let scene = Scene::new(kind, MISSING | WP, 0);
-        scene.source.write();
-        let called = scene.call(call, 0, 2, 0);
-        book.ask(call.name, format!("{called}; {}", scene.pages(2)));
+        let areas = Areas::new(kind, MISSING | WP, 0);
+        areas.source.write();
+        let called = areas.call(call, 0, 2, 0);
+        log.record(call.name, format!("{called}; {}", areas.pages(2)));
     }
 }
 
 /// An obstacle at each page of a range.
-fn positions(book: &mut Book, kind: &'static str, call: &'static Call) {
+fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
     let huge = kind.starts_with("hugetlb");
     let count = if huge { 2 } else { 6 };
     for obstacle in OBSTACLES {
@@ -108,57 +108,57 @@ fn positions(book: &mut Book, kind: &'static str, call: &'static Call) {
             continue;
         }
         for position in 0..count {
-            let scene = Scene::new(kind, mode_for(call), 0);
-            scene.source.write();
-            if let Some(alias) = &scene.alias {
+            let areas = Areas::new(kind, mode_for(call), 0);
+            areas.source.write();
+            if let Some(alias) = &areas.alias {
                 alias.write();
             }
-            let at = scene.area.at(position);
+            let at = areas.area.at(position);
             let protects = call.name == WRITEPROTECT.name;
             if protects {
                 // Only pages can be protected.
                 for page in (0..count).filter(|page| *page != position) {
-                    scene.call(&COPY, page, 1, 0);
+                    areas.call(&COPY, page, 1, 0);
                 }
             }
             match obstacle {
                 "page" if call.name == CONTINUE.name => {
-                    scene.call(&CONTINUE, position, 1, 0).to_string()
+                    areas.call(&CONTINUE, position, 1, 0).to_string()
                 }
-                "page" => scene.call(&COPY, position, 1, 0).to_string(),
-                "zero page" => scene.call(&ZEROPAGE, position, 1, 0).to_string(),
-                "poison" => scene.call(&POISON, position, 1, 0).to_string(),
+                "page" => areas.call(&COPY, position, 1, 0).to_string(),
+                "zero page" => areas.call(&ZEROPAGE, position, 1, 0).to_string(),
+                "poison" => areas.call(&POISON, position, 1, 0).to_string(),
                 // SAFETY (of both): The page is memory of the tests.
-                "hole" => Answer::of(unsafe { libc::munmap(at as _, scene.area.page) }).to_string(),
+                "hole" => Answer::of(unsafe { libc::munmap(at as _, areas.area.page) }).to_string(),
                 _ => {
-                    Answer::of(unsafe { libc::mprotect(at as _, scene.area.page, libc::PROT_READ) })
+                    Answer::of(unsafe { libc::mprotect(at as _, areas.area.page, libc::PROT_READ) })
                         .to_string()
                 }
             };
-            scene.source.write();
+            areas.source.write();
             let mode = u64::from(protects);
-            let called = scene.call(call, 0, count, mode);
-            book.ask(
+            let called = areas.call(call, 0, count, mode);
+            log.record(
                 format!("{obstacle} at {position}"),
-                format!("{called}; {}", scene.pages(count)),
+                format!("{called}; {}", areas.pages(count)),
             );
             // What is left, as a program would go on.
-            let called = scene.call(call, position, count - position, mode);
-            book.ask(format!("{obstacle} at {position}, from there"), called);
+            let called = areas.call(call, position, count - position, mode);
+            log.record(format!("{obstacle} at {position}, from there"), called);
             if position + 1 < count {
-                let called = scene.call(call, position + 1, count - position - 1, mode);
-                book.ask(format!("{obstacle} at {position}, after it"), called);
+                let called = areas.call(call, position + 1, count - position - 1, mode);
+                log.record(format!("{obstacle} at {position}, after it"), called);
             }
-            book.ask(
+            log.record(
                 format!("{obstacle} at {position}, pages"),
-                scene.pages(count),
+                areas.pages(count),
             );
         }
     }
 }
 
 /// A source of which a part is missing.
-fn sources(book: &mut Book, kind: &'static str) {
+fn sources(log: &mut Transcript, kind: &'static str) {
     for call in [&COPY, &MOVE] {
         for state in [
             "unmapped",
@@ -177,11 +177,11 @@ fn sources(book: &mut Book, kind: &'static str) {
                     // Pages can be write-protected where that was asked for only.
                     let protects = call.name == COPY.name && mode & 2 != 0;
                     let registered = if protects { MISSING | WP } else { MISSING };
-                    let scene = Scene::new(kind, registered, 0);
-                    scene.source.write();
+                    let areas = Areas::new(kind, registered, 0);
+                    areas.source.write();
                     let (from, pages) = if position < 3 { (position, 1) } else { (0, 3) };
-                    let len = pages * scene.area.page;
-                    let at = scene.source.at(from);
+                    let len = pages * areas.area.page;
+                    let at = areas.source.at(from);
                     let mut child = 0;
                     // SAFETY: The page is memory of the tests.
                     unsafe {
@@ -205,10 +205,10 @@ fn sources(book: &mut Book, kind: &'static str) {
                             }
                         }
                     };
-                    let called = scene.call(call, 0, 3, mode);
-                    book.ask(
+                    let called = areas.call(call, 0, 3, mode);
+                    log.record(
                         format!("{},{state} at {position},mode={mode}", call.name),
-                        format!("{called}; {}", scene.pages(3)),
+                        format!("{called}; {}", areas.pages(3)),
                     );
                     if child != 0 {
                         // SAFETY: The process is a child of this one.
@@ -224,7 +224,7 @@ fn sources(book: &mut Book, kind: &'static str) {
 }
 
 /// Ranges over more than one mapping.
-fn mappings(book: &mut Book, kind: &'static str) {
+fn mappings(log: &mut Transcript, kind: &'static str) {
     for call in [
         &COPY,
         &ZEROPAGE,
@@ -251,14 +251,14 @@ fn mappings(book: &mut Book, kind: &'static str) {
             } else {
                 MISSING | WP
             };
-            let scene = Scene::new(kind, mode, 0);
-            scene.source.write();
-            if let Some(alias) = &scene.alias {
+            let areas = Areas::new(kind, mode, 0);
+            areas.source.write();
+            if let Some(alias) = &areas.alias {
                 alias.write();
             }
-            let (start, page) = (scene.area.start, scene.area.page);
+            let (start, page) = (areas.area.start, areas.area.page);
             if call.name == WRITEPROTECT.name {
-                scene.call(&COPY, 0, 3, 0);
+                areas.call(&COPY, 0, 3, 0);
             }
             let second = (start + page) as *mut libc::c_void;
             let other = Uffd::new(0);
@@ -268,7 +268,7 @@ fn mappings(book: &mut Book, kind: &'static str) {
                     libc::mprotect(second, page, libc::PROT_READ);
                 },
                 "registration" => {
-                    scene.uffd.range(&UNREGISTER, start + page, page, 0);
+                    areas.uffd.range(&UNREGISTER, start + page, page, 0);
                 }
                 "hole" => unsafe {
                     libc::munmap(second, page);
@@ -285,11 +285,11 @@ fn mappings(book: &mut Book, kind: &'static str) {
                     );
                 },
                 _ => {
-                    scene.uffd.range(&UNREGISTER, start + page, page, 0);
+                    areas.uffd.range(&UNREGISTER, start + page, page, 0);
                     other.register(start + page, page, mode);
                 }
             }
-            let names = Names::new(&[("area", &scene.area)]);
+            let names = Names::new(&[("area", &areas.area)]);
             for (range, from, pages) in [
                 ("into", 0, 2),
                 ("over", 0, 3),
@@ -302,16 +302,16 @@ fn mappings(book: &mut Book, kind: &'static str) {
                     "writeprotect" => 1,
                     _ => 0,
                 };
-                let called = scene.call(call, from, pages, flags);
-                book.ask(
+                let called = areas.call(call, from, pages, flags);
+                log.record(
                     format!("{},{border},{range}", call.name),
-                    format!("{called}; {}", scene.pages(3)),
+                    format!("{called}; {}", areas.pages(3)),
                 );
             }
             for index in 0..3 {
-                book.ask(
+                log.record(
                     format!("{},{border},flags of {index}", call.name),
-                    vm_flags(scene.area.at(index), &names),
+                    vm_flags(areas.area.at(index), &names),
                 );
             }
         }
@@ -319,57 +319,57 @@ fn mappings(book: &mut Book, kind: &'static str) {
 }
 
 /// An answer that cannot be written: what was done stays, and nobody hears of it.
-fn unanswered(book: &mut Book, kind: &'static str, call: &'static Call) {
+fn unanswered(log: &mut Transcript, kind: &'static str, call: &'static Call) {
     catch_signals();
-    let scene = Scene::new(kind, mode_for(call), 0);
-    let names = Names::new(&[("area", &scene.area)]);
-    scene.source.write();
-    if let Some(alias) = &scene.alias {
+    let areas = Areas::new(kind, mode_for(call), 0);
+    let names = Names::new(&[("area", &areas.area)]);
+    areas.source.write();
+    if let Some(alias) = &areas.alias {
         alias.write();
     }
-    let start = scene.area.start;
+    let start = areas.area.start;
     let thread = std::thread::spawn(move || load(start, &names));
-    scene.uffd.wait_for_sleepers(1);
+    areas.uffd.wait_for_sleepers(1);
     let called = call_across(
-        &scene.uffd,
+        &areas.uffd,
         call,
-        &scene.inputs(call, start, 2, 0),
+        &areas.inputs(call, start, 2, 0),
         call.fields.len() - 1,
         [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ],
     );
-    book.ask("call", format!("{called}; {}", scene.pages(2)));
-    book.ask("fdinfo", scene.uffd.fdinfo());
-    book.ask("woken", scene.uffd.ends_or_sleeps(&thread));
-    book.ask("wake", scene.call(&WAKE, 0, 1, 0));
-    book.ask("load", thread.join().expect("no panic"));
+    log.record("call", format!("{called}; {}", areas.pages(2)));
+    log.record("fdinfo", areas.uffd.fdinfo());
+    log.record("woken", areas.uffd.ends_or_sleeps(&thread));
+    log.record("wake", areas.call(&WAKE, 0, 1, 0));
+    log.record("load", thread.join().expect("no panic"));
 }
 
 /// Arguments that are not, or not all, memory, while the mappings change: then a call only writes.
-fn arguments_while_changing(book: &mut Book, scene: &Scene, call: &Call, page: usize) {
-    let answer = scene.uffd.raw(call.request(), 0);
-    book.ask(format!("while,{},null", call.name), answer);
-    let inputs = scene.inputs(call, scene.area.at(page), 1, 0);
+fn arguments_while_changing(log: &mut Transcript, areas: &Areas, call: &Call, page: usize) {
+    let answer = areas.uffd.raw(call.request(), 0);
+    log.record(format!("while,{},null", call.name), answer);
+    let inputs = areas.inputs(call, areas.area.at(page), 1, 0);
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     for (name, protections) in [
         ("nothing to read", [libc::PROT_NONE, writable]),
         ("no answer", [writable, libc::PROT_READ]),
     ] {
         let last = call.fields.len() - 1;
-        let called = call_across(&scene.uffd, call, &inputs, last, protections);
-        book.ask(format!("while,{},{name}", call.name), called);
+        let called = call_across(&areas.uffd, call, &inputs, last, protections);
+        log.record(format!("while,{},{name}", call.name), called);
     }
 }
 
 /// Everything while the mappings change: an event that was not read yet.
-fn changing(book: &mut Book, kind: &'static str) {
+fn changing(log: &mut Transcript, kind: &'static str) {
     let minor = if suits(kind, &CONTINUE) { MINOR } else { 0 };
     let calls = CALLS.into_iter().filter(|call| suits(kind, call));
     for read in [false, true] {
-        let scene = Scene::new(kind, MISSING | WP | minor, UFFD_FEATURE_EVENT_REMOVE.into());
-        scene.source.write();
+        let areas = Areas::new(kind, MISSING | WP | minor, UFFD_FEATURE_EVENT_REMOVE.into());
+        areas.source.write();
         // The last page goes, and the one before it is in the file only.
-        let pages = scene.area.pages();
-        if let Some(alias) = &scene.alias {
+        let pages = areas.area.pages();
+        if let Some(alias) = &areas.alias {
             // SAFETY: The page is memory of the tests.
             unsafe { std::ptr::write_volatile(alias.at(pages - 2) as *mut u8, 0x77) };
         }
@@ -380,52 +380,52 @@ fn changing(book: &mut Book, kind: &'static str) {
             "move" => 3,
             _ => 0,
         };
-        let (last, page) = (scene.area.at(pages - 1), scene.area.page);
+        let (last, page) = (areas.area.at(pages - 1), areas.area.page);
         let thread = std::thread::spawn(move || {
             // SAFETY: The page is memory of the tests.
             Answer::of(unsafe { libc::madvise(last as _, page, libc::MADV_DONTNEED) })
         });
-        assert_ne!(scene.uffd.poll(10_000), 0, "there is no event");
+        assert_ne!(areas.uffd.poll(10_000), 0, "there is no event");
         if read {
-            scene.uffd.read().expect("there is an event");
+            areas.uffd.read().expect("there is an event");
             let answer = thread.join().expect("no panic");
-            book.ask("madvise", answer);
+            log.record("madvise", answer);
             for call in calls.clone() {
-                let called = scene.call(call, place(call), 1, 0);
-                book.ask(
+                let called = areas.call(call, place(call), 1, 0);
+                log.record(
                     format!("after,{}", call.name),
-                    format!("{called}; {}", scene.pages(pages.min(4))),
+                    format!("{called}; {}", areas.pages(pages.min(4))),
                 );
             }
         } else {
             for call in calls.clone().chain([&WAKE, &REGISTER]) {
                 for (name, mode) in [("page", 0), ("mode", 1 << 40)] {
-                    let called = scene.call(call, place(call), 1, mode);
-                    book.ask(format!("while,{},{name}", call.name), called);
+                    let called = areas.call(call, place(call), 1, mode);
+                    log.record(format!("while,{},{name}", call.name), called);
                 }
-                let called = scene.call(call, 0, 0, 0);
-                book.ask(format!("while,{},empty", call.name), called);
+                let called = areas.call(call, 0, 0, 0);
+                log.record(format!("while,{},empty", call.name), called);
             }
             for call in calls.clone() {
-                arguments_while_changing(book, &scene, call, place(call));
+                arguments_while_changing(log, &areas, call, place(call));
             }
-            let names = Names::new(&[("area", &scene.area)]);
+            let names = Names::new(&[("area", &areas.area)]);
             for call in [&UNREGISTER, &REGISTER] {
-                let called = scene.call(call, 0, 1, MISSING);
-                book.ask(
+                let called = areas.call(call, 0, 1, MISSING);
+                log.record(
                     format!("while,{},missing", call.name),
-                    format!("{called}; {}", vm_flags(scene.area.start, &names)),
+                    format!("{called}; {}", vm_flags(areas.area.start, &names)),
                 );
             }
-            book.ask("while,fdinfo", scene.uffd.fdinfo());
-            scene.uffd.read().expect("there is an event");
+            log.record("while,fdinfo", areas.uffd.fdinfo());
+            areas.uffd.read().expect("there is an event");
             thread.join().expect("no panic");
         }
     }
 }
 
 /// More huge pages than there are: of this process only, or of a file.
-fn exhausted(book: &mut Book, shared: bool) {
+fn exhausted(log: &mut Transcript, shared: bool) {
     let free: usize =
         std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
             .ok()
@@ -465,12 +465,12 @@ fn exhausted(book: &mut Book, shared: bool) {
     let source = Area::anon(2, 4 * huge / PAGE);
     source.write();
     let uffd = Uffd::new(0);
-    book.ask("register", uffd.register(area.start, area.len, MISSING));
+    log.record("register", uffd.register(area.start, area.len, MISSING));
     let mut ask = |question: &str, called: Called| {
         let pages: Vec<String> = (0..4)
             .map(|page| format!("{}{}", pagemap(area.at(page)), peek(area.at(page))))
             .collect();
-        book.ask(question, format!("{called}; {}", pages.join(" ")));
+        log.record(question, format!("{called}; {}", pages.join(" ")));
     };
     let called = uffd.copy(area.start, source.start, area.len, 0);
     ask("copy of four", called);
@@ -501,25 +501,25 @@ fn exhausted(book: &mut Book, shared: bool) {
 }
 
 /// A file system that has room for half of its file.
-fn full(book: &mut Book) {
+fn full(log: &mut Transcript) {
     let pages = 8;
     let file = new_file(c"tmpfs", &[(c"size", c"16k")], pages * PAGE).expect("there is tmpfs");
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED;
     let area = Area::map(0, pages * PAGE, PAGE, protection, flags, Some(file));
-    let scene = Scene {
+    let areas = Areas {
         uffd: Uffd::new(0),
         area: area.expect("there are addresses"),
         source: Area::anon(1, pages),
         alias: None,
     };
-    scene.source.write();
-    let (start, len) = (scene.area.start, scene.area.len);
-    let called = scene.uffd.register(start, len, MISSING | WP | MINOR);
-    book.ask("register", called);
+    areas.source.write();
+    let (start, len) = (areas.area.start, areas.area.len);
+    let called = areas.uffd.register(start, len, MISSING | WP | MINOR);
+    log.record("register", called);
     let mut ask = |question: &str, call: &Call, page: usize, count: usize| {
-        let called = scene.call(call, page, count, 0);
-        book.ask(question, format!("{called}; {}", scene.pages(pages)));
+        let called = areas.call(call, page, count, 0);
+        log.record(question, format!("{called}; {}", areas.pages(pages)));
     };
     ask("copy of six", &COPY, 0, 6);
     ask("copy of one more", &COPY, 4, 1);
@@ -531,12 +531,12 @@ fn full(book: &mut Book) {
     ask("zeropage where one is free", &ZEROPAGE, 6, 1);
     ask("copy of the last", &COPY, 7, 1);
     // SAFETY: As above.
-    unsafe { libc::madvise(scene.area.at(1) as _, PAGE, libc::MADV_DONTNEED) };
+    unsafe { libc::madvise(areas.area.at(1) as _, PAGE, libc::MADV_DONTNEED) };
     ask("continue", &CONTINUE, 1, 1);
 }
 
 /// A file that ends inside the area.
-fn truncated(book: &mut Book, kind: &'static str) {
+fn truncated(log: &mut Transcript, kind: &'static str) {
     for call in [&COPY, &ZEROPAGE, &CONTINUE, &POISON] {
         for when in ["before", "after"] {
             if !suits(kind, call) {
@@ -547,27 +547,27 @@ fn truncated(book: &mut Book, kind: &'static str) {
             } else {
                 MISSING
             };
-            let scene = Scene::new(kind, mode, 0);
-            scene.source.write();
-            if let Some(alias) = &scene.alias {
+            let areas = Areas::new(kind, mode, 0);
+            areas.source.write();
+            if let Some(alias) = &areas.alias {
                 alias.write();
             }
-            let file = scene
+            let file = areas
                 .area
                 .file
                 .as_ref()
                 .expect("there is a file")
                 .as_raw_fd();
-            let pages = scene.area.pages();
-            let half = (pages / 2 * scene.area.page) as i64;
+            let pages = areas.area.pages();
+            let half = (pages / 2 * areas.area.page) as i64;
             if when == "before" {
                 // SAFETY: No pointers are involved.
                 unsafe { libc::ftruncate(file, half) };
             }
             let mut ask = |what: &str, first: usize, count: usize| {
-                let called = scene.call(call, first, count, 0);
-                let at = |page| scene.area.at(pages / 2 + page - 1);
-                book.ask(
+                let called = areas.call(call, first, count, 0);
+                let at = |page| areas.area.at(pages / 2 + page - 1);
+                log.record(
                     format!("{},{when},{what}", call.name),
                     format!(
                         "{called}; {}{} {}",
@@ -590,8 +590,8 @@ fn truncated(book: &mut Book, kind: &'static str) {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
-        Case::new("partial/exhausted", |book| exhausted(book, false)),
-        Case::new("partial/exhausted memfd", |book| exhausted(book, true)),
+        Case::new("partial/exhausted", |log| exhausted(log, false)),
+        Case::new("partial/exhausted memfd", |log| exhausted(log, true)),
         Case::new("partial/full tmpfs", full),
     ];
     for kind in BASIC.iter().copied().chain(["hugetlb-memfd"]) {
@@ -599,36 +599,35 @@ pub fn cases() -> Vec<Case> {
             if suits(kind, call) {
                 cases.push(Case::new(
                     format!("partial/{kind}/positions/{}", call.name),
-                    move |book| positions(book, kind, call),
+                    move |log| positions(log, kind, call),
                 ));
             }
             if suits(kind, call) && call.name != WRITEPROTECT.name {
                 cases.push(Case::new(
                     format!("partial/{kind}/unanswered/{}", call.name),
-                    move |book| unanswered(book, kind, call),
+                    move |log| unanswered(log, kind, call),
                 ));
             }
         }
-        cases.push(Case::new(format!("partial/{kind}/refused"), move |book| {
-            refused(book, kind)
+        cases.push(Case::new(format!("partial/{kind}/refused"), move |log| {
+            refused(log, kind)
         }));
-        cases.push(Case::new(format!("partial/{kind}/mappings"), move |book| {
-            mappings(book, kind)
+        cases.push(Case::new(format!("partial/{kind}/mappings"), move |log| {
+            mappings(log, kind)
         }));
-        cases.push(Case::new(format!("partial/{kind}/changing"), move |book| {
-            changing(book, kind)
+        cases.push(Case::new(format!("partial/{kind}/changing"), move |log| {
+            changing(log, kind)
         }));
     }
     for kind in ["anon", "shmem", "shmem-private"] {
-        cases.push(Case::new(format!("partial/{kind}/sources"), move |book| {
-            sources(book, kind)
+        cases.push(Case::new(format!("partial/{kind}/sources"), move |log| {
+            sources(log, kind)
         }));
     }
     for kind in ["shmem", "hugetlb-memfd"] {
-        cases.push(Case::new(
-            format!("partial/{kind}/truncated"),
-            move |book| truncated(book, kind),
-        ));
+        cases.push(Case::new(format!("partial/{kind}/truncated"), move |log| {
+            truncated(log, kind)
+        }));
     }
     cases
 }

@@ -40,15 +40,15 @@ fn count_panics() -> &'static AtomicU32 {
 static PANICS: std::sync::LazyLock<&AtomicU32> = std::sync::LazyLock::new(count_panics);
 
 /// Where a case writes its questions and answers.
-pub struct Book {
+pub struct Transcript {
     prefix: String,
     out: File,
     text: String,
 }
 
-impl Book {
+impl Transcript {
     /// Writes down a question and its answer.
-    pub fn ask(&mut self, question: impl Display, answer: impl Display) {
+    pub fn record(&mut self, question: impl Display, answer: impl Display) {
         self.text
             .push_str(&format!("{}/{question} = {answer}\n", self.prefix));
         // What was asked before a case is killed should be known.
@@ -83,11 +83,11 @@ impl Book {
 /// Some questions that belong together.
 pub struct Case {
     name: String,
-    run: Box<dyn FnOnce(&mut Book)>,
+    run: Box<dyn FnOnce(&mut Transcript)>,
 }
 
 impl Case {
-    pub fn new(name: impl Into<String>, run: impl FnOnce(&mut Book) + 'static) -> Self {
+    pub fn new(name: impl Into<String>, run: impl FnOnce(&mut Transcript) + 'static) -> Self {
         Self {
             name: name.into(),
             run: Box::new(run),
@@ -111,13 +111,13 @@ impl Case {
                 libc::setsid();
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             }
-            let mut book = Book {
+            let mut log = Transcript {
                 prefix: self.name,
                 out: writer,
                 text: String::new(),
             };
-            (self.run)(&mut book);
-            book.flush();
+            (self.run)(&mut log);
+            log.flush();
             // SAFETY: Nothing of this process is needed any more.
             unsafe { libc::_exit(0) };
         }
