@@ -3,25 +3,29 @@
 //! Who may have a userfaultfd, by which way, and what it is good for.
 
 use crate::{
-    memory::{Area, Names},
+    memory::{getrandom, Area, Names},
     poll::poll_fd,
-    process::{drop_ptrace, fork},
-    sys::{errno_name, write_file, Answer, PAGE},
+    process::{drop_ptrace, set_limit, wait},
+    sys::{
+        descriptor_flags, errno_name, lseek, mmap_file, new_descriptor, open, read, write,
+        write_file, Answer, PAGE,
+    },
     touch::{catch_signals, load},
     transcript::{Case, Transcript},
     uffd::{describe, fault_of, Uffd, API, FEATURES, IOC_NEW, MISSING},
 };
 use linux_raw_sys::general::*;
 use std::{
-    ffi::CString,
+    ffi::CStr,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
 };
 
 const SYSCTL: &str = "/proc/sys/vm/unprivileged_userfaultfd";
-const NODE: &str = "/dev/userfaultfd";
+const NODE: &CStr = c"/dev/userfaultfd";
+const NODE_PATH: &str = "/dev/userfaultfd";
 const NOBODY: u32 = 65534;
 const GROUP: u32 = 12345;
 
@@ -183,45 +187,22 @@ const FLAGS: &[(&str, i32)] = &[
     ("-1", -1),
 ];
 
-/// Opens the device.
-fn open_device(mode: i32) -> Result<OwnedFd, Answer> {
-    let path = CString::new(NODE).expect("no zero in it");
-    // SAFETY: The path is a string; the call returns a new descriptor, or an error.
-    unsafe {
-        let device = libc::open(path.as_ptr(), mode | libc::O_CLOEXEC);
-        if device < 0 {
-            return Err(Answer::of(device));
-        }
-        Ok(OwnedFd::from_raw_fd(device))
-    }
-}
-
 /// A descriptor from the device that was opened.
 fn from_opened(device: &OwnedFd, flags: i64) -> Result<Uffd, Answer> {
     // SAFETY: The call returns a new descriptor, or an error.
-    unsafe {
-        let fd = libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags);
-        if fd < 0 {
-            return Err(Answer::of(fd));
-        }
-        Ok(Uffd(OwnedFd::from_raw_fd(fd)))
-    }
+    let fd = unsafe { new_descriptor(libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags)) };
+    fd.map(Uffd).map_err(|errno| Answer(Err(errno)))
 }
 
 /// A descriptor from the device.
 fn from_device(flags: i64, mode: i32) -> Result<Uffd, Answer> {
-    from_opened(&open_device(mode)?, flags)
+    let device = open(NODE, mode).map_err(|errno| Answer(Err(errno)))?;
+    from_opened(&device, flags)
 }
 
 /// What a descriptor is good for.
 fn use_of(uffd: &Uffd) -> String {
-    // SAFETY: No pointers are involved.
-    let (status, descriptor) = unsafe {
-        (
-            libc::fcntl(uffd.fd(), libc::F_GETFL),
-            libc::fcntl(uffd.fd(), libc::F_GETFD),
-        )
-    };
+    let (status, descriptor) = descriptor_flags(uffd.fd());
     let called = uffd.call(&API, &[u64::from(UFFD_API), 0]);
     let mut text = format!("status {status:#o} flags {descriptor} api {called}");
     let area = Area::anon(0, 4);
@@ -237,11 +218,7 @@ fn use_of(uffd: &Uffd) -> String {
         ("user", Box::new(move || load(start, &its))),
         (
             "kernel",
-            Box::new(move || {
-                let to = (start + PAGE) as *mut libc::c_void;
-                // SAFETY: The kernel checks the buffer, which is memory of the tests.
-                Answer::of(unsafe { libc::getrandom(to, 8, 0) }).to_string()
-            }),
+            Box::new(move || getrandom(start + PAGE).to_string()),
         ),
     ];
     for (name, fault) in faults {
@@ -266,20 +243,11 @@ fn use_of(uffd: &Uffd) -> String {
 
 /// Has somebody do something, in a process of their own.
 fn done_by(log: &mut Transcript, who: &Who, run: impl FnOnce(&mut Transcript)) {
-    log.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { fork() };
-    if child == 0 {
+    let child = log.fork(|log| {
         (who.become_them)();
         run(log);
-        log.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "{} did not end as they should", who.name);
+    });
+    assert_eq!(wait(child, 0), 0, "{} did not end as they should", who.name);
 }
 
 /// What a descriptor is good for, or why there is none.
@@ -319,12 +287,9 @@ fn attempts(log: &mut Transcript, who: &Who, state: &str) {
 
 /// Sets who may open the device.
 fn set_node(mode: u32, group: u32) {
-    let path = CString::new(NODE).expect("no zero in it");
-    // SAFETY: The path is a string.
-    unsafe {
-        assert_eq!(libc::chmod(path.as_ptr(), mode), 0);
-        assert_eq!(libc::chown(path.as_ptr(), 0, group), 0);
-    }
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(NODE_PATH, permissions).expect("root may do that");
+    std::os::unix::fs::chown(NODE_PATH, Some(0), Some(group)).expect("root may do that");
 }
 
 fn ask_who(log: &mut Transcript, who: &Who) {
@@ -364,25 +329,16 @@ fn sysctl(log: &mut Transcript) {
         );
     }
     write_file(SYSCTL, "0");
-    log.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { fork() };
-    if child == 0 {
+    let child = log.fork(|log| {
         become_user(&[]);
         log.record("write by a user", write_file(SYSCTL, "1"));
-        log.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "the user did not end as it should");
+    });
+    assert_eq!(wait(child, 0), 0, "the user did not end as it should");
 }
 
 /// The device as a file.
 fn device(log: &mut Transcript) {
-    let metadata = std::fs::metadata(NODE).expect("there is the device");
+    let metadata = std::fs::metadata(NODE_PATH).expect("there is the device");
     log.record(
         "node",
         format!(
@@ -422,7 +378,7 @@ fn device(log: &mut Transcript) {
     let device = std::fs::File::options()
         .read(true)
         .write(true)
-        .open(NODE)
+        .open(NODE_PATH)
         .expect("root may open it");
     let fd: RawFd = device.as_raw_fd();
     let mut buffer = [0u8; 64];
@@ -440,25 +396,13 @@ fn device(log: &mut Transcript) {
         let answer = Answer::of(unsafe { libc::ioctl(fd, request as _, buffer.as_mut_ptr()) });
         log.record(format!("ioctl {request:#x}"), answer);
     }
-    // SAFETY: The buffer is as long as is said.
-    unsafe {
-        let pointer = buffer.as_mut_ptr().cast::<libc::c_void>();
-        log.record("read", Answer::of(libc::read(fd, pointer, 32)));
-        log.record("write", Answer::of(libc::write(fd, pointer, 32)));
-        log.record("lseek", Answer::of(libc::lseek(fd, 0, libc::SEEK_END)));
-        let mapped = libc::mmap(
-            std::ptr::null_mut(),
-            PAGE,
-            libc::PROT_READ,
-            libc::MAP_SHARED,
-            fd,
-            0,
-        );
-        log.record("mmap", Answer::of_address(mapped));
-    }
+    log.record("read", read(fd, &mut buffer[..32]));
+    log.record("write", write(fd, &buffer[..32]));
+    log.record("lseek", lseek(fd, libc::SEEK_END));
+    log.record("mmap", mmap_file(fd, libc::MAP_SHARED));
     log.record("poll", format!("{:#x}", poll_fd(fd, -1, 0)));
     log.record("mkdir", {
-        let error = std::fs::create_dir(NODE).expect_err("it is there");
+        let error = std::fs::create_dir(NODE_PATH).expect_err("it is there");
         errno_name(error.raw_os_error().unwrap_or(0))
     });
 }
@@ -478,7 +422,7 @@ fn opened_by(log: &mut Transcript, who: &Who) {
         });
     }
     set_node(0o600, 0);
-    let device = open_device(libc::O_RDWR).expect("root may open it");
+    let device = open(NODE, libc::O_RDWR).expect("root may open it");
     for (name, flags) in FLAGS {
         done_by(log, who, |log| {
             let answer = use_or_error(from_opened(&device, (*flags).into()));
@@ -490,39 +434,22 @@ fn opened_by(log: &mut Transcript, who: &Who) {
 /// Limits on descriptors.
 fn limits(log: &mut Transcript) {
     for limit in [0u64, 3, 4, 5] {
-        // SAFETY: The structure is valid. The child has its own copy of everything.
-        let child = unsafe {
-            log.flush();
-            fork()
-        };
-        if child == 0 {
-            // SAFETY: As above.
-            unsafe {
-                libc::close_range(3, 3, 0);
-                let value = libc::rlimit {
-                    rlim_cur: limit,
-                    rlim_max: limit,
+        let child = log.fork(|log| {
+            // SAFETY: Nothing that is used here has this number.
+            unsafe { libc::close_range(3, 3, 0) };
+            set_limit(libc::RLIMIT_NOFILE, limit, limit);
+            for way in ["syscall", "device"] {
+                let created = match way {
+                    "syscall" => Uffd::create(0),
+                    _ => from_device(0, libc::O_RDWR),
                 };
-                libc::setrlimit(libc::RLIMIT_NOFILE, &value);
-                for way in ["syscall", "device"] {
-                    let created = if way == "syscall" {
-                        Uffd::create(0)
-                    } else {
-                        from_device(0, libc::O_RDWR)
-                    };
-                    log.record(
-                        format!("nofile={limit},{way}"),
-                        created.map_or_else(|answer| answer.to_string(), |_| "created".into()),
-                    );
-                }
-                log.flush();
-                libc::_exit(0);
+                log.record(
+                    format!("nofile={limit},{way}"),
+                    created.map_or_else(|answer| answer.to_string(), |_| "created".into()),
+                );
             }
-        }
-        let mut status = 0;
-        // SAFETY: The pointer is valid.
-        unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!(status, 0, "with {limit} descriptors");
+        });
+        assert_eq!(wait(child, 0), 0, "with {limit} descriptors");
     }
 }
 

@@ -3,10 +3,10 @@
 //! Runs what changes mappings or processes, and serves the messages about it.
 
 use crate::{
-    memory::{kind_of, pagemap, vm_flags, Area, Names},
+    memory::{kind_of, madvise, mremap, pagemap, vm_flags, Area, Names},
     poll::first_ready,
     process::Task,
-    sys::{outcome, Answer, PAGE},
+    sys::PAGE,
     uffd::{child_of, describe, fault_of, Uffd, CONTINUE, MINOR, MISSING, WRITEPROTECT, ZEROPAGE},
 };
 use linux_raw_sys::general::*;
@@ -32,8 +32,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn at(&self, page: usize) -> *mut libc::c_void {
-        (self.start + page * self.page) as _
+    pub fn at(&self, page: usize) -> usize {
+        self.start + page * self.page
     }
 
     pub fn last(&self) -> usize {
@@ -54,19 +54,24 @@ pub const fn action(name: &'static str, run: fn(&Place) -> String) -> Action {
 /// mremap(), whose result is an address.
 pub fn remap(place: &Place, from: usize, old: usize, new: usize, flags: i32, to: usize) -> String {
     let (old, new) = (old * place.page, new * place.page);
-    // SAFETY: All ranges are memory of the tests, or not mapped.
-    let address = unsafe { libc::mremap(place.at(from), old, new, flags, to) };
-    if address == libc::MAP_FAILED {
-        return Answer::of_address(address).to_string();
+    match mremap(place.at(from), old, new, flags, to) {
+        Ok(address) => {
+            MOVED[0].store(address, Ordering::Relaxed);
+            MOVED[1].store(new, Ordering::Relaxed);
+            place.names.name(address as u64)
+        }
+        Err(answer) => answer.to_string(),
     }
-    MOVED[0].store(address as usize, Ordering::Relaxed);
-    MOVED[1].store(new, Ordering::Relaxed);
-    place.names.name(address as u64)
+}
+
+/// Moves some of the first pages to a place.
+pub fn move_elsewhere(place: &Place, from: usize, old: usize, new: usize, flags: i32) -> String {
+    let flags = flags | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    remap(place, from, old, new, flags, place.start + ELSEWHERE)
 }
 
 pub fn advise(place: &Place, from: usize, pages: usize, advice: i32) -> String {
-    // SAFETY: The range is memory of the tests, or not mapped.
-    outcome(unsafe { libc::madvise(place.at(from), pages * place.page, advice) })
+    madvise(place.at(from), pages * place.page, advice).to_string()
 }
 
 /// A message, and what was done about it.
@@ -199,8 +204,7 @@ pub fn ask_action_on(
     }
     let uffd = Uffd::new(features);
     let (start, len) = part.of(&area);
-    let called = uffd.register(start, len, mode);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(start, len, mode);
     let _alias = prepare(&uffd, &area, &source, mode);
     let place = Place {
         start: area.start,

@@ -4,8 +4,8 @@
 
 use crate::{
     memory::{flags_within, kind_of, memfd, pagemap, Area, Names, MIB},
-    process::{drop_ptrace, fork, pipe},
-    sys::{Answer, PAGE},
+    process::{drop_ptrace, fork, pipe, wait},
+    sys::{descriptor_flags, fcntl, Answer, PAGE},
     transcript::{Case, Transcript},
     uffd::{
         self, call_across, inputs, Call, Uffd, API, CONTINUE, FEATURES, IOC_TYPE, MINOR, MISSING,
@@ -146,8 +146,7 @@ impl Subject {
         }
         self.source.write();
         if self.mode != 0 {
-            let called = self.uffd.register(self.area.start, SIZE, self.mode);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            self.uffd.must_register(self.area.start, SIZE, self.mode);
         }
     }
 
@@ -364,8 +363,7 @@ impl HugeArea {
     fn register(&self) {
         let small = self.beside.iter().map(|area| (area, MISSING | WP));
         for (area, mode) in small.chain([(&self.area, MISSING | WP | MINOR)]) {
-            let called = self.uffd.register(area.start, area.len, mode);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            self.uffd.must_register(area.start, area.len, mode);
         }
         let (start, len) = (self.area.start, self.area.len);
         let called = self
@@ -598,8 +596,7 @@ impl Places {
 
     fn register(&self, uffd: &Uffd) {
         for (area, mode) in [(&self.area, MISSING | WP), (&self.shared, MINOR)] {
-            let called = uffd.register(area.start, SIZE, mode);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            uffd.must_register(area.start, SIZE, mode);
         }
     }
 }
@@ -632,50 +629,37 @@ fn every_call(log: &mut Transcript, name: &str, uffd: &Uffd, places: &Places) {
 
 /// The descriptor in a child, while the parent is there and after it has gone.
 fn other_process(log: &mut Transcript) {
-    log.flush();
     // The child of the child is waited for here too.
     // SAFETY: No pointers are involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let (mut begun, begin) = pipe();
-    let (mut told, tell) = pipe();
-    // SAFETY: This process has one thread. So have those that it forks.
-    let parent = unsafe { fork() };
-    if parent == 0 {
+    let (mut asked, end) = pipe();
+    log.fork(|log| {
         let uffd = Uffd::new(0);
         let places = Places::new();
         places.register(&uffd);
-        // SAFETY: As above. No pointers are involved.
-        let (parent, child) = unsafe { (libc::getpid(), fork()) };
-        if child != 0 {
-            drop(tell);
-            // What the child has too could not be moved.
-            places.source.write();
-            drop(begin);
-            // Ends when the child has asked.
-            let _ = told.read(&mut [0]);
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
-        drop((begin, told));
-        let _ = begun.read(&mut [0]);
-        every_call(log, "of the parent", &uffd, &places);
-        drop(tell);
-        // The parent's memory goes when it ends.
-        // SAFETY: No pointers are involved.
-        while unsafe { libc::getppid() } == parent {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        every_call(log, "of one that is gone", &uffd, &places);
-        log.flush();
-        // SAFETY: As above.
-        unsafe { libc::_exit(0) };
-    }
-    drop((begun, begin, told, tell));
+        let parent = std::process::id();
+        let mut begin = Some(begin);
+        fork(|| {
+            begin.take();
+            let _ = begun.read(&mut [0]);
+            every_call(log, "of the parent", &uffd, &places);
+            drop(end);
+            // The parent's memory goes when it ends.
+            while std::os::unix::process::parent_id() == parent {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            every_call(log, "of one that is gone", &uffd, &places);
+            log.flush();
+        });
+        // What the child has too could not be moved.
+        places.source.write();
+        begin.take();
+        // Ends when the child has asked.
+        let _ = asked.read(&mut [0]);
+    });
     for _ in 0..2 {
-        let mut status = 0;
-        // SAFETY: The pointer is valid.
-        assert!(unsafe { libc::waitpid(-1, &mut status, 0) } > 0);
-        assert_eq!(status, 0, "a child failed");
+        assert_eq!(wait(-1, 0), 0, "a child failed");
     }
 }
 
@@ -692,33 +676,24 @@ fn exec(log: &mut Transcript) {
     log.flush();
     for by_child in [false, true] {
         let (mut reader, writer) = pipe();
-        // SAFETY: This process has one thread.
-        let pid = unsafe { fork() };
-        if pid == 0 {
+        let pid = fork(|| {
             let uffd = Uffd::new(0);
             let places = Places::new();
             places.register(&uffd);
-            // SAFETY: The descriptors are open. No pointers are involved.
-            unsafe {
-                libc::fcntl(uffd.fd(), libc::F_SETFD, 0);
-                libc::dup2(writer.as_raw_fd(), 1);
-            }
+            fcntl(uffd.fd(), libc::F_SETFD, 0);
+            // SAFETY: This program writes to no other descriptor here.
+            unsafe { libc::dup2(writer.as_raw_fd(), 1) };
             let mut command = this_program(uffd.fd());
             if !by_child {
                 panic!("cannot exec: {}", command.exec());
             }
             let status = command.status().expect("this program can be run");
             assert!(status.success(), "{status}");
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
+        });
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("text");
-        let mut status = 0;
-        // SAFETY: The pointer is valid.
-        unsafe { libc::waitpid(pid, &mut status, 0) };
-        assert_eq!(status, 0, "the child failed");
+        assert_eq!(wait(pid, 0), 0, "the child failed");
         for line in text.lines() {
             let (question, answer) = line.split_once(" = ").expect("an answer");
             log.record(format!("by a child={by_child},{question}"), answer);
@@ -780,13 +755,7 @@ fn flags(log: &mut Transcript) {
         match Uffd::create(flags) {
             Err(answer) => log.record(name, answer),
             Ok(uffd) => {
-                // SAFETY: No pointers are involved.
-                let (status, close) = unsafe {
-                    (
-                        libc::fcntl(uffd.fd(), libc::F_GETFL),
-                        libc::fcntl(uffd.fd(), libc::F_GETFD),
-                    )
-                };
+                let (status, close) = descriptor_flags(uffd.fd());
                 log.record(name, format!("created, status {status:#o}, flags {close}"));
             }
         }
@@ -794,14 +763,11 @@ fn flags(log: &mut Transcript) {
     // Higher bits are not looked at, because the argument is an int.
     // SAFETY: No pointers are involved.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, 1i64 << 32) };
-    log.record(
-        "2^32",
-        if fd >= 0 {
-            "created".into()
-        } else {
-            Answer::of(fd).to_string()
-        },
-    );
+    let answer = match Answer::of(fd) {
+        Answer(Ok(_)) => "created".into(),
+        answer => answer.to_string(),
+    };
+    log.record("2^32", answer);
 }
 
 /// Two descriptors, and one area.

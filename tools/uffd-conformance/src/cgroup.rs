@@ -2,8 +2,11 @@
 
 //! Cgroups with limits.
 
-use crate::sys::{write_file, Answer};
-use std::os::fd::AsRawFd;
+use crate::{
+    process::clone,
+    sys::{write_file, Answer},
+};
+use std::io::Write;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -52,16 +55,10 @@ impl Cgroup {
         self.enter();
         // Until the limit is gone nothing is touched that needs memory. A fork that should have
         // failed is seen by its answer.
-        // SAFETY: The child does nothing but end. The string is as long as is said.
-        unsafe {
-            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
-            if child == 0 {
-                libc::_exit(0);
-            }
-            let answer = Answer::of(child);
-            assert_eq!(libc::write(max.as_raw_fd(), c"max".as_ptr().cast(), 3), 3);
-            answer
-        }
+        let answer = clone(0, || 0);
+        let written = (&max).write(b"max");
+        assert_eq!(written.expect("the limit can be set"), 3);
+        answer
     }
 }
 

@@ -5,8 +5,11 @@
 
 use crate::{
     fixture::{ask_setup, Fixture, FEATURES, SETUPS},
-    memory::{huge_pages, kind_of, merge, pagemap, swap_out, vm_flags, Area, Names, MIB},
-    sys::{errno_name, Answer, PAGE},
+    memory::{
+        huge_pages, kind_of, merge, mlock, mprotect, mseal, munmap, pagemap, swap_out, vm_flags,
+        Area, Names, MIB, RW,
+    },
+    sys::{errno_name, ftruncate, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
     transcript::{Case, Transcript},
     uffd::{Uffd, MINOR, MISSING, UNREGISTER, WP, WRITEPROTECT},
@@ -35,20 +38,8 @@ const fn change(name: &'static str, run: fn(&Area) -> Answer) -> Change {
     }
 }
 
-fn protect(area: &Area, protection: i32) -> Answer {
-    // SAFETY: The area is memory of the tests.
-    Answer::of(unsafe { libc::mprotect(area.pointer(), area.len, protection) })
-}
-
 fn lock(area: &Area, flags: u32) -> Answer {
-    // SAFETY: The area is memory of the tests.
-    Answer::of(unsafe { libc::mlock2(area.pointer(), area.len, flags) })
-}
-
-fn seal(area: &Area) -> Answer {
-    const SYS_MSEAL: i64 = 462;
-    // SAFETY: The area is mapped until the process ends.
-    Answer::of(unsafe { libc::syscall(SYS_MSEAL, area.start, area.len, 0) })
+    mlock(area.start, area.len, flags)
 }
 
 const CHANGES: &[Change] = &[
@@ -73,15 +64,15 @@ const CHANGES: &[Change] = &[
         filled: false,
         ..change("locked on fault", |area| lock(area, libc::MLOCK_ONFAULT))
     },
-    change("sealed", seal),
+    change("sealed", |area| mseal(area.start, area.len)),
     Change {
         filled: false,
-        ..change("sealed while empty", seal)
+        ..change("sealed while empty", |area| mseal(area.start, area.len))
     },
     change("read-only", |area| {
-        protect(area, libc::PROT_READ | libc::PROT_EXEC)
+        area.mprotect(libc::PROT_READ | libc::PROT_EXEC)
     }),
-    change("without access", |area| protect(area, libc::PROT_NONE)),
+    change("without access", |area| area.mprotect(libc::PROT_NONE)),
     Change {
         filled: false,
         ..change("guarded", |area| {
@@ -105,8 +96,7 @@ const CHANGES: &[Change] = &[
         kind: "shmem",
         ..change("of a file, truncated", |area| {
             let file = area.file.as_ref().expect("there is a file");
-            // SAFETY: No pointers are involved.
-            Answer::of(unsafe { libc::ftruncate(file.as_raw_fd(), PAGE as i64) })
+            ftruncate(file, PAGE)
         })
     },
     Change {
@@ -201,8 +191,7 @@ fn growth(log: &mut Transcript, mode: u64, features: u64) {
             let protected = fixture.uffd.range(&WRITEPROTECT, page, PAGE, 1);
             log.record(question("write-protect after"), protected);
             // What has grown is not part of the area.
-            // SAFETY: The range is memory of the tests.
-            unsafe { libc::munmap((start - 32 * MIB) as _, 32 * MIB) };
+            munmap(start - 32 * MIB, 32 * MIB);
         }
     }
 }
@@ -214,20 +203,12 @@ fn map_again(area: &Area) -> Answer {
         Some(file) => (file.as_raw_fd(), libc::MAP_SHARED | libc::MAP_NORESERVE),
         None => (-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
     };
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = flags | libc::MAP_FIXED_NOREPLACE;
     let offset = if fd < 0 { 0 } else { half as i64 };
+    let start = (area.start + half) as _;
     // SAFETY: Nothing is there, or the call fails.
-    Answer::of_address(unsafe {
-        libc::mmap(
-            (area.start + half) as _,
-            half,
-            protection,
-            flags,
-            fd,
-            offset,
-        )
-    })
+    let address = unsafe { libc::mmap(start, half, RW, flags, fd, offset) };
+    Answer::of_address(address)
 }
 
 /// Mappings beside a registered one, which could become one with it.
@@ -244,11 +225,8 @@ fn neighbours(log: &mut Transcript, kind: &'static str, mode: u64) {
             .collect();
         log.record(step, format!("{answer} {}", flags.join(", ")));
     };
-    let protect = |page: usize, protection: i32| {
-        // SAFETY: The page is memory of the tests.
-        Answer::of(unsafe { libc::mprotect(page as _, area.page, protection) })
-    };
-    let both = libc::PROT_READ | libc::PROT_WRITE;
+    let protect = |page: usize, protection: i32| mprotect(page, area.page, protection);
+    let both = RW;
     extents(log, "register half", &one.register(start, half, mode));
     for (name, page) in [("first", start), ("last", start + half - area.page)] {
         let answer = protect(page, libc::PROT_READ);
@@ -256,14 +234,12 @@ fn neighbours(log: &mut Transcript, kind: &'static str, mode: u64) {
         let answer = protect(page, both);
         extents(log, &format!("give it back, {name}"), &answer);
     }
-    // SAFETY: The range is memory of the tests.
-    let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
+    let answer = munmap(start + half, half);
     extents(log, "unmap the other half", &answer);
     extents(log, "map it again", &map_again(&area));
     let answer = one.register(start + half, half, mode);
     extents(log, "register it", &answer);
-    // SAFETY: As above.
-    let answer = Answer::of(unsafe { libc::munmap((start + half) as _, half) });
+    let answer = munmap(start + half, half);
     extents(log, "unmap it", &answer);
     extents(log, "map it once more", &map_again(&area));
     let answer = two.register(start + half, half, mode);

@@ -5,13 +5,13 @@
 
 use crate::{
     cgroup::Cgroup,
-    memory::{dontneed, kind_of, Area, Names},
-    poll::{poll_fd, Epoll},
+    memory::{dontneed, fill_with, kind_of, move_to, munmap, read_bytes, read_into, Area, Names},
+    poll::{poll_fd, select, Epoll},
     process::{
-        ended, ends_soon, fork, fork_with, limit_descriptors, run_on, sleeping_thread,
-        wait_for_sleep,
+        ended, ends_soon, fork, fork_with, kill, limit_descriptors, run_on, set_limit,
+        sleeping_thread, wait_for_sleep,
     },
-    sys::{Answer, PAGE},
+    sys::{fcntl, new_descriptor, Answer, PAGE},
     touch::{
         catch_signals, count_interrupts, fill, interrupt, interrupt_and_wait, interrupts, load,
         store,
@@ -25,7 +25,7 @@ use crate::{
 use linux_raw_sys::general::*;
 use std::{
     collections::BTreeMap,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
         atomic::{AtomicBool, Ordering},
         Arc,
@@ -57,8 +57,7 @@ impl Watched {
             source: Area::anon(1, 1),
         };
         let (start, len) = (watched.area.start, watched.area.len);
-        let called = watched.uffd.register(start, len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        watched.uffd.must_register(start, len, MISSING);
         watched
     }
 
@@ -129,18 +128,8 @@ fn becomes_true(mut is_true: impl FnMut() -> bool) -> bool {
 
 /// Sets whether a descriptor blocks, also for others that share it.
 fn set_flags(uffd: &Uffd, flags: i32) {
-    // SAFETY: No pointers are involved.
-    assert_eq!(
-        unsafe { libc::fcntl(uffd.fd(), libc::F_SETFL, flags) },
-        0,
-        "the flags cannot be set"
-    );
-}
-
-/// Reads into memory of the tests.
-fn read_into(fd: RawFd, start: usize, len: usize) -> Answer {
-    // SAFETY: The memory is of the tests only, and the kernel checks it.
-    Answer::of(unsafe { libc::read(fd, start as _, len) })
+    let set = fcntl(uffd.fd(), libc::F_SETFL, flags);
+    assert!(set.is_ok(), "the flags cannot be set: {set}");
 }
 
 /// A reader: what it is called, and its priority.
@@ -237,15 +226,10 @@ fn killed_reader(log: &mut Transcript) {
     for another in [false, true] {
         let watched = Watched::new(0, 0, PAGES);
         run_on(Some(0));
-        log.flush();
-        // SAFETY: The child makes system calls only.
-        let child = unsafe { fork() };
-        if child == 0 {
+        let child = fork(|| {
             set_priority(10);
             let _ = watched.uffd.read();
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
+        });
         wait_for_sleep(&format!("/proc/{child}"), || false);
         // Neither this thread nor those that it starts run where the child cannot.
         run_on(Some(1));
@@ -258,8 +242,7 @@ fn killed_reader(log: &mut Transcript) {
             stat.is_ok_and(|stat| stat.contains(") R "))
         });
         assert!(is_woken, "the process is not woken");
-        // SAFETY: The process is the child of this one.
-        unsafe { libc::kill(child, libc::SIGKILL) };
+        kill(child, libc::SIGKILL);
         drop(busy);
         let question = |text: &str| format!("another={another},{text}");
         log.record(question("process"), ended(child));
@@ -303,14 +286,13 @@ fn buffer(state: &str) -> Area {
 
 /// Fills a page with what buffers hold before.
 fn mark(area: &Area) {
-    // SAFETY: The page is memory of the tests.
-    unsafe { std::ptr::write_bytes(area.start as *mut u8, BEFORE, PAGE) };
+    fill_with(area.start, PAGE, BEFORE);
 }
 
 /// What is in a buffer: each byte, and how often it follows.
 fn contents(area: &Area) -> String {
-    // SAFETY: The page is memory of the tests, and nobody writes to it now.
-    let bytes = unsafe { std::slice::from_raw_parts(area.start as *const u8, BUFFER) };
+    let mut bytes = [0; BUFFER];
+    read_bytes(area.start, &mut bytes);
     let runs = bytes.chunk_by(|one, other| one == other);
     let texts: Vec<String> = runs
         .map(|run| format!("{} bytes {:#x}", run.len(), run[0]))
@@ -370,8 +352,7 @@ fn overtaken(log: &mut Transcript) {
         let watched = Watched::new(flags, 0, PAGES);
         let buffer = Area::anon(2, 1);
         let resolver = Uffd::new(0);
-        let called = resolver.register(buffer.start, PAGE, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        resolver.must_register(buffer.start, PAGE, MISSING);
         let sleeper = watched.load(0);
         watched.uffd.wait_for_sleepers(1);
         let (fd, start) = (watched.uffd.fd(), buffer.start);
@@ -441,16 +422,10 @@ fn room_elsewhere(log: &mut Transcript) {
         // There is no event of the fork by which the other process is made.
         assert!(unregister().answer.is_ok());
         let start_child = |log: &mut Transcript| {
-            log.flush();
-            // SAFETY: The child has its own copy of everything.
-            let child = unsafe { fork() };
-            if child == 0 {
+            let child = log.fork(|log| {
                 set_priority(5);
                 log.record(question("child"), watched.next());
-                log.flush();
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe { libc::_exit(0) };
-            }
+            });
             wait_for_sleep(&format!("/proc/{child}"), || false);
             child
         };
@@ -490,16 +465,9 @@ fn statistic(cgroup: &Cgroup, name: &str) -> i64 {
 
 /// Makes many descriptors in a cgroup, and says by how much its unreclaimable memory has grown.
 /// Dentries and inodes are not part of that.
-fn growth(cgroup: &Cgroup, make: fn() -> i64) -> i64 {
+fn growth(cgroup: &Cgroup, make: fn() -> OwnedFd) -> i64 {
     let before = statistic(cgroup, "slab_unreclaimable");
-    let made: Vec<OwnedFd> = (0..DESCRIPTORS)
-        .map(|_| {
-            let fd = make();
-            assert!(fd >= 0, "no descriptor: {}", Answer::of(fd));
-            // SAFETY: The descriptor is new.
-            unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
-        })
-        .collect();
+    let made: Vec<OwnedFd> = (0..DESCRIPTORS).map(|_| make()).collect();
     // Small changes are counted some time later.
     std::thread::sleep(Duration::from_millis(2500));
     let after = statistic(cgroup, "slab_unreclaimable");
@@ -516,32 +484,21 @@ fn memory_of_contexts(log: &mut Transcript) {
     let size = std::fs::read_to_string(CACHE).expect("there is a cache of contexts");
     let size: i64 = size.trim().parse().expect("a size");
     let cgroup = Cgroup::new("memory", &[]);
-    log.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { fork() };
-    if child == 0 {
+    let child = log.fork(|log| {
         cgroup.enter();
         let room = DESCRIPTORS as u64 + 1024;
-        // SAFETY: The structure is valid. The table of descriptors grows by using a high number.
-        unsafe {
-            let limit = libc::rlimit {
-                rlim_cur: room,
-                rlim_max: room,
-            };
-            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
-            assert!(libc::dup2(0, room as RawFd - 1) >= 0);
-        }
-        // SAFETY (of both blocks): No pointers are involved.
-        let plain = growth(&cgroup, || unsafe { libc::eventfd(0, 0) }.into());
-        let ours = growth(&cgroup, || unsafe {
-            libc::syscall(libc::SYS_userfaultfd, 0)
+        set_limit(libc::RLIMIT_NOFILE, room, room);
+        // The table of descriptors grows because a high number is used.
+        // SAFETY: Nothing has that number.
+        assert!(unsafe { libc::dup2(0, room as RawFd - 1) } >= 0);
+        let plain = growth(&cgroup, || {
+            // SAFETY: The call returns a new descriptor, or an error.
+            unsafe { new_descriptor(libc::eventfd(0, 0)) }.expect("there are descriptors")
         });
+        let ours = growth(&cgroup, || Uffd::create(0).expect("userfaultfd(2) works").0);
         let charged = ours - plain > size * DESCRIPTORS / 2;
         log.record("contexts", if charged { "charged" } else { "not charged" });
-        log.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
+    });
     log.record("process", ended(child));
 }
 
@@ -566,8 +523,7 @@ fn forks_among_many(log: &mut Transcript) {
             if page % 2 == 0 {
                 return dontneed(address).to_string();
             }
-            // SAFETY: The page is memory of the tests.
-            Answer::of(unsafe { libc::munmap(address as _, PAGE) }).to_string()
+            munmap(address, PAGE).to_string()
         })
     };
     let mut threads = vec![forker(0), forker(1)];
@@ -703,8 +659,7 @@ const PART: usize = 4;
 fn sleepers_in_parts(uffd: &Uffd, area: &Area, names: &Names) -> Vec<JoinHandle<String>> {
     let at = |part: usize| area.at(part * PART);
     for (part, (_, mode)) in PARTS.iter().enumerate() {
-        let called = uffd.register(at(part), PART * PAGE, *mode);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        uffd.must_register(at(part), PART * PAGE, *mode);
     }
     let called = uffd.range(&WRITEPROTECT, at(1), PART * PAGE, 1);
     assert!(called.answer.is_ok(), "cannot protect: {called}");
@@ -767,19 +722,16 @@ fn unregistered_parts(log: &mut Transcript) {
 /// Something that waits for its event to be read, and changes mappings or has changed them.
 type Change = (&'static str, u32, fn(usize) -> String);
 
-// SAFETY (of all blocks below): the page is memory of the tests, and nothing is elsewhere.
 const CHANGES: &[Change] = &[
     ("fork", UFFD_FEATURE_EVENT_FORK, |_| fork_with(0, || 0)),
     ("remove", UFFD_FEATURE_EVENT_REMOVE, |page| {
         dontneed(page).to_string()
     }),
     ("unmap", UFFD_FEATURE_EVENT_UNMAP, |page| {
-        Answer::of(unsafe { libc::munmap(page as _, PAGE) }).to_string()
+        munmap(page, PAGE).to_string()
     }),
     ("remap", UFFD_FEATURE_EVENT_REMAP, |page| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let to = page + (1 << 31);
-        Answer::of_address(unsafe { libc::mremap(page as _, PAGE, PAGE, flags, to) }).to_string()
+        move_to(page, PAGE, page + (1 << 31)).to_string()
     }),
 ];
 
@@ -790,16 +742,8 @@ fn ask_writable(log: &mut Transcript, name: &str, fd: RawFd, milliseconds: i32) 
     log.record(format!("{name},poll(0x4)"), format!("{state:#x}"));
     let state = poll_fd(fd, libc::POLLIN | libc::POLLOUT, 0);
     log.record(format!("{name},poll(0x5)"), format!("{state:#x}"));
-    // SAFETY: The set holds one descriptor, which is small.
-    unsafe {
-        let mut set: libc::fd_set = std::mem::zeroed();
-        let mut time: libc::timeval = std::mem::zeroed();
-        libc::FD_SET(fd, &mut set);
-        let none = std::ptr::null_mut();
-        let answer = Answer::of(libc::select(fd + 1, none, &mut set, none, &mut time));
-        let is_set = libc::FD_ISSET(fd, &set);
-        log.record(format!("{name},select"), format!("{answer} {is_set}"));
-    }
+    let (answer, [_, is_set, _]) = select(fd, [false, true, false], 0);
+    log.record(format!("{name},select"), format!("{answer} {is_set}"));
     let epoll = Epoll::new(fd, libc::EPOLLOUT);
     log.record(format!("{name},epoll"), epoll.wait(0));
 }
@@ -838,8 +782,7 @@ fn writable(log: &mut Transcript) {
         log.record(question("answer"), answer);
         ask_writable(log, &question("over"), fd, 0);
         log.record(question("copy"), watched.fill(0));
-        // SAFETY: The page was moved by this question only.
-        unsafe { libc::munmap((last + (1 << 31)) as _, PAGE) };
+        munmap(last + (1 << 31), PAGE);
     }
 }
 

@@ -4,13 +4,18 @@
 
 use crate::{
     action::{
-        action, advise, ask_action, ask_action_on, remap, Action, Part, Place, ELSEWHERE, FEATURES,
+        action, advise, ask_action, ask_action_on, move_elsewhere, remap, Action, Part, Place,
+        ELSEWHERE, FEATURES,
     },
-    memory::{pagemap, peek, vm_flags, Area, Names},
+    memory::{
+        dontneed, madvise, map_over, mlock, mprotect, munmap, pagemap, peek, process_madvise,
+        vm_flags, Area, Names,
+    },
     process::{
-        ends_soon, fork, fork_with, kill_and_wait, receive, send, sleeping_thread, wait_for_sleep,
+        clone3, ends_soon, fork, fork_with, kill, kill_and_wait, pause, receive, send,
+        sleeping_thread, wait, wait_for_sleep, CloneArguments,
     },
-    sys::{errno_name, outcome, Answer, PAGE},
+    sys::{descriptor_flags, errno_name, ftruncate, preadv2, punch_hole, Answer, PAGE},
     touch::{catch_signals, load, store},
     transcript::{Case, Transcript},
     uffd::{
@@ -29,7 +34,7 @@ use std::{
 fn looked_at(place: &Place) -> i32 {
     let mut found = 0;
     for page in 0..4 {
-        let is_protected = pagemap(place.at(page) as usize).contains('W');
+        let is_protected = pagemap(place.at(page)).contains('W');
         found |= i32::from(is_protected) << page;
     }
     let flags = vm_flags(place.start, &place.names);
@@ -41,59 +46,32 @@ fn looked_at(place: &Place) -> i32 {
 /// clone3() that fails late, because the process number is taken.
 fn failing_fork() -> String {
     let taken = [1u32];
-    let arguments: [u64; 11] = [
-        0,
-        0,
-        0,
-        0,
-        libc::SIGCHLD as u64,
-        0,
-        0,
-        0,
-        taken.as_ptr() as u64,
-        1,
-        0,
-    ];
-    // SAFETY: The structure is what the call expects; a child would end at once.
-    unsafe {
-        let pid = libc::syscall(libc::SYS_clone3, arguments.as_ptr(), 88);
-        if pid == 0 {
-            libc::_exit(0);
-        }
-        outcome(pid)
-    }
+    let mut arguments = CloneArguments::default();
+    arguments.set_tid = taken.as_ptr() as u64;
+    arguments.set_tid_size = 1;
+    clone3(&arguments, || 0).to_string()
 }
 
 // Not here, because the kernel may or may not do it at once: MADV_PAGEOUT.
-//
-// SAFETY (of all blocks below): the ranges are memory of the tests only.
 const ACTIONS: &[Action] = &[
-    action("munmap all", |p| {
-        outcome(unsafe { libc::munmap(p.at(0), p.len) })
-    }),
-    action("munmap first", |p| {
-        outcome(unsafe { libc::munmap(p.at(0), p.page) })
-    }),
-    action("munmap middle", |p| {
-        outcome(unsafe { libc::munmap(p.at(1), p.page) })
-    }),
+    action("munmap all", |p| munmap(p.at(0), p.len).to_string()),
+    action("munmap first", |p| munmap(p.at(0), p.page).to_string()),
+    action("munmap middle", |p| munmap(p.at(1), p.page).to_string()),
     action("munmap last", |p| {
-        outcome(unsafe { libc::munmap(p.at(p.last()), p.page) })
+        munmap(p.at(p.last()), p.page).to_string()
     }),
     action("munmap more", |p| {
-        outcome(unsafe { libc::munmap((p.start - p.page) as _, p.len + 2 * p.page) })
+        munmap(p.start - p.page, p.len + 2 * p.page).to_string()
     }),
     action("munmap of several", |p| {
-        unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) };
-        outcome(unsafe { libc::munmap(p.at(0), p.len) })
+        mprotect(p.at(1), p.page, libc::PROT_READ);
+        munmap(p.at(0), p.len).to_string()
     }),
     action("munmap unaligned", |p| {
-        outcome(unsafe { libc::munmap((p.start + 1) as _, p.page) })
+        munmap(p.start + 1, p.page).to_string()
     }),
     action("mmap over", |p| {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        Answer::of_address(unsafe { libc::mmap(p.at(1), p.page, libc::PROT_READ, flags, -1, 0) })
-            .to_string()
+        map_over(p.at(1), p.page, libc::PROT_READ, None).to_string()
     }),
     action("mremap shrink", |p| {
         remap(p, 0, p.last() + 1, p.last(), 0, 0)
@@ -105,20 +83,14 @@ const ACTIONS: &[Action] = &[
         remap(p, 0, p.last() + 1, p.last() + 2, libc::MREMAP_MAYMOVE, 0)
     }),
     action("mremap move", |p| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        remap(p, 0, p.last() + 1, p.last() + 1, flags, p.start + ELSEWHERE)
+        move_elsewhere(p, 0, p.last() + 1, p.last() + 1, 0)
     }),
-    action("mremap move a part", |p| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        remap(p, 1, 1, 1, flags, p.start + ELSEWHERE)
-    }),
+    action("mremap move a part", |p| move_elsewhere(p, 1, 1, 1, 0)),
     action("mremap move and shrink", |p| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        remap(p, 0, p.last() + 1, 1, flags, p.start + ELSEWHERE)
+        move_elsewhere(p, 0, p.last() + 1, 1, 0)
     }),
     action("mremap dontunmap", |p| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-        remap(p, 0, p.last() + 1, p.last() + 1, flags, p.start + ELSEWHERE)
+        move_elsewhere(p, 0, p.last() + 1, p.last() + 1, libc::MREMAP_DONTUNMAP)
     }),
     action("mremap onto itself", |p| {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -159,78 +131,40 @@ const ACTIONS: &[Action] = &[
     }),
     action("dontneed nothing", |p| advise(p, 0, 0, libc::MADV_DONTNEED)),
     action("process_madvise", |p| {
-        let vector = libc::iovec {
-            iov_base: p.at(0),
-            iov_len: p.page,
-        };
-        outcome(unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0);
-            let answer = libc::syscall(
-                libc::SYS_process_madvise,
-                fd,
-                &vector,
-                1,
-                libc::MADV_DONTNEED,
-                0,
-            );
-            libc::close(fd as i32);
-            answer
-        })
+        process_madvise(p.at(0), p.page, libc::MADV_DONTNEED).to_string()
     }),
     action("mprotect", |p| {
-        outcome(unsafe { libc::mprotect(p.at(1), p.page, libc::PROT_READ) })
+        mprotect(p.at(1), p.page, libc::PROT_READ).to_string()
     }),
     action("mlock", |p| {
-        outcome(unsafe { libc::mlock2(p.at(0), p.page, libc::MLOCK_ONFAULT as _) })
+        mlock(p.at(0), p.page, libc::MLOCK_ONFAULT).to_string()
     }),
-    action("punch hole", |p| {
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        outcome(unsafe { libc::fallocate(p.file, mode, 0, 2 * p.page as i64) })
-    }),
-    action("truncate", |p| {
-        outcome(unsafe { libc::ftruncate(p.file, p.page as i64) })
-    }),
+    action("punch hole", |p| punch_hole(p.file, 2 * p.page).to_string()),
+    action("truncate", |p| ftruncate(&p.file, p.page).to_string()),
     action("fork", |_| fork_with(0, || 0)),
     action("fork, child reads", |p| {
-        fork_with(0, || i32::from(load(p.at(0) as usize, &p.names) != "done"))
+        fork_with(0, || i32::from(load(p.at(0), &p.names) != "done"))
     }),
     action("fork, child reads what is missing", |p| {
-        fork_with(0, || {
-            i32::from(load(p.at(p.last()) as usize, &p.names) != "done")
-        })
+        fork_with(0, || i32::from(load(p.at(p.last()), &p.names) != "done"))
     }),
     action("fork, child writes", |p| {
-        fork_with(0, || i32::from(store(p.at(0) as usize, &p.names) != "done"))
+        fork_with(0, || i32::from(store(p.at(0), &p.names) != "done"))
     }),
     action("fork, child looks", |p| fork_with(0, || looked_at(p))),
     action("fork, child unmaps", |p| {
-        fork_with(0, || unsafe { libc::munmap(p.at(0), p.len) })
+        fork_with(0, || munmap(p.at(0), p.len).status())
     }),
     action("fork, child removes", |p| {
-        fork_with(0, || unsafe {
-            libc::madvise(p.at(0), p.page, libc::MADV_DONTNEED)
-        })
+        fork_with(0, || madvise(p.at(0), p.page, libc::MADV_DONTNEED).status())
     }),
     action("fork, child moves", |p| {
         fork_with(0, || {
-            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            let to = p.start + ELSEWHERE;
-            i32::from(!remap(p, 0, 1, 1, flags, to).starts_with("elsewhere"))
+            i32::from(!move_elsewhere(p, 0, 1, 1, 0).starts_with("elsewhere"))
         })
     }),
     action("fork, child forks", |_| {
-        fork_with(0, || {
-            // SAFETY: As in fork_with().
-            unsafe {
-                let pid = fork();
-                if pid == 0 {
-                    libc::_exit(0);
-                }
-                let mut status = 0;
-                libc::waitpid(pid, &mut status, 0);
-                status
-            }
-        })
+        fork_with(0, || wait(fork(|| ()), 0))
     }),
     action("fork twice", |_| {
         format!("{} {}", fork_with(0, || 0), fork_with(0, || 0))
@@ -273,8 +207,7 @@ fn several_areas(log: &mut Transcript) {
         first.register(one.start, 2 * PAGE, MISSING);
         other.register(one.start + 4 * PAGE, 2 * PAGE, MISSING);
         let (start, len) = (one.start, one.len);
-        // SAFETY: The area is memory of the tests.
-        let thread = std::thread::spawn(move || outcome(unsafe { libc::munmap(start as _, len) }));
+        let thread = std::thread::spawn(move || munmap(start, len).to_string());
         let mut seen = Vec::new();
         while !thread.is_finished() || first.poll(0) != 0 || second.poll(0) != 0 {
             for (name, uffd) in [("first", &first), ("second", &second)] {
@@ -343,8 +276,7 @@ fn several_watchers(log: &mut Transcript) {
         for (index, uffd) in uffds.iter().enumerate() {
             // The events come in the order of the addresses.
             let page = if swapped { 4 - 4 * index } else { 4 * index };
-            let called = uffd.register(area.at(page), 2 * PAGE, MISSING);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            uffd.must_register(area.at(page), 2 * PAGE, MISSING);
         }
         let question = |text: &str| format!("swapped={swapped},{text}");
         let (pages, its) = ([area.at(0), area.at(4)], names.clone());
@@ -382,18 +314,12 @@ fn childs_descriptor(log: &mut Transcript) {
         let source = Area::anon(1, 1);
         let uffd = Uffd::with(flags | libc::O_NONBLOCK, UFFD_FEATURE_EVENT_FORK.into());
         uffd.register(area.start, area.len, MISSING | WP);
-        let forker = std::thread::spawn(|| fork_with(0, || unsafe { libc::pause() }));
+        let forker = std::thread::spawn(|| fork_with(0, || pause().status()));
         uffd.poll(10_000);
         let message = uffd.read().expect("there is an event");
         let child = child_of(&message).expect("it is a fork event");
         let question = |text: &str| format!("flags={flags:#o},{text}");
-        // SAFETY: No pointers are involved.
-        let (descriptor, status) = unsafe {
-            (
-                libc::fcntl(child.fd(), libc::F_GETFD),
-                libc::fcntl(child.fd(), libc::F_GETFL),
-            )
-        };
+        let (status, descriptor) = descriptor_flags(child.fd());
         log.record(question("fcntl"), format!("{descriptor} {status:#o}"));
         log.record(question("fdinfo"), child.fdinfo());
         let link = std::fs::read_link(format!("/proc/self/fd/{}", child.fd()));
@@ -433,14 +359,7 @@ fn childs_descriptor(log: &mut Transcript) {
                 child.range(call, area.start, PAGE, MISSING),
             );
         }
-        let mut buffer = [0u8; 32];
-        let vector = libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: 32,
-        };
-        // SAFETY: The buffer is as long as is said.
-        let answer =
-            Answer::of(unsafe { libc::preadv2(child.fd(), &vector, 1, -1, libc::RWF_NOWAIT) });
+        let answer = preadv2(child.fd(), &mut [0; 32], libc::RWF_NOWAIT);
         log.record(question("preadv2 nowait"), answer);
         // The child of this process ends, as soon as it is one: the fork may still go on.
         let mut killed = false;
@@ -452,8 +371,7 @@ fn childs_descriptor(log: &mut Transcript) {
                 let list =
                     std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
                 for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                    // SAFETY: No pointers are involved.
-                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                    kill(pid, libc::SIGKILL);
                     killed = true;
                 }
             }
@@ -481,18 +399,9 @@ const DOING: &[(&str, Doing)] = &[
         fork_with(0, || i32::from(load(p.start, &p.names) != "done"))
     }),
     ("dontneed", |p| advise(p, 0, 1, libc::MADV_DONTNEED)),
-    ("munmap", |p| {
-        // SAFETY: The range is memory of the tests.
-        outcome(unsafe { libc::munmap(p.at(0), p.len) })
-    }),
-    ("mremap", |p| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        remap(p, 0, 1, 1, flags, p.start + ELSEWHERE)
-    }),
-    (NOTHING, |_| {
-        // SAFETY: No pointers are involved.
-        outcome(unsafe { libc::pause() })
-    }),
+    ("munmap", |p| munmap(p.at(0), p.len).to_string()),
+    ("mremap", |p| move_elsewhere(p, 0, 1, 1, 0)),
+    (NOTHING, |_| pause().to_string()),
 ];
 
 const CHILD_FAULTS: &str = "fork, child reads";
@@ -541,20 +450,14 @@ fn target_ends(log: &mut Transcript) {
     for (doing, run) in DOING {
         for progress in Progress::all(doing) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
-            // SAFETY: The child makes system calls and touches memory of the tests only.
-            let target = unsafe { fork() };
-            if target == 0 {
+            let target = fork(|| {
                 let uffd = Uffd::new(FEATURES[5].1.into());
                 uffd.register(place.start, place.len, MISSING);
                 send(there.as_raw_fd(), uffd.fd());
                 drop(uffd);
                 run(&place);
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe {
-                    libc::pause();
-                    libc::_exit(0)
-                };
-            }
+                pause();
+            });
             let uffd = Uffd(receive(here.as_raw_fd()));
             let question = |text: &str| format!("{doing},{progress:?},{text}");
             if *doing != NOTHING {
@@ -619,18 +522,11 @@ fn monitor_ends(log: &mut Transcript) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             // The monitor has the descriptor because it is a child. Nothing is registered yet, so
             // there is no event of that fork.
-            // SAFETY: The child makes system calls only.
-            let pid = unsafe { fork() };
-            if pid == 0 {
-                drop(here);
+            let pid = fork(|| {
                 monitor(&uffd, doing, *progress, &place, &source);
                 let _ = (&there).write(&[1]);
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe {
-                    libc::pause();
-                    libc::_exit(0)
-                };
-            }
+                pause();
+            });
             drop(there);
             uffd.register(area.start, area.len, MISSING);
             drop(uffd);
@@ -645,8 +541,7 @@ fn monitor_ends(log: &mut Transcript) {
             log.record(question("flags"), vm_flags(area.start, &place.names));
             log.record(question("page"), pagemap(area.start));
             log.record(question("byte"), peek(area.start));
-            // SAFETY: The page was moved by this question only.
-            unsafe { libc::munmap((area.start + ELSEWHERE) as _, PAGE) };
+            munmap(area.start + ELSEWHERE, PAGE);
         }
     }
 }
@@ -670,13 +565,9 @@ fn waiting_monitor_ends(log: &mut Transcript) {
             let names = Names::new(&[("area", &area)]);
             let uffd = Uffd::with(libc::O_CLOEXEC | flags, 0);
             uffd.register(area.start, area.len, MISSING);
-            // SAFETY: The child makes system calls only.
-            let monitor = unsafe { fork() };
-            if monitor == 0 {
+            let monitor = fork(|| {
                 wait(&uffd);
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe { libc::_exit(0) };
-            }
+            });
             let uffd = keeps.then_some(uffd);
             wait_for_sleep(&format!("/proc/{monitor}"), || false);
             kill_and_wait(monitor);
@@ -710,10 +601,7 @@ fn closed_with_many(log: &mut Transcript) {
         };
         let changing = |page: usize| {
             let address = area.at(page);
-            sleeping_thread(move || {
-                // SAFETY: The page is memory of the tests.
-                outcome(unsafe { libc::madvise(address as _, PAGE, libc::MADV_DONTNEED) })
-            })
+            sleeping_thread(move || dontneed(address).to_string())
         };
         let faults: Vec<_> = (0..many).map(faulting).collect();
         uffd.wait_for_sleepers(many);

@@ -5,8 +5,11 @@
 
 use crate::{
     cgroup::Cgroup,
-    memory::{kind_of, pagemap, peek, Area, Names, MIB},
-    process::{ended, fork, fork_with, receive, send},
+    memory::{dontneed, kind_of, move_to, munmap, pagemap, peek, write_byte, Area, Names, MIB, RW},
+    process::{
+        clone, ended, exit, fork, fork_with, kill, pause, receive, run_program, send, set_limit,
+        this_process,
+    },
     sys::{write_file, Answer, PAGE},
     touch::{catch_signals, load},
     transcript::{Case, Transcript},
@@ -14,11 +17,18 @@ use crate::{
 };
 use std::{
     fmt::Display,
+    fs::File,
     io::{Read, Write},
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
 };
 
-const OVERCOMMIT: &std::ffi::CStr = c"/proc/sys/vm/overcommit_memory";
+const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
+
+/// More memory than there is, in bytes.
+const MUCH: usize = 64 << 30;
 
 /// A fork that runs out of memory after areas that are registered were duplicated.
 fn fork_without_memory(log: &mut Transcript) {
@@ -27,36 +37,27 @@ fn fork_without_memory(log: &mut Transcript) {
         // which are, come behind it.
         let area = Area::basic(kind_of("anon-noreserve"), 0);
         let uffd = Uffd::new(features.into());
-        let called = uffd.register(area.start, area.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
-        // SAFETY: All pointers are valid, and nothing is there that this maps. Between the two
-        // settings no memory is allocated.
-        let answer = unsafe {
-            let setting = libc::open(OVERCOMMIT.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            assert!(setting >= 0, "there is the setting");
-            let set = |value: &[u8; 1]| libc::pwrite(setting, value.as_ptr().cast(), 1, 0);
-            assert_eq!(set(b"1"), 1);
-            let len = 64 << 30;
-            let much = libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
-            assert_ne!(much, libc::MAP_FAILED);
-            assert_eq!(set(b"2"), 1);
-            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
-            if child == 0 {
-                libc::_exit(0);
-            }
-            let answer = Answer::of(child);
-            assert_eq!(set(b"0"), 1);
-            libc::close(setting);
-            libc::munmap(much, len);
-            answer
+        uffd.must_register(area.start, area.len, MISSING);
+        // Between the two settings no memory is allocated.
+        let setting = File::options().write(true).open(OVERCOMMIT);
+        let setting = setting.expect("there is the setting");
+        let set = |value: &[u8; 1]| {
+            let written = setting.write_at(value, 0);
+            assert_eq!(written.expect("the setting can be written"), 1);
         };
+        set(b"1");
+        // SAFETY: The kernel chooses a place where nothing is.
+        let much = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            libc::mmap(std::ptr::null_mut(), MUCH, RW, flags, -1, 0)
+        };
+        assert_ne!(much, libc::MAP_FAILED);
+        set(b"2");
+        let answer = clone(0, || 0);
+        set(b"0");
+        drop(setting);
+        // SAFETY: Only the kernel has looked at it.
+        unsafe { libc::munmap(much, MUCH) };
         ask_after_fork(log, features, answer, &uffd, area.start);
     }
 }
@@ -67,29 +68,16 @@ fn fork_refused(log: &mut Transcript) {
     let registered = [(0, 0), (1, ALL_EVENTS)].map(|(slot, features)| {
         let area = Area::anon(slot, 4);
         let uffd = Uffd::new(features.into());
-        let called = uffd.register(area.start, area.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        uffd.must_register(area.start, area.len, MISSING);
         // The descriptor goes first: nobody reads what unmapping would tell it.
         (features, uffd, area)
     });
-    let limit = libc::rlimit {
-        rlim_cur: 1,
-        rlim_max: 1,
-    };
-    // SAFETY: The pointer is valid. The case has a process of its own, with one thread.
-    unsafe {
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &limit), 0);
-        assert_eq!(libc::setresuid(4321, 4321, 4321), 0);
-    }
+    set_limit(libc::RLIMIT_NPROC, 1, 1);
+    // SAFETY: No pointers are involved.
+    let set = unsafe { libc::setresuid(4321, 4321, 4321) };
+    assert_eq!(set, 0, "root may become another user");
     for (features, uffd, area) in &registered {
-        // SAFETY: The child does nothing but end.
-        let answer = unsafe {
-            let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
-            if child == 0 {
-                libc::_exit(0);
-            }
-            Answer::of(child)
-        };
+        let answer = clone(0, || 0);
         ask_after_fork(log, *features, answer, uffd, area.start);
     }
 }
@@ -112,15 +100,13 @@ fn fork_without_room(log: &mut Transcript, features: u32, cgroup: &Cgroup) {
     let answer = write_file("/proc/self/oom_score_adj", "-1000");
     assert!(answer.is_ok(), "this process can be killed: {answer}");
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let protection = RW;
     let area = Area::map(0, LEN, PAGE, protection, flags, None).expect("there is room");
     for page in (area.start..area.start + LEN).step_by(STEP) {
-        // SAFETY: The page is memory of the tests.
-        unsafe { std::ptr::write_volatile(page as *mut u8, 1) };
+        write_byte(page, 1);
     }
     let uffd = Uffd::new(features.into());
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     let answer = cgroup.fork_within();
     ask_after_fork(log, features, answer, &uffd, area.at(1));
 }
@@ -138,8 +124,7 @@ fn fork_too_often(log: &mut Transcript, features: u32, cgroup: &Cgroup) {
     let area = Area::anon(0, 4);
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(features.into());
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     let question = |text: &str| format!("features={features:#x},{text}");
     let mut event = None;
     let answer = std::thread::scope(|scope| {
@@ -193,21 +178,15 @@ fn memory_cgroup(log: &mut Transcript) {
         for by in ["itself", "another"] {
             let cgroup = Cgroup::of_memory(MAX, swap);
             let (here, there) = UnixStream::pair().expect("there are sockets");
-            log.flush();
-            // SAFETY: The child has its own copy of everything.
-            let child = unsafe { fork() };
-            if child == 0 {
-                drop(here);
+            let child = log.fork(|log| {
                 cgroup.enter();
                 let area = Area::anon(0, PAGES);
                 // Nothing is in the source, so reading it takes no memory.
                 let source = Area::anon(1, PAGES);
                 let uffd = Uffd::new(0);
-                let called = uffd.register(area.start, area.len, MISSING);
-                assert!(called.answer.is_ok(), "cannot register: {called}");
+                uffd.must_register(area.start, area.len, MISSING);
                 send(there.as_raw_fd(), uffd.fd());
-                let mut byte = [0];
-                let _ = (&there).read(&mut byte);
+                let _ = (&there).read(&mut [0]);
                 if by == "itself" {
                     let called = uffd.copy(area.start, source.start, area.len, 0);
                     log.record(format!("{swap_name},by {by},copy"), called);
@@ -218,10 +197,7 @@ fn memory_cgroup(log: &mut Transcript) {
                 let loaded = load(area.start, &names);
                 let text = format!("{state}, {loaded}, {}", peek(area.start));
                 log.record(format!("{swap_name},by {by},first page"), text);
-                log.flush();
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe { libc::_exit(0) };
-            }
+            });
             drop(there);
             let uffd = Uffd(receive(here.as_raw_fd()));
             let (start, source) = (Area::anon(0, 1).start, Area::anon(1, PAGES));
@@ -256,12 +232,8 @@ fn resolver_is_killed(log: &mut Transcript) {
         source.write();
         let names = Names::new(&[("area", &area)]);
         let uffd = Uffd::new(0);
-        let called = uffd.register(area.start, area.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
-        log.flush();
-        // SAFETY: The child has its own copy of everything.
-        let resolver = unsafe { fork() };
-        if resolver == 0 {
+        uffd.must_register(area.start, area.len, MISSING);
+        let resolver = log.fork(|log| {
             cgroup.enter();
             for page in 0..2 {
                 assert_ne!(uffd.poll(10_000), 0, "there is no message");
@@ -278,9 +250,7 @@ fn resolver_is_killed(log: &mut Transcript) {
             log.flush();
             // More than there is for it.
             Area::anon(2, 4096).write();
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
+        });
         let uffd = keeps.then_some(uffd);
         let (start, its) = (area.start, names.clone());
         let sleeper =
@@ -299,67 +269,33 @@ fn resolver_is_killed(log: &mut Transcript) {
     }
 }
 
-/// Something that waits to be read about.
-struct Doing {
-    name: &'static str,
-    run: fn(usize, &Names),
-}
+/// Something that waits to be read about, and is done to a page.
+type Doing = fn(usize, &Names) -> String;
 
-// SAFETY (of all blocks below): the ranges are memory of the tests.
-const DOING: &[Doing] = &[
-    Doing {
-        name: "fault",
-        run: |start, names| {
-            load(start, names);
-        },
-    },
-    Doing {
-        name: "fork",
-        run: |_, _| unsafe {
-            if libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) == 0 {
-                libc::_exit(0);
-            }
-        },
-    },
-    Doing {
-        name: "dontneed",
-        run: |start, _| unsafe {
-            libc::madvise(start as _, PAGE, libc::MADV_DONTNEED);
-        },
-    },
-    Doing {
-        name: "munmap",
-        run: |start, _| unsafe {
-            libc::munmap(start as _, PAGE);
-        },
-    },
-    Doing {
-        name: "mremap",
-        run: |start, _| unsafe {
-            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            libc::mremap(start as _, PAGE, PAGE, flags, start + (1 << 31));
-        },
-    },
+const DOING: &[(&str, Doing)] = &[
+    ("fault", load),
+    ("fork", |_, _| clone(0, || 0).to_string()),
+    ("dontneed", |start, _| dontneed(start).to_string()),
+    ("munmap", |start, _| munmap(start, PAGE).to_string()),
+    ("mremap", |start, _| {
+        move_to(start, PAGE, start + (1 << 31)).to_string()
+    }),
 ];
 
 /// The process ends, or runs another program, while one of its threads waits to be read about.
 fn ends_meanwhile(log: &mut Transcript) {
-    for doing in DOING {
+    for (name, run) in DOING {
         for end in ["exit", "exec", "signal of a thread"] {
             for read in [false, true] {
                 let (here, there) = UnixStream::pair().expect("there are sockets");
-                log.flush();
-                // SAFETY: The child has its own copy of everything.
-                let child = unsafe { fork() };
-                if child == 0 {
-                    drop(here);
-                    target(doing, end, there);
-                }
+                let child = fork(|| {
+                    target(*run, end, &there);
+                });
                 drop(there);
                 let uffd = Uffd(receive(here.as_raw_fd()));
                 let names = Names::default();
-                let question = |text: &str| format!("{},{end},read={read},{text}", doing.name);
-                assert_ne!(uffd.poll(10_000), 0, "{}: there is no message", doing.name);
+                let question = |text: &str| format!("{name},{end},read={read},{text}");
+                assert_ne!(uffd.poll(10_000), 0, "{name}: there is no message");
                 if read {
                     let message = uffd.read().expect("there is a message");
                     log.record(question("message"), describe(&message, &names));
@@ -377,38 +313,27 @@ fn ends_meanwhile(log: &mut Transcript) {
 }
 
 /// The process that ends: has a thread wait, and does as it is told by the socket.
-fn target(doing: &'static Doing, end: &str, there: UnixStream) -> ! {
+fn target(run: Doing, end: &str, there: &UnixStream) -> ! {
     catch_signals();
     let area = Area::anon(0, 8);
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(ALL_EVENTS.into());
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     send(there.as_raw_fd(), uffd.fd());
     drop(uffd);
     let start = area.start;
     std::thread::spawn(move || {
-        (doing.run)(start, &names);
-        // SAFETY: No pointers are involved.
-        unsafe { libc::pause() }
+        run(start, &names);
+        pause()
     });
-    let mut byte = [0];
-    let _ = (&there).read(&mut byte);
-    // SAFETY: The strings end in a zero and the list in a null pointer.
-    unsafe {
-        match end {
-            "exit" => libc::_exit(3),
-            "exec" => {
-                let path = c"/bin/true".as_ptr();
-                libc::execv(path, [path, std::ptr::null()].as_ptr());
-            }
-            _ => {
-                libc::kill(libc::getpid(), libc::SIGTERM);
-            }
-        }
-        libc::pause();
-        libc::_exit(4)
+    let _ = { there }.read(&mut [0]);
+    match end {
+        "exit" => exit(3),
+        "exec" => run_program(),
+        _ => kill(this_process(), libc::SIGTERM),
     }
+    pause();
+    exit(4)
 }
 
 pub fn cases() -> Vec<Case> {

@@ -4,9 +4,9 @@
 
 use crate::{
     fixture::{ask_setup, setup, Fixture, Setup, FEATURES, FEW, SETUPS},
-    memory::{pagemap, Area, Names, MIB},
-    process::{ended, fork, fork_with, receive, send, sleeping_thread},
-    sys::{outcome, Answer, PAGE},
+    memory::{madvise, move_to, mprotect, munmap, pagemap, Area, Names, MIB, RW},
+    process::{ended, exit, fork, fork_with, kill, receive, send, sleeping_thread, wait},
+    sys::{outcome, PAGE},
     touch::{
         catch_signals, count_interrupts, interrupt, interrupt_and_wait, interrupts, load, store,
         ACCESSES,
@@ -98,11 +98,7 @@ fn copy_to(fixture: &Fixture, page: usize, mode: u64) -> String {
 fn move_to_first(fixture: &Fixture, mode: u64) -> String {
     let (start, source) = (fixture.area.start, &fixture.source);
     // Pages move between areas of the same protection only.
-    // SAFETY: The source is memory of the tests.
-    unsafe {
-        let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-        libc::mprotect(source.pointer(), source.len, all);
-    }
+    source.mprotect(RW | libc::PROT_EXEC);
     let inputs = [start, source.start, fixture.area.page].map(|value| value as u64);
     let [dst, src, len] = inputs;
     let called = fixture.uffd.call(&MOVE, &[dst, src, len, mode]);
@@ -112,7 +108,6 @@ fn move_to_first(fixture: &Fixture, mode: u64) -> String {
 /// Where an area is moved to.
 const ELSEWHERE: usize = 1 << 30;
 
-// SAFETY (of all blocks below): the area is memory of the tests.
 const ACTS: &[Act] = &[
     act("wake", |s| on_page(s, &WAKE, 0, 0)),
     act("wake of another page", |s| on_page(s, &WAKE, 1, 0)),
@@ -127,6 +122,7 @@ const ACTS: &[Act] = &[
     }),
     act("close", |s| {
         // The number is used again by nobody before it is closed for good.
+        // SAFETY: The descriptor is of the tests, and is open until `s` goes.
         outcome(unsafe { libc::dup2(2, s.uffd.fd()) }.min(0))
     }),
     act("copy", |s| copy_to(s, 0, 0)),
@@ -151,20 +147,15 @@ const ACTS: &[Act] = &[
     act("move dontwake", |s| move_to_first(s, DONTWAKE)),
     act("poison", |s| on_page(s, &POISON, 0, 0)),
     act("poison dontwake", |s| on_page(s, &POISON, 0, DONTWAKE)),
-    act("munmap", |s| {
-        outcome(unsafe { libc::munmap(s.area.pointer(), s.area.len) })
-    }),
+    act("munmap", |s| munmap(s.area.start, s.area.len).to_string()),
     act("mprotect", |s| {
-        outcome(unsafe { libc::mprotect(s.area.pointer(), s.area.page, libc::PROT_NONE) })
+        mprotect(s.area.start, s.area.page, libc::PROT_NONE).to_string()
     }),
     act("dontneed", |s| {
-        outcome(unsafe { libc::madvise(s.area.pointer(), s.area.page, libc::MADV_DONTNEED) })
+        madvise(s.area.start, s.area.page, libc::MADV_DONTNEED).to_string()
     }),
     act("mremap", |s| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let (from, len) = (s.area.pointer(), s.area.len);
-        let address = unsafe { libc::mremap(from, len, len, flags, s.area.start + ELSEWHERE) };
-        Answer::of_address(address).to_string()
+        move_to(s.area.start, s.area.len, s.area.start + ELSEWHERE).to_string()
     }),
 ];
 
@@ -207,8 +198,7 @@ fn sleeper(log: &mut Transcript, setup: Setup, read: bool, act: &Act) {
     }
     log.record(question("ended"), thread.join().expect("no panic"));
     log.record(question("page"), pagemap(start));
-    // SAFETY: The area was moved by this question only.
-    unsafe { libc::munmap((start + ELSEWHERE) as _, len) };
+    munmap(start + ELSEWHERE, len);
 }
 
 /// Threads that sleep far from one another and close to one another, of which some are woken.
@@ -221,7 +211,7 @@ fn distances(log: &mut Transcript) {
     ];
     catch_signals();
     for read in [false, true] {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let protection = RW;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let area = Area::map(0, 64 * MIB, PAGE, protection, flags, None).expect("there is room");
         let fixture = Fixture::of(area, MISSING, 0, 0);
@@ -358,38 +348,28 @@ fn stopped(log: &mut Transcript) {
         let (area, source) = (Area::anon(0, 8), Area::anon(1, 1));
         let names = Names::new(&[("area", &area)]);
         let (here, there) = UnixStream::pair().expect("there are sockets");
-        log.flush();
-        // SAFETY: The child has its own copy of everything.
-        let child = unsafe { fork() };
-        if child == 0 {
+        let child = fork(|| {
             let uffd = Uffd::new(0);
-            let called = uffd.register(area.start, area.len, MISSING);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            uffd.must_register(area.start, area.len, MISSING);
             send(there.as_raw_fd(), uffd.fd());
             let (second, its) = (area.at(1), names.clone());
             let thread = std::thread::spawn(move || load(second, &its));
             let first = load(area.start, &names);
             let good = [first, thread.join().expect("no panic")] == ["done", "done"];
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(i32::from(!good)) };
-        }
+            exit(i32::from(!good));
+        });
         let uffd = Uffd(receive(here.as_raw_fd()));
         let question = |text: &str| format!("read={read},{text}");
         uffd.wait_for_sleepers(2);
         if read {
             log.record(question("messages"), two_messages(&uffd, &names));
         }
-        let mut status = 0;
-        // SAFETY: The pointer is valid, and the process is the child of this one.
-        unsafe {
-            libc::kill(child, libc::SIGSTOP);
-            libc::waitpid(child, &mut status, libc::WUNTRACED);
-        }
+        kill(child, libc::SIGSTOP);
+        let status = wait(child, libc::WUNTRACED);
         log.record(question("stopped"), libc::WIFSTOPPED(status));
         log.record(question("fdinfo"), uffd.fdinfo());
         log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
-        // SAFETY: As above.
-        unsafe { libc::kill(child, libc::SIGCONT) };
+        kill(child, libc::SIGCONT);
         uffd.wait_for_sleepers(2);
         log.record(question("messages after"), two_messages(&uffd, &names));
         for page in 0..2 {

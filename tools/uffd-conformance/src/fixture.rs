@@ -3,10 +3,10 @@
 //! An area that is registered, and threads that touch it.
 
 use crate::{
-    memory::{kind_of, pagemap, Area, Names},
+    memory::{kind_of, pagemap, Area, Names, RW},
     poll::first_ready,
     process::{drop_ptrace, Task},
-    sys::{Answer, PAGE},
+    sys::{punch_hole, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
     transcript::Transcript,
     uffd::{
@@ -34,11 +34,7 @@ impl Fixture {
 
     /// Registers an area, which can be executed after this.
     pub fn of(area: Area, mode: u64, features: u64, flags: i32) -> Self {
-        // SAFETY: The area is memory of the tests.
-        unsafe {
-            let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-            libc::mprotect(area.pointer(), area.len, all);
-        }
+        area.mprotect(RW | libc::PROT_EXEC);
         let alias = (mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE);
         let names = Names::new(&[("area", &area)]);
@@ -51,10 +47,9 @@ impl Fixture {
             alias,
         };
         fill(fixture.source.start, fixture.source.len);
-        let called = fixture
+        fixture
             .uffd
-            .register(fixture.area.start, fixture.area.len, mode);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+            .must_register(fixture.area.start, fixture.area.len, mode);
         fixture
     }
 
@@ -64,11 +59,7 @@ impl Fixture {
         self.uffd.range(&WRITEPROTECT, start, self.area.len, 0);
         self.area.madvise(libc::MADV_DONTNEED);
         if let (Some(file), None) = (&self.area.file, &self.alias) {
-            // SAFETY: No pointers are involved.
-            let answer = Answer::of(unsafe {
-                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                libc::fallocate(file.as_raw_fd(), mode, 0, self.area.len as i64)
-            });
+            let answer = punch_hole(file.as_raw_fd(), self.area.len);
             assert_eq!(answer, Answer(Ok(0)), "the file cannot be emptied");
         }
         if let Some(alias) = &self.alias {

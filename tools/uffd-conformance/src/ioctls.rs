@@ -4,7 +4,8 @@
 
 use crate::{
     memory::{
-        huge_pages, kind_of, names_within, pagemap, peek, vm_flags, Area, Kind, Names, KINDS, MIB,
+        huge_pages, kind_of, names_within, pagemap, peek, read_byte, vm_flags, write_byte, Area,
+        Kind, Names, KINDS, MIB, RW,
     },
     sys::{errno_name, Answer, PAGE},
     transcript::{Case, Transcript},
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 use linux_raw_sys::general::*;
-use std::ffi::CStr;
+use std::{ffi::CStr, os::fd::AsRawFd};
 
 /// What is there before the registration.
 #[derive(Copy, Clone, PartialEq)]
@@ -121,8 +122,7 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
         other.write();
     } else {
         // To copy so much would take long.
-        // SAFETY: Nobody touches that memory.
-        unsafe { libc::mprotect(other.pointer(), other.len, libc::PROT_NONE) };
+        other.mprotect(libc::PROT_NONE);
     }
     let names = Names::new(&[("area", &area), ("other", &other)]);
     let operands = Operands {
@@ -311,8 +311,7 @@ fn gigantic(log: &mut Transcript) {
     source.madvise(libc::MADV_HUGEPAGE);
     let last = area.len - PAGE;
     for (offset, byte) in [(0, 0x33), (last, 0x44)] {
-        // SAFETY: The area is mapped, and nothing of Rust's is there.
-        unsafe { std::ptr::write_volatile((source.start + offset) as *mut u8, byte) };
+        write_byte(source.start + offset, byte);
     }
     log.record("populate", source.madvise(libc::MADV_POPULATE_READ));
     let uffd = Uffd::new(0);
@@ -342,7 +341,7 @@ enum Filling {
 fn huge(log: &mut Transcript, filling: Filling) {
     const HUGE: usize = 2 * MIB;
     let make = |slot| {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let protection = RW;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let area =
             Area::map(slot, 2 * HUGE, PAGE, protection, flags, None).expect("there is memory");
@@ -389,23 +388,16 @@ fn huge(log: &mut Transcript, filling: Filling) {
         };
         // The first page of a range is enough to get a huge page.
         for start in [other.start, other.start + HUGE] {
-            // SAFETY: The areas are mapped, and nothing of Rust's is there.
-            unsafe {
-                if filling == Filling::Zeros {
-                    std::ptr::read_volatile(start as *const u8);
-                } else {
-                    std::ptr::write_volatile(start as *mut u8, 0x33);
-                }
+            if filling == Filling::Zeros {
+                read_byte(start);
+            } else {
+                write_byte(start, 0x33);
             }
         }
         match filling {
             Filling::Nothing | Filling::Zeros => {}
-            // SAFETY: As above.
-            Filling::Zero => unsafe {
-                std::ptr::read_volatile(area.start as *const u8);
-            },
-            // SAFETY: As above.
-            Filling::Written => unsafe { std::ptr::write_volatile(area.start as *mut u8, 0x44) },
+            Filling::Zero => drop(read_byte(area.start)),
+            Filling::Written => write_byte(area.start, 0x44),
         }
         let uffd = Uffd::new(0);
         uffd.register(area.start, area.len, MISSING | WP);
@@ -486,12 +478,8 @@ fn scan(log: &mut Transcript, kind: &'static str, features: u64, name: &str) {
             CATEGORIES,
         ];
         // SAFETY: The argument and the regions are as long as is said.
-        let answer = crate::sys::Answer::of(unsafe {
-            libc::ioctl(
-                std::os::fd::AsRawFd::as_raw_fd(&pagemap),
-                PAGEMAP_SCAN,
-                argument.as_mut_ptr(),
-            )
+        let answer = Answer::of(unsafe {
+            libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, argument.as_mut_ptr())
         });
         let found = answer.0.unwrap_or(0) as usize;
         let list: Vec<String> = regions[..found.min(16)]

@@ -4,6 +4,8 @@
 //! line: `chapter/case/question = answer`. The same questions are asked in the same order each
 //! time, so that two kernels can be compared line by line. Run as root inside a test guest.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 mod access;
 mod action;
 mod arguments;

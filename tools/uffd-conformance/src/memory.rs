@@ -3,14 +3,17 @@
 //! Kinds of memory that a range of addresses can be of.
 
 use crate::{
-    process::run_on,
-    sys::{errno, write_file, Answer, PAGE},
+    process::{run_on, this_process},
+    sys::{
+        errno, errno_name, fcntl, ftruncate, iovec, new_descriptor, open, read_process, write_file,
+        Answer, PAGE,
+    },
 };
 use linux_raw_sys::general::fsconfig_command::{self, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING};
 use std::{
     ffi::CStr,
     ops::Range,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     ptr,
     time::Duration,
 };
@@ -24,6 +27,182 @@ const BASE: usize = 0x1000_0000_0000;
 
 /// How far apart areas are.
 const APART: usize = 4 * GIGANTIC;
+
+/// How many areas there may be, each with room to move to behind it.
+const SLOTS: usize = 16;
+
+/// Where nothing but memory of tests is, with room before the first area.
+const REGION: Range<usize> = BASE - APART..BASE + SLOTS * APART;
+
+/// Beyond this no process has memory, whatever the page tables.
+const BEYOND: usize = 1 << 56;
+
+/// A range that only tests use: nothing of Rust's is there, whatever is done to it.
+fn of_tests(start: usize, len: usize) -> *mut libc::c_void {
+    let is_within = REGION.contains(&start) && len <= REGION.end - start;
+    assert!(is_within, "{start:#x} is not memory of the tests");
+    start as _
+}
+
+/// The same, or where nothing can be.
+fn of_tests_or_none(start: usize, len: usize) -> *mut libc::c_void {
+    match start {
+        0 | BEYOND.. => start as _,
+        _ => of_tests(start, len),
+    }
+}
+
+/// madvise() on memory of the tests.
+pub fn madvise(start: usize, len: usize, advice: i32) -> Answer {
+    // SAFETY: Only tests use the range.
+    Answer::of(unsafe { libc::madvise(of_tests(start, len), len, advice) })
+}
+
+/// Empties a page.
+pub fn dontneed(page: usize) -> Answer {
+    madvise(page, PAGE, libc::MADV_DONTNEED)
+}
+
+/// mprotect() on memory of the tests.
+pub fn mprotect(start: usize, len: usize, protection: i32) -> Answer {
+    // SAFETY: Only tests use the range.
+    Answer::of(unsafe { libc::mprotect(of_tests(start, len), len, protection) })
+}
+
+/// munmap() on memory of the tests.
+pub fn munmap(start: usize, len: usize) -> Answer {
+    // SAFETY: Only tests use the range.
+    Answer::of(unsafe { libc::munmap(of_tests(start, len), len) })
+}
+
+/// mlock2() on memory of the tests.
+pub fn mlock(start: usize, len: usize, flags: u32) -> Answer {
+    // SAFETY: Only tests use the range.
+    Answer::of(unsafe { libc::mlock2(of_tests(start, len), len, flags) })
+}
+
+/// mseal() on memory of the tests.
+pub fn mseal(start: usize, len: usize) -> Answer {
+    const SYS_MSEAL: i64 = 462;
+    // SAFETY: Only tests use the range.
+    Answer::of(unsafe { libc::syscall(SYS_MSEAL, of_tests(start, len), len, 0) })
+}
+
+/// mremap() on memory of the tests. Returns the new address.
+pub fn mremap(
+    start: usize,
+    old: usize,
+    new: usize,
+    flags: i32,
+    to: usize,
+) -> Result<usize, Answer> {
+    let to = of_tests_or_none(to, new);
+    // SAFETY: Only tests use both ranges; anywhere else the kernel takes what is free.
+    let address = unsafe { libc::mremap(of_tests(start, old), old, new, flags, to) };
+    match Answer::of_address(address) {
+        Answer(Ok(_)) => Ok(address as usize),
+        answer => Err(answer),
+    }
+}
+
+/// Maps a file, or anonymous memory, over memory of the tests.
+pub fn map_over(start: usize, len: usize, protection: i32, file: Option<&OwnedFd>) -> Answer {
+    let (fd, flags) = match file {
+        Some(file) => (file.as_raw_fd(), libc::MAP_SHARED),
+        None => (-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+    };
+    let flags = flags | libc::MAP_FIXED;
+    // SAFETY: Only tests use the range.
+    let address = unsafe { libc::mmap(of_tests(start, len), len, protection, flags, fd, 0) };
+    Answer::of_address(address)
+}
+
+/// process_madvise() of this process on memory of the tests.
+pub fn process_madvise(start: usize, len: usize, advice: i32) -> Answer {
+    let vector = iovec(of_tests(start, len) as usize, len);
+    // SAFETY: Only tests use the range. The descriptor is a new one.
+    unsafe {
+        let process = new_descriptor(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as i32)
+            .expect("a process can be opened");
+        let fd = process.as_raw_fd();
+        Answer::of(libc::syscall(
+            libc::SYS_process_madvise,
+            fd,
+            &vector,
+            1,
+            advice,
+            0,
+        ))
+    }
+}
+
+/// Moves memory of the tests to a place.
+pub fn move_to(start: usize, len: usize, to: usize) -> Answer {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let moved = mremap(start, len, len, flags, to);
+    moved.map_or_else(|answer| answer, |_| Answer(Ok(0)))
+}
+
+/// Writes a byte to memory of the tests.
+pub fn write_byte(address: usize, byte: u8) {
+    let pointer = of_tests(address, 1).cast::<u8>();
+    // SAFETY: Only tests use the byte. If it is not mapped, the process gets a signal.
+    unsafe { pointer.write_volatile(byte) };
+}
+
+/// Reads a byte from memory of the tests.
+pub fn read_byte(address: usize) -> u8 {
+    let pointer = of_tests(address, 1).cast::<u8>();
+    // SAFETY: As for `write_byte()`; all values are valid.
+    unsafe { pointer.read_volatile() }
+}
+
+/// Fills memory of the tests with a byte.
+pub fn fill_with(start: usize, len: usize, byte: u8) {
+    // SAFETY: As for `write_byte()`.
+    unsafe { ptr::write_bytes(of_tests(start, len).cast::<u8>(), byte, len) };
+}
+
+/// Copies bytes to memory of the tests.
+pub fn write_bytes(address: usize, bytes: &[u8]) {
+    let to = of_tests(address, bytes.len()).cast::<u8>();
+    // SAFETY: As for `write_byte()`. The bytes are elsewhere.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+}
+
+/// Copies bytes from memory of the tests.
+pub fn read_bytes(address: usize, bytes: &mut [u8]) {
+    let from = of_tests(address, bytes.len()).cast::<u8>();
+    // SAFETY: As for `read_byte()`. The bytes are elsewhere.
+    unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+}
+
+/// read() into memory of the tests, or into none.
+pub fn read_into(fd: RawFd, start: usize, len: usize) -> Answer {
+    let buffer = of_tests_or_none(start, len);
+    // SAFETY: Only tests use the range, and the kernel checks it.
+    Answer::of(unsafe { libc::syscall(libc::SYS_read, fd, buffer, len) })
+}
+
+/// write() from memory of the tests.
+pub fn write_from(fd: RawFd, start: usize, len: usize) -> Answer {
+    // SAFETY: Only tests use the range, and the kernel checks it.
+    Answer::of(unsafe { libc::write(fd, of_tests(start, len), len) })
+}
+
+/// process_vm_writev() to memory of the tests in a process.
+pub fn write_process(process: libc::pid_t, address: usize, bytes: &[u8]) -> Answer {
+    let local = iovec(bytes.as_ptr() as usize, bytes.len());
+    let remote = iovec(of_tests(address, bytes.len()) as usize, bytes.len());
+    // SAFETY: The local bytes are valid. Only tests use the remote ones, and the kernel checks them.
+    Answer::of(unsafe { libc::process_vm_writev(process, &local, 1, &remote, 1, 0) })
+}
+
+/// Has the kernel write eight random bytes to memory of the tests.
+pub fn getrandom(address: usize) -> Answer {
+    // SAFETY: Only tests use the range, and the kernel checks it.
+    Answer::of(unsafe { libc::getrandom(of_tests(address, 8), 8, 0) })
+}
 
 /// Names of places, by which addresses are written down.
 #[derive(Clone, Default)]
@@ -54,9 +233,7 @@ impl Names {
         match within(false).or_else(|| within(true)) {
             Some((name, start, _)) => format!("{name}+{:#x}", address - start),
             // Where the kernel puts something is different each time.
-            None if address > BASE && !(BASE..BASE + 16 * APART).contains(&address) => {
-                "somewhere".into()
-            }
+            None if address > BASE && !(BASE..REGION.end).contains(&address) => "somewhere".into(),
             None => format!("{address:#x}"),
         }
     }
@@ -82,29 +259,27 @@ impl Area {
         self.len / self.page
     }
 
-    pub fn pointer(&self) -> *mut libc::c_void {
-        self.start as _
+    pub fn mprotect(&self, protection: i32) -> Answer {
+        mprotect(self.start, self.len, protection)
     }
 
     /// Writes into each page.
     pub fn write(&self) {
         for page in 0..self.pages() {
-            // SAFETY: The area is mapped, and nothing of Rust's is there.
-            unsafe { ptr::write_volatile(self.at(page) as *mut u8, page as u8 + 1) };
+            write_byte(self.at(page), (page as u8).wrapping_add(1));
         }
     }
 
     /// Reads from each page.
     pub fn read(&self) {
         for page in 0..self.pages() {
-            // SAFETY: As above.
-            unsafe { ptr::read_volatile(self.at(page) as *const u8) };
+            read_byte(self.at(page));
         }
     }
 
     pub fn madvise(&self, advice: i32) -> Answer {
-        // SAFETY: The area is memory of tests only.
-        Answer::of(unsafe { libc::madvise(self.pointer(), self.len, advice) })
+        // SAFETY: Only tests use the area, or it is of the kernel, which refuses this then.
+        Answer::of(unsafe { libc::madvise(self.start as _, self.len, advice) })
     }
 
     /// Maps an area of a size at slot `slot`, with a hole around it.
@@ -179,25 +354,22 @@ impl Area {
     /// Memory of a kind of [`BASIC`], which is there on every kernel.
     pub fn basic(kind: &Kind, slot: usize) -> Self {
         (kind.make)(slot).unwrap_or_else(|errno| {
-            panic!(
-                "no memory of kind {}: {}",
-                kind.name,
-                crate::sys::errno_name(errno)
-            )
+            panic!("no memory of kind {}: {}", kind.name, errno_name(errno))
         })
     }
 }
 
 impl Drop for Area {
     fn drop(&mut self) {
-        if self.start >= BASE && self.start < BASE + 16 * APART {
-            // SAFETY: Only memory of tests is there, and nobody touches it any more.
-            unsafe { libc::munmap(self.pointer(), self.len) };
+        // Memory of the kernel stays.
+        if REGION.contains(&self.start) {
+            munmap(self.start, self.len);
         }
     }
 }
 
-const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// The access of most memory.
+pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// How many pages an area of a kind has.
 pub const PAGES: usize = 32;
@@ -244,18 +416,11 @@ fn anonymous(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
 
 /// A memfd of a size.
 pub fn memfd(flags: u32, len: usize) -> Result<OwnedFd, i32> {
-    // SAFETY: The call returns a new descriptor, or an error.
-    unsafe {
-        let fd = libc::memfd_create(c"uffd-conformance".as_ptr(), flags | libc::MFD_CLOEXEC);
-        if fd < 0 {
-            return Err(errno());
-        }
-        let fd = OwnedFd::from_raw_fd(fd);
-        if libc::ftruncate(fd.as_raw_fd(), len as i64) != 0 {
-            return Err(errno());
-        }
-        Ok(fd)
-    }
+    let flags = flags | libc::MFD_CLOEXEC;
+    // SAFETY: The string is valid. The call returns a new descriptor, or an error.
+    let file = unsafe { new_descriptor(libc::memfd_create(c"uffd-conformance".as_ptr(), flags))? };
+    ftruncate(&file, len).0?;
+    Ok(file)
 }
 
 fn shmem(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
@@ -266,10 +431,7 @@ fn shmem(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
 fn sealed(slot: usize, seals: i32, protection: i32, flags: i32) -> Result<Area, i32> {
     let len = PAGES * PAGE;
     let file = memfd(libc::MFD_ALLOW_SEALING, len)?;
-    // SAFETY: No pointers are involved.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
-        return Err(errno());
-    }
+    fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals).0?;
     Area::map(slot, len, PAGE, protection, flags, Some(file))
 }
 
@@ -293,28 +455,16 @@ fn hugetlb_memfd(slot: usize, flags: i32) -> Result<Area, i32> {
 
 /// A file of a file system: this program, or one that was opened.
 fn file(slot: usize, path: &CStr, protection: i32, flags: i32) -> Result<Area, i32> {
-    // SAFETY: The call returns a new descriptor, or an error.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return Err(errno());
-    }
-    // SAFETY: The descriptor is new.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    Area::map(slot, PAGES * PAGE, PAGE, protection, flags, Some(fd))
+    let file = open(path, libc::O_RDONLY)?;
+    Area::map(slot, PAGES * PAGE, PAGE, protection, flags, Some(file))
 }
 
 /// A file of a size, which can be written, in a new file system that is mounted nowhere and is gone
 /// with it. Each option has a name and a value.
 pub fn new_file(kind: &CStr, options: &[(&CStr, &CStr)], len: usize) -> Result<OwnedFd, i32> {
-    let opened = |fd: i64| {
-        if fd < 0 {
-            return Err(errno());
-        }
-        // SAFETY: The descriptor is new.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-    };
     // SAFETY: The string is valid. The call returns a new descriptor, or an error.
-    let context = opened(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 0) })?;
+    let context =
+        unsafe { new_descriptor(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 0) as i32)? };
     let configure = |command: fsconfig_command, name: Option<&CStr>, value: Option<&CStr>| {
         let [name, value] = [name, value].map(|text| text.map_or(ptr::null(), CStr::as_ptr));
         let (fd, command) = (context.as_raw_fd(), command as u32);
@@ -329,17 +479,18 @@ pub fn new_file(kind: &CStr, options: &[(&CStr, &CStr)], len: usize) -> Result<O
     }
     configure(FSCONFIG_CMD_CREATE, None, None)?;
     // SAFETY: No pointers are involved. The call returns a new descriptor, or an error.
-    let root = opened(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 0, 0) })?;
+    let root = unsafe {
+        let root = libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 0, 0);
+        new_descriptor(root as i32)?
+    };
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
     // SAFETY: As for the context.
-    let file = opened(i64::from(unsafe {
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
-        libc::openat(root.as_raw_fd(), c"file".as_ptr(), flags, 0o600)
-    }))?;
-    // SAFETY: No pointers are involved.
-    match unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) } {
-        0 => Ok(file),
-        _ => Err(errno()),
-    }
+    let file = unsafe {
+        let file = libc::openat(root.as_raw_fd(), c"file".as_ptr(), flags, 0o600);
+        new_descriptor(file)?
+    };
+    ftruncate(&file, len).0?;
+    Ok(file)
 }
 
 /// Memory that was there when the program began.
@@ -356,10 +507,8 @@ fn of_the_kernel(name: &str) -> Result<Area, i32> {
 }
 
 fn advised(area: Area, advice: i32) -> Result<Area, i32> {
-    match area.madvise(advice).0 {
-        Ok(_) => Ok(area),
-        Err(errno) => Err(errno),
-    }
+    area.madvise(advice).0?;
+    Ok(area)
 }
 
 /// Anonymous memory of which every page is on the swap disk.
@@ -388,12 +537,9 @@ pub fn swap_out(area: &Area) {
 /// Anonymous memory whose pages are all the same one.
 fn merged(slot: usize) -> Result<Area, i32> {
     let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
-    // SAFETY: The area is mapped, and nothing of Rust's is there.
-    unsafe { ptr::write_bytes(area.start as *mut u8, 0x77, area.len) };
-    match merge(&area).0 {
-        Ok(_) => Ok(area),
-        Err(errno) => Err(errno),
-    }
+    fill_with(area.start, area.len, 0x77);
+    merge(&area).0?;
+    Ok(area)
 }
 
 /// Has all pages of an area, whose contents are the same, become one.
@@ -449,19 +595,13 @@ pub const KINDS: &[Kind] = &[
     }),
     kind("anon-locked", |slot| {
         let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
-        // SAFETY: The area is mapped.
-        match unsafe { libc::mlock2(area.pointer(), area.len, libc::MLOCK_ONFAULT as _) } {
-            0 => Ok(area),
-            _ => Err(errno()),
-        }
+        mlock(area.start, area.len, libc::MLOCK_ONFAULT).0?;
+        Ok(area)
     }),
     kind("anon-mlocked", |slot| {
         let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
-        // SAFETY: The area is mapped.
-        match unsafe { libc::mlock(area.pointer(), area.len) } {
-            0 => Ok(area),
-            _ => Err(errno()),
-        }
+        mlock(area.start, area.len, 0).0?;
+        Ok(area)
     }),
     kind("anon-dontfork", |slot| {
         advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, libc::MADV_DONTFORK)
@@ -483,8 +623,7 @@ pub const KINDS: &[Kind] = &[
         )?;
         let area = advised(area, libc::MADV_HUGEPAGE)?;
         for page in [area.start, area.start + HUGE] {
-            // SAFETY: The area is mapped, and nothing of Rust's is there.
-            unsafe { ptr::write_volatile(page as *mut u8, 1) };
+            write_byte(page, 1);
         }
         Ok(area)
     }),
@@ -504,13 +643,9 @@ pub const KINDS: &[Kind] = &[
         Ok(area)
     }),
     kind("anon-sealed", |slot| {
-        const SYS_MSEAL: i64 = 462;
         let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
-        // SAFETY: The area is mapped until the process ends.
-        match unsafe { libc::syscall(SYS_MSEAL, area.start, area.len, 0) } {
-            0 => Ok(area),
-            _ => Err(errno()),
-        }
+        mseal(area.start, area.len).0?;
+        Ok(area)
     }),
     kind("shmem", |slot| shmem(slot, RW, libc::MAP_SHARED)),
     kind("shmem-private", |slot| shmem(slot, RW, libc::MAP_PRIVATE)),
@@ -587,15 +722,10 @@ pub const KINDS: &[Kind] = &[
     }),
     kind("secretmem", |slot| {
         // SAFETY: The call returns a new descriptor, or an error.
-        let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
-        if fd < 0 {
-            return Err(errno());
-        }
-        // SAFETY: The descriptor is new.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        // SAFETY: No pointers are involved.
-        unsafe { libc::ftruncate(fd.as_raw_fd(), (PAGES * PAGE) as i64) };
-        Area::map(slot, PAGES * PAGE, PAGE, RW, libc::MAP_SHARED, Some(fd))
+        let file = unsafe { new_descriptor(libc::syscall(libc::SYS_memfd_secret, 0) as i32)? };
+        let len = PAGES * PAGE;
+        ftruncate(&file, len);
+        Area::map(slot, len, PAGE, RW, libc::MAP_SHARED, Some(file))
     }),
     readable("vdso", |_| of_the_kernel("[vdso]")),
     readable("vvar", |_| of_the_kernel("[vvar]")),
@@ -650,24 +780,13 @@ pub fn pagemap(address: usize) -> String {
 
 /// The first byte of a page that is present, without a fault that nobody handles.
 pub fn peek(address: usize) -> String {
-    let mut byte = [0u8];
-    let local = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    let remote = libc::iovec {
-        iov_base: address as _,
-        iov_len: 1,
-    };
     if !pagemap(address).starts_with('P') {
         return "?".into();
     }
-    // SAFETY: The local byte is valid, the kernel checks the remote one.
-    let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    if read == 1 {
-        format!("{:#04x}", byte[0])
-    } else {
-        crate::sys::errno_name(errno())
+    let mut byte = [0];
+    match read_process(this_process(), address, &mut byte) {
+        Answer(Ok(1)) => format!("{:#04x}", byte[0]),
+        _ => errno_name(errno()),
     }
 }
 
@@ -758,10 +877,4 @@ pub fn flags_within(range: &Range<usize>, names: &Names) -> String {
 /// The names of all mappings in a range.
 pub fn names_within(range: &Range<usize>, names: &Names) -> String {
     within(range, names, |mapping| &mapping.name)
-}
-
-/// Empties a page.
-pub fn dontneed(page: usize) -> Answer {
-    // SAFETY: The page is memory of the tests.
-    Answer::of(unsafe { libc::madvise(page as _, PAGE, libc::MADV_DONTNEED) })
 }

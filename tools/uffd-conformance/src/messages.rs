@@ -3,19 +3,19 @@
 //! Reading and waiting: order, buffers, and every way to wait.
 
 use crate::{
-    memory::{dontneed, vm_flags, Area, Names},
-    poll::{aio_poll, aio_poll_for, poll_fd, ring_poll, Epoll},
-    process::{descriptors, ends_soon, fork, fork_with, pipe, receive, send, sleeping_thread},
-    sys::{errno_name, Answer, PAGE},
+    memory::{dontneed, move_to, mprotect, munmap, read_bytes, read_into, vm_flags, Area, Names},
+    poll::{aio_poll, aio_poll_for, poll_fd, ring_poll, select, Epoll},
+    process::{descriptors, ends_soon, fork_with, pipe, receive, send, sleeping_thread, wait},
+    sys::{descriptor_flags, duplicate, errno_name, fcntl, preadv2, read, Answer, PAGE},
     touch::{count_interrupts, interrupt_and_wait, interrupts, load},
     transcript::{Case, Transcript},
-    uffd::{describe, read_one, touch_by_this_thread, Uffd, API, MISSING, WAKE, WP},
+    uffd::{describe, message_of, read_one, touch_by_this_thread, Uffd, API, MISSING, WAKE, WP},
 };
 use io_uring::{opcode, types, IoUring};
 use linux_raw_sys::general::*;
 use std::{
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, RawFd},
         unix::net::UnixStream,
     },
     thread::JoinHandle,
@@ -43,10 +43,9 @@ impl Inbox {
             source: Area::anon(1, 1),
             sleepers: Vec::new(),
         };
-        let called = inbox
+        inbox
             .uffd
-            .register(inbox.area.start, inbox.area.len, MISSING | WP);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+            .must_register(inbox.area.start, inbox.area.len, MISSING | WP);
         inbox
     }
 
@@ -61,22 +60,15 @@ impl Inbox {
     /// Reads into a buffer of a size, and writes down all that arrived.
     fn read(&self, size: usize) -> String {
         let mut buffer = vec![0xeeu8; size.max(1)];
-        // SAFETY: The buffer is as long as is said.
-        let answer =
-            Answer::of(unsafe { libc::read(self.uffd.fd(), buffer.as_mut_ptr().cast(), size) });
+        let answer = read(self.uffd.fd(), &mut buffer[..size]);
         self.describe(answer, &buffer)
     }
 
     fn describe(&self, answer: Answer, buffer: &[u8]) -> String {
         let count = answer.0.map_or(0, |read| read as usize / MESSAGE);
-        let messages: Vec<String> = (0..count)
-            .map(|index| {
-                // SAFETY: There are so many messages in the buffer.
-                let message = unsafe {
-                    std::ptr::read_unaligned(buffer.as_ptr().cast::<uffd_msg>().add(index))
-                };
-                describe(&message, &self.names)
-            })
+        let messages: Vec<String> = buffer[..count * MESSAGE]
+            .chunks(MESSAGE)
+            .map(|bytes| describe(&message_of(bytes), &self.names))
             .collect();
         let rest = buffer[count * MESSAGE..].iter().any(|byte| *byte != 0xee);
         format!(
@@ -148,11 +140,8 @@ fn bad_buffers(log: &mut Transcript) {
             }
             let buffer = Area::anon(2, 2);
             let start = buffer.start + PAGE - good;
-            // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
-            let answer = unsafe {
-                libc::mprotect((buffer.start + PAGE) as _, PAGE, protection);
-                Answer::of(libc::read(inbox.uffd.fd(), start as _, 3 * MESSAGE))
-            };
+            mprotect(buffer.at(1), PAGE, protection);
+            let answer = read_into(inbox.uffd.fd(), start, 3 * MESSAGE);
             log.record(format!("{name},good={good}"), answer);
             log.record(format!("{name},good={good},fdinfo"), inbox.uffd.fdinfo());
             log.record(
@@ -174,10 +163,7 @@ fn bad_buffers(log: &mut Transcript) {
             if sleepers == 1 {
                 inbox.sleep_on(0);
             }
-            // SAFETY: The kernel checks the buffer.
-            let answer = Answer::of(unsafe {
-                libc::syscall(libc::SYS_read, inbox.uffd.fd(), pointer, MESSAGE)
-            });
+            let answer = read_into(inbox.uffd.fd(), pointer, MESSAGE);
             log.record(format!("{name},sleepers={sleepers}"), answer);
             let rest = inbox.read(4096);
             log.record(format!("{name},sleepers={sleepers},rest"), rest);
@@ -192,19 +178,16 @@ type Waiting = (&'static str, u32, fn(usize) -> String);
 
 const ELSEWHERE: usize = 1 << 31;
 
-// SAFETY (of all blocks below): the page is memory of the tests, and nothing is elsewhere.
 const WAITING: &[Waiting] = &[
     ("fork", UFFD_FEATURE_EVENT_FORK, |_| fork_with(0, || 0)),
     ("dontneed", UFFD_FEATURE_EVENT_REMOVE, |page| {
         dontneed(page).to_string()
     }),
     ("munmap", UFFD_FEATURE_EVENT_UNMAP, |page| {
-        Answer::of(unsafe { libc::munmap(page as _, PAGE) }).to_string()
+        munmap(page, PAGE).to_string()
     }),
     ("mremap", UFFD_FEATURE_EVENT_REMAP, |page| {
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let to = page + ELSEWHERE;
-        Answer::of_address(unsafe { libc::mremap(page as _, PAGE, PAGE, flags, to) }).to_string()
+        move_to(page, PAGE, page + ELSEWHERE).to_string()
     }),
 ];
 
@@ -230,11 +213,8 @@ fn bad_buffers_events(log: &mut Transcript) {
                 inbox.sleep_on(0);
             }
             assert_ne!(inbox.uffd.poll(10_000), 0, "there is no message");
-            // SAFETY: The second page is memory of the tests; the kernel checks the buffer.
-            let answer = unsafe {
-                libc::mprotect(memory.at(1) as _, PAGE, protection);
-                Answer::of(libc::syscall(libc::SYS_read, inbox.uffd.fd(), start, len))
-            };
+            mprotect(memory.at(1), PAGE, protection);
+            let answer = read_into(inbox.uffd.fd(), start, len);
             let question = |text: &str| format!("{action},{buffer},{text}");
             log.record(question("read"), answer);
             log.record(question("new descriptors"), descriptors() - before);
@@ -243,8 +223,7 @@ fn bad_buffers_events(log: &mut Transcript) {
             log.record(question("poll"), format!("{:#x}", inbox.uffd.poll(0)));
             log.record(question("rest"), inbox.read(MESSAGE));
             log.record(question("answer"), thread.join().expect("no panic"));
-            // SAFETY: The page was moved by this question only.
-            unsafe { libc::munmap(elsewhere as _, inbox.area.len) };
+            munmap(elsewhere, inbox.area.len);
             inbox.end();
         }
     }
@@ -262,18 +241,14 @@ fn registered_buffer(log: &mut Transcript) {
         let memory = Area::anon(2, 1);
         inbox.names.add("buffer", memory.start, memory.len);
         let resolver = Uffd::new(0);
-        let called = resolver.register(memory.start, memory.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        resolver.must_register(memory.start, memory.len, MISSING);
         let last = inbox.area.at(PAGES - 1);
         let waiting = event.map(|(_, _, run)| sleeping_thread(move || run(last)));
         if waiting.is_none() {
             inbox.sleep_on(0);
         }
         let (fd, start) = (inbox.uffd.fd(), memory.start);
-        let reader = std::thread::spawn(move || {
-            // SAFETY: The buffer is longer than is said, and nobody else uses it.
-            Answer::of(unsafe { libc::read(fd, start as _, MESSAGE) })
-        });
+        let reader = std::thread::spawn(move || read_into(fd, start, MESSAGE));
         let question = |text: &str| format!("{kind},{text}");
         resolver.wait_for_sleepers(1);
         let message = read_one(resolver.fd(), &inbox.names);
@@ -282,9 +257,9 @@ fn registered_buffer(log: &mut Transcript) {
         let copied = resolver.copy(start, inbox.source.start, PAGE, 0);
         log.record(question("copy"), copied);
         let answer = reader.join().expect("no panic");
-        // SAFETY: The buffer is as long as is said, and present now.
-        let buffer = unsafe { std::slice::from_raw_parts(start as *const u8, MESSAGE) };
-        log.record(question("read"), inbox.describe(answer, buffer));
+        let mut buffer = [0; MESSAGE];
+        read_bytes(start, &mut buffer);
+        log.record(question("read"), inbox.describe(answer, &buffer));
         log.record(question("fdinfo"), inbox.uffd.fdinfo());
         if let Some(waiting) = waiting {
             log.record(question("answer"), waiting.join().expect("no panic"));
@@ -305,10 +280,7 @@ fn own_buffer(log: &mut Transcript) {
         let (first, last) = (inbox.area.at(0), inbox.area.at(PAGES - 1));
         let waiting = sleeping_thread(move || run(last));
         let fd = inbox.uffd.fd();
-        let reader = std::thread::spawn(move || {
-            // SAFETY: The buffer is longer than is said, and nobody else uses it.
-            Answer::of(unsafe { libc::read(fd, first as _, MESSAGE) })
-        });
+        let reader = std::thread::spawn(move || read_into(fd, first, MESSAGE));
         inbox.uffd.wait_for_sleepers(1);
         let question = |text: &str| format!("{kind},{text}");
         let fault = inbox.read(MESSAGE);
@@ -321,9 +293,9 @@ fn own_buffer(log: &mut Transcript) {
         log.record(question("answer"), waiting.join().expect("no panic"));
         log.record(question("copy"), copy(&inbox));
         let answer = reader.join().expect("no panic");
-        // SAFETY: The buffer is as long as is said, and present now.
-        let buffer = unsafe { std::slice::from_raw_parts(first as *const u8, MESSAGE) };
-        log.record(question("read"), inbox.describe(answer, buffer));
+        let mut buffer = [0; MESSAGE];
+        read_bytes(first, &mut buffer);
+        log.record(question("read"), inbox.describe(answer, &buffer));
         inbox.end();
     }
 }
@@ -442,18 +414,8 @@ fn wait_ways(log: &mut Transcript, name: &str, fd: RawFd) {
             format!("{:#x}", poll_fd(fd, events, 0)),
         );
     }
-    // SAFETY: The sets hold one descriptor, which is small.
-    unsafe {
-        let mut sets: [libc::fd_set; 3] = std::mem::zeroed();
-        let mut time: libc::timeval = std::mem::zeroed();
-        for set in &mut sets {
-            libc::FD_SET(fd, set);
-        }
-        let [read, write, except] = &mut sets;
-        let answer = Answer::of(libc::select(fd + 1, read, write, except, &mut time));
-        let set = sets.map(|set| libc::FD_ISSET(fd, &set));
-        log.record(format!("{name},select"), format!("{answer} {set:?}"));
-    }
+    let (answer, sets) = select(fd, [true; 3], 0);
+    log.record(format!("{name},select"), format!("{answer} {sets:?}"));
     for (mode, flags) in [
         ("level", 0),
         ("edge", libc::EPOLLET),
@@ -476,16 +438,9 @@ fn toggled(log: &mut Transcript) {
     for (name, first, then) in [("set", 0, libc::O_NONBLOCK), ("set and cleared", 0, 0)] {
         let mut inbox = Inbox::new(first, 0);
         let fd = inbox.uffd.fd();
-        let reader = sleeping_thread(move || {
-            let mut buffer = [0u8; MESSAGE];
-            // SAFETY: The buffer is as long as is said.
-            Answer::of(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), MESSAGE) }).to_string()
-        });
-        // SAFETY: No pointers are involved.
-        unsafe {
-            libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
-            libc::fcntl(fd, libc::F_SETFL, then);
-        }
+        let reader = sleeping_thread(move || read(fd, &mut [0; MESSAGE]).to_string());
+        fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+        fcntl(fd, libc::F_SETFL, then);
         let (address, names) = (inbox.area.start, inbox.names.clone());
         inbox
             .sleepers
@@ -559,20 +514,8 @@ fn wakeups(log: &mut Transcript) {
             format!("{:#x}", poll_fd(fd, libc::POLLIN, 20_000))
         }),
         ("select", |fd| {
-            // SAFETY: The set holds one descriptor, which is small.
-            unsafe {
-                let mut set: libc::fd_set = std::mem::zeroed();
-                libc::FD_SET(fd, &mut set);
-                let (none, mut time) = (
-                    std::ptr::null_mut(),
-                    libc::timeval {
-                        tv_sec: 20,
-                        tv_usec: 0,
-                    },
-                );
-                let answer = Answer::of(libc::select(fd + 1, &mut set, none, none, &mut time));
-                format!("{answer} {}", libc::FD_ISSET(fd, &set))
-            }
+            let (answer, [is_set, ..]) = select(fd, [true, false, false], 20);
+            format!("{answer} {is_set}")
         }),
         ("io_uring poll", |fd| {
             let mut ring = IoUring::new(4).expect("there is io_uring");
@@ -591,12 +534,7 @@ fn wakeups(log: &mut Transcript) {
         ("epoll exclusive", |fd| {
             Epoll::new(fd, libc::EPOLLIN | libc::EPOLLEXCLUSIVE).wait(20_000)
         }),
-        ("read", |fd| {
-            let mut buffer = [0u8; 4 * MESSAGE];
-            // SAFETY: The buffer is as long as is said.
-            Answer::of(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) })
-                .to_string()
-        }),
+        ("read", |fd| read(fd, &mut [0; 4 * MESSAGE]).to_string()),
         ("io_uring read", |fd| {
             let mut ring = IoUring::new(4).expect("there is io_uring");
             let mut buffer = [0u8; MESSAGE];
@@ -813,32 +751,20 @@ fn file_operations(log: &mut Transcript) {
 fn nonblocking(log: &mut Transcript) {
     let inbox = Inbox::new(0, 0);
     let fd = inbox.uffd.fd();
-    // SAFETY: No pointers are involved; the buffer is as long as is said.
-    unsafe {
-        log.record("flags", format!("{:#o}", libc::fcntl(fd, libc::F_GETFL)));
-        log.record("poll of blocking", format!("{:#x}", inbox.uffd.poll(0)));
-        let mut buffer = [0u8; MESSAGE];
-        let vector = libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
-            iov_len: MESSAGE,
-        };
-        log.record(
-            "preadv2 nowait",
-            Answer::of(libc::preadv2(fd, &vector, 1, -1, libc::RWF_NOWAIT)),
-        );
-        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
-        log.record("poll of nonblocking", format!("{:#x}", inbox.uffd.poll(0)));
-        log.record("read", inbox.read(MESSAGE));
-        let mut off = 0;
-        log.record(
-            "fionbio",
-            Answer::of(libc::ioctl(fd, libc::FIONBIO, &mut off)),
-        );
-        log.record(
-            "poll of blocking again",
-            format!("{:#x}", inbox.uffd.poll(0)),
-        );
-    }
+    let poll = || format!("{:#x}", inbox.uffd.poll(0));
+    let (status, _) = descriptor_flags(fd);
+    log.record("flags", format!("{status:#o}"));
+    log.record("poll of blocking", poll());
+    let answer = preadv2(fd, &mut [0; MESSAGE], libc::RWF_NOWAIT);
+    log.record("preadv2 nowait", answer);
+    fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+    log.record("poll of nonblocking", poll());
+    log.record("read", inbox.read(MESSAGE));
+    let mut off = 0i32;
+    // SAFETY: The number is what the ioctl expects.
+    let answer = Answer::of(unsafe { libc::ioctl(fd, libc::FIONBIO, &mut off) });
+    log.record("fionbio", answer);
+    log.record("poll of blocking again", poll());
     inbox.end();
 }
 
@@ -846,8 +772,7 @@ fn nonblocking(log: &mut Transcript) {
 fn handed_over(log: &mut Transcript) {
     let mut inbox = Inbox::new(libc::O_NONBLOCK, 0);
     inbox.sleep_on(3);
-    // SAFETY: The call returns a new descriptor.
-    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(inbox.uffd.fd())) });
+    let double = Uffd(duplicate(inbox.uffd.fd()));
     let answer = double.read().map_or_else(
         |answer| answer.to_string(),
         |message| describe(&message, &inbox.names),
@@ -859,25 +784,21 @@ fn handed_over(log: &mut Transcript) {
     // Over a socket to another process, which resolves the fault from there.
     log.flush();
     let (here, there) = UnixStream::pair().expect("there are sockets");
-    // SAFETY: The child uses system calls and its own copy of all memory.
-    let child = unsafe { fork() };
-    if child == 0 {
+    let child = log.fork(|log| {
         let uffd = Uffd(receive(there.as_raw_fd()));
         let called = uffd.copy(inbox.area.at(3), inbox.source.start, PAGE, 0);
         log.record("sent,copy", called);
         let called = uffd.range(&crate::uffd::POISON, inbox.area.at(4), PAGE, 0);
         log.record("sent,poison", called);
         log.record("sent,fdinfo", uffd.fdinfo());
-        log.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    }
+    });
     log.flush();
     send(here.as_raw_fd(), inbox.uffd.fd());
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "the other process did not end as it should");
+    assert_eq!(
+        wait(child, 0),
+        0,
+        "the other process did not end as it should"
+    );
     log.record("sent,sleeper", ends_soon(&inbox.sleepers[0]));
     inbox.end();
 }
@@ -936,13 +857,11 @@ fn doubled(log: &mut Transcript) {
     let (area, source) = (Area::anon(0, PAGES), Area::anon(1, 1));
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(0);
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     let (start, its) = (area.start, names.clone());
     let sleeper = std::thread::spawn(move || [0, PAGE].map(|at| load(start + at, &its)).join(", "));
     uffd.wait_for_sleepers(1);
-    // SAFETY: The call returns a new descriptor.
-    let double = Uffd(unsafe { OwnedFd::from_raw_fd(libc::dup(uffd.fd())) });
+    let double = Uffd(duplicate(uffd.fd()));
     drop(uffd);
     log.record("goes on", double.ends_or_sleeps(&sleeper));
     log.record("fdinfo", double.fdinfo());

@@ -3,9 +3,12 @@
 //! Ranges of which an ioctl can do only a part.
 
 use crate::{
-    memory::{kind_of, memfd, new_file, pagemap, peek, vm_flags, Area, Names, BASIC},
-    process::fork,
-    sys::{Answer, PAGE},
+    memory::{
+        dontneed, kind_of, madvise, map_over, memfd, mlock, mprotect, munmap, new_file, pagemap,
+        peek, vm_flags, write_byte, Area, Names, BASIC, RW,
+    },
+    process::{fork, kill_and_wait, pause},
+    sys::{ftruncate, PAGE},
     touch::{catch_signals, load},
     transcript::{Case, Transcript},
     uffd::{
@@ -14,7 +17,6 @@ use crate::{
     },
 };
 use linux_raw_sys::general::*;
-use std::os::fd::AsRawFd;
 
 const CALLS: [&Call; 6] = [&COPY, &ZEROPAGE, &CONTINUE, &POISON, &MOVE, &WRITEPROTECT];
 
@@ -41,8 +43,9 @@ impl Areas {
             source,
             alias,
         };
-        let called = areas.uffd.register(areas.area.start, areas.area.len, mode);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        areas
+            .uffd
+            .must_register(areas.area.start, areas.area.len, mode);
         areas
     }
 
@@ -128,12 +131,8 @@ fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
                 "page" => areas.call(&COPY, position, 1, 0).to_string(),
                 "zero page" => areas.call(&ZEROPAGE, position, 1, 0).to_string(),
                 "poison" => areas.call(&POISON, position, 1, 0).to_string(),
-                // SAFETY (of both): The page is memory of the tests.
-                "hole" => Answer::of(unsafe { libc::munmap(at as _, areas.area.page) }).to_string(),
-                _ => {
-                    Answer::of(unsafe { libc::mprotect(at as _, areas.area.page, libc::PROT_READ) })
-                        .to_string()
-                }
+                "hole" => munmap(at, areas.area.page).to_string(),
+                _ => mprotect(at, areas.area.page, libc::PROT_READ).to_string(),
             };
             areas.source.write();
             let mode = u64::from(protects);
@@ -183,39 +182,29 @@ fn sources(log: &mut Transcript, kind: &'static str) {
                     let len = pages * areas.area.page;
                     let at = areas.source.at(from);
                     let mut child = 0;
-                    // SAFETY: The page is memory of the tests.
-                    unsafe {
-                        match state {
-                            "unmapped" => libc::munmap(at as _, len),
-                            "empty" => libc::madvise(at as _, len, libc::MADV_DONTNEED),
-                            "no access" => libc::mprotect(at as _, len, libc::PROT_NONE),
-                            "read-only" => libc::mprotect(at as _, len, libc::PROT_READ),
-                            "locked" => libc::mlock(at as _, len),
-                            _ => {
-                                child = fork();
-                                if child == 0 {
-                                    libc::pause();
-                                    libc::_exit(0);
-                                }
-                                if position < 3 {
-                                    // One of the pages is this process's own again.
-                                    std::ptr::write_volatile(at as *mut u8, 0x77);
-                                }
-                                0
+                    match state {
+                        "unmapped" => drop(munmap(at, len)),
+                        "empty" => drop(madvise(at, len, libc::MADV_DONTNEED)),
+                        "no access" => drop(mprotect(at, len, libc::PROT_NONE)),
+                        "read-only" => drop(mprotect(at, len, libc::PROT_READ)),
+                        "locked" => drop(mlock(at, len, 0)),
+                        _ => {
+                            child = fork(|| {
+                                pause();
+                            });
+                            if position < 3 {
+                                // One of the pages is this process's own again.
+                                write_byte(at, 0x77);
                             }
                         }
-                    };
+                    }
                     let called = areas.call(call, 0, 3, mode);
                     log.record(
                         format!("{},{state} at {position},mode={mode}", call.name),
                         format!("{called}; {}", areas.pages(3)),
                     );
                     if child != 0 {
-                        // SAFETY: The process is a child of this one.
-                        unsafe {
-                            libc::kill(child, libc::SIGKILL);
-                            libc::waitpid(child, std::ptr::null_mut(), 0);
-                        }
+                        kill_and_wait(child);
                     }
                 }
             }
@@ -260,30 +249,16 @@ fn mappings(log: &mut Transcript, kind: &'static str) {
             if call.name == WRITEPROTECT.name {
                 areas.call(&COPY, 0, 3, 0);
             }
-            let second = (start + page) as *mut libc::c_void;
+            let second = start + page;
             let other = Uffd::new(0);
-            // SAFETY: The pages are memory of the tests.
             match border {
-                "protection" => unsafe {
-                    libc::mprotect(second, page, libc::PROT_READ);
-                },
-                "registration" => {
-                    areas.uffd.range(&UNREGISTER, start + page, page, 0);
-                }
-                "hole" => unsafe {
-                    libc::munmap(second, page);
-                },
-                "other kind" => unsafe {
+                "protection" => drop(mprotect(second, page, libc::PROT_READ)),
+                "registration" => drop(areas.uffd.range(&UNREGISTER, second, page, 0)),
+                "hole" => drop(munmap(second, page)),
+                "other kind" => {
                     let file = memfd(0, page).expect("there are memfds");
-                    libc::mmap(
-                        second,
-                        page,
-                        libc::PROT_READ | libc::PROT_WRITE,
-                        libc::MAP_SHARED | libc::MAP_FIXED,
-                        file.as_raw_fd(),
-                        0,
-                    );
-                },
+                    map_over(second, page, RW, Some(&file));
+                }
                 _ => {
                     areas.uffd.range(&UNREGISTER, start + page, page, 0);
                     other.register(start + page, page, mode);
@@ -335,7 +310,7 @@ fn unanswered(log: &mut Transcript, kind: &'static str, call: &'static Call) {
         call,
         &areas.inputs(call, start, 2, 0),
         call.fields.len() - 1,
-        [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ],
+        [RW, libc::PROT_READ],
     );
     log.record("call", format!("{called}; {}", areas.pages(2)));
     log.record("fdinfo", areas.uffd.fdinfo());
@@ -349,7 +324,7 @@ fn arguments_while_changing(log: &mut Transcript, areas: &Areas, call: &Call, pa
     let answer = areas.uffd.raw(call.request(), 0);
     log.record(format!("while,{},null", call.name), answer);
     let inputs = areas.inputs(call, areas.area.at(page), 1, 0);
-    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    let writable = RW;
     for (name, protections) in [
         ("nothing to read", [libc::PROT_NONE, writable]),
         ("no answer", [writable, libc::PROT_READ]),
@@ -370,8 +345,7 @@ fn changing(log: &mut Transcript, kind: &'static str) {
         // The last page goes, and the one before it is in the file only.
         let pages = areas.area.pages();
         if let Some(alias) = &areas.alias {
-            // SAFETY: The page is memory of the tests.
-            unsafe { std::ptr::write_volatile(alias.at(pages - 2) as *mut u8, 0x77) };
+            write_byte(alias.at(pages - 2), 0x77);
         }
         let place = |call: &Call| match call.name {
             "continue" => pages - 2,
@@ -381,10 +355,7 @@ fn changing(log: &mut Transcript, kind: &'static str) {
             _ => 0,
         };
         let (last, page) = (areas.area.at(pages - 1), areas.area.page);
-        let thread = std::thread::spawn(move || {
-            // SAFETY: The page is memory of the tests.
-            Answer::of(unsafe { libc::madvise(last as _, page, libc::MADV_DONTNEED) })
-        });
+        let thread = std::thread::spawn(move || madvise(last, page, libc::MADV_DONTNEED));
         assert_ne!(areas.uffd.poll(10_000), 0, "there is no event");
         if read {
             areas.uffd.read().expect("there is an event");
@@ -438,7 +409,7 @@ fn exhausted(log: &mut Transcript, shared: bool) {
             slot,
             pages * huge,
             huge,
-            libc::PROT_READ | libc::PROT_WRITE,
+            RW,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | size,
             None,
         )
@@ -449,7 +420,7 @@ fn exhausted(log: &mut Transcript, shared: bool) {
     hog.write();
     let area = if shared {
         let file = memfd(libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, 4 * huge);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let protection = RW;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         let file = file.expect("there are memfds");
         Area::map(1, 4 * huge, huge, protection, flags, Some(file)).expect("there is memory")
@@ -479,24 +450,19 @@ fn exhausted(log: &mut Transcript, shared: bool) {
     let called = uffd.range(&POISON, area.at(3), huge, 0);
     ask("poison", called);
     // One comes back.
-    // SAFETY: The page is memory of the tests.
-    unsafe { libc::madvise(hog.pointer(), huge, libc::MADV_DONTNEED) };
+    madvise(hog.start, huge, libc::MADV_DONTNEED);
     let called = uffd.copy(area.at(2), source.start, huge, 0);
     ask("copy of one that is free", called);
     // A source that is not there yet takes a second page for a while.
     for hog_page in 1..3 {
-        // SAFETY: As above.
-        unsafe {
-            libc::madvise(area.at(2) as _, huge, removal);
-            source.madvise(libc::MADV_DONTNEED);
-        }
+        madvise(area.at(2), huge, removal);
+        source.madvise(libc::MADV_DONTNEED);
         let called = uffd.copy(area.at(2), source.start, huge, 0);
         ask(
             &format!("copy of a source that is missing, {hog_page} free"),
             called,
         );
-        // SAFETY: As above.
-        unsafe { libc::madvise(hog.at(hog_page) as _, huge, libc::MADV_DONTNEED) };
+        madvise(hog.at(hog_page), huge, libc::MADV_DONTNEED);
     }
 }
 
@@ -504,7 +470,7 @@ fn exhausted(log: &mut Transcript, shared: bool) {
 fn full(log: &mut Transcript) {
     let pages = 8;
     let file = new_file(c"tmpfs", &[(c"size", c"16k")], pages * PAGE).expect("there is tmpfs");
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let protection = RW;
     let flags = libc::MAP_SHARED;
     let area = Area::map(0, pages * PAGE, PAGE, protection, flags, Some(file));
     let areas = Areas {
@@ -526,12 +492,10 @@ fn full(log: &mut Transcript) {
     ask("zeropage", &ZEROPAGE, 4, 1);
     ask("poison", &POISON, 5, 1);
     // One comes back.
-    // SAFETY: The page is memory of the tests.
-    unsafe { libc::madvise(start as _, PAGE, libc::MADV_REMOVE) };
+    madvise(start, PAGE, libc::MADV_REMOVE);
     ask("zeropage where one is free", &ZEROPAGE, 6, 1);
     ask("copy of the last", &COPY, 7, 1);
-    // SAFETY: As above.
-    unsafe { libc::madvise(areas.area.at(1) as _, PAGE, libc::MADV_DONTNEED) };
+    dontneed(areas.area.at(1));
     ask("continue", &CONTINUE, 1, 1);
 }
 
@@ -552,17 +516,11 @@ fn truncated(log: &mut Transcript, kind: &'static str) {
             if let Some(alias) = &areas.alias {
                 alias.write();
             }
-            let file = areas
-                .area
-                .file
-                .as_ref()
-                .expect("there is a file")
-                .as_raw_fd();
+            let file = areas.area.file.as_ref().expect("there is a file");
             let pages = areas.area.pages();
-            let half = (pages / 2 * areas.area.page) as i64;
+            let half = pages / 2 * areas.area.page;
             if when == "before" {
-                // SAFETY: No pointers are involved.
-                unsafe { libc::ftruncate(file, half) };
+                ftruncate(file, half);
             }
             let mut ask = |what: &str, first: usize, count: usize| {
                 let called = areas.call(call, first, count, 0);
@@ -580,8 +538,7 @@ fn truncated(log: &mut Transcript, kind: &'static str) {
             ask("across", pages / 2 - 1, 2);
             ask("past", pages / 2, 1);
             if when == "after" {
-                // SAFETY: As above.
-                unsafe { libc::ftruncate(file, half) };
+                ftruncate(file, half);
                 ask("past again", pages / 2, 1);
             }
         }

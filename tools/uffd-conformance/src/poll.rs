@@ -139,3 +139,26 @@ pub fn first_ready(fds: &[RawFd], milliseconds: i32) -> Option<usize> {
     unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as u64, milliseconds) };
     entries.iter().position(|entry| entry.revents != 0)
 }
+
+/// select() on one descriptor, in some of the three sets. Returns the answer, and in which of the
+/// sets the descriptor is then.
+pub fn select(fd: RawFd, sets: [bool; 3], seconds: i64) -> (Answer, [bool; 3]) {
+    let mut time = libc::timeval {
+        tv_sec: seconds,
+        tv_usec: 0,
+    };
+    // SAFETY: A set without descriptors is all zeros, and the descriptor is small enough for one.
+    unsafe {
+        let mut storage: [libc::fd_set; 3] = std::mem::zeroed();
+        storage.iter_mut().for_each(|set| libc::FD_SET(fd, set));
+        let mut pointers = [std::ptr::null_mut(); 3];
+        for ((pointer, set), wanted) in pointers.iter_mut().zip(&mut storage).zip(sets) {
+            if wanted {
+                *pointer = set;
+            }
+        }
+        let [read, write, except] = pointers;
+        let answer = Answer::of(libc::select(fd + 1, read, write, except, &mut time));
+        (answer, storage.map(|set| libc::FD_ISSET(fd, &set)))
+    }
+}

@@ -12,46 +12,156 @@ use std::{
     time::Duration,
 };
 
-/// Waits for a child, and says how it ended.
-pub fn ended(child: libc::pid_t) -> String {
+/// Makes a child that runs something and ends. Returns its number.
+///
+/// The child has one thread, whatever the parent has. It may allocate memory, because the C library
+/// sees to that; no thread of this program holds another lock while one forks.
+pub fn fork(run: impl FnOnce()) -> libc::pid_t {
+    // SAFETY: The child has its own copy of everything, and waits for no other thread.
+    let pid = unsafe { libc::fork() };
+    // To kill the process -1 would be to kill all.
+    assert!(pid >= 0, "cannot fork: {}", errno_name(errno()));
+    if pid == 0 {
+        run();
+        exit(0);
+    }
+    pid
+}
+
+/// The same without the C library, which holds locks meanwhile that the reader of the event may
+/// need. The child ends with what `run` returns.
+pub fn clone(flags: i32, run: impl FnOnce() -> i32) -> Answer {
+    // SAFETY: The child has a copy of the memory. It makes system calls and touches memory of the
+    // tests.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid == 0 {
+        exit(run());
+    }
+    Answer::of(pid)
+}
+
+/// The argument of clone3().
+#[repr(C)]
+pub struct CloneArguments {
+    pub flags: u64,
+    /// Where the descriptor goes.
+    pub pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    /// The numbers that the child is to have.
+    pub set_tid: u64,
+    pub set_tid_size: u64,
+    cgroup: u64,
+}
+
+impl Default for CloneArguments {
+    fn default() -> Self {
+        // SAFETY: All values are valid.
+        let mut arguments: Self = unsafe { std::mem::zeroed() };
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments
+    }
+}
+
+/// clone3() with a copy of the memory. The child ends with what `run` returns.
+pub fn clone3(arguments: &CloneArguments, run: impl FnOnce() -> i32) -> Answer {
+    let size = size_of::<CloneArguments>();
+    // SAFETY: The structure is what the call expects. The child has a copy of the memory. It makes
+    // system calls and touches memory of the tests.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments, size) };
+    if pid == 0 {
+        exit(run());
+    }
+    Answer::of(pid)
+}
+
+/// Clones, waits for the child, and says how it ended.
+pub fn fork_with(flags: i32, child: impl FnOnce() -> i32) -> String {
+    match clone(flags, child) {
+        Answer(Ok(pid)) => match Status::of(pid as libc::pid_t) {
+            Status::Signal(signal) => format!("child killed by {signal}"),
+            Status::Code(code) => format!("child {code}"),
+        },
+        answer => answer.to_string(),
+    }
+}
+
+/// Ends this process at once.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: No destructor has to run: memory and descriptors go with the process.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits for a signal that ends the process, or that is handled.
+pub fn pause() -> Answer {
+    // SAFETY: No pointers are involved.
+    Answer::of(unsafe { libc::pause() })
+}
+
+/// Runs another program in this process.
+pub fn run_program() {
+    let path = c"/bin/true".as_ptr();
+    // SAFETY: The string ends in a zero and the list in a null pointer.
+    unsafe { libc::execv(path, [path, std::ptr::null()].as_ptr()) };
+}
+
+pub fn kill(process: libc::pid_t, signal: i32) {
+    // SAFETY: No pointers are involved.
+    unsafe { libc::kill(process, signal) };
+}
+
+/// How a process has ended.
+pub enum Status {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Status {
+    /// Waits for a child.
+    pub fn of(child: libc::pid_t) -> Self {
+        let status = wait(child, 0);
+        match libc::WIFSIGNALED(status) {
+            true => Self::Signal(libc::WTERMSIG(status)),
+            false => Self::Code(libc::WEXITSTATUS(status)),
+        }
+    }
+}
+
+/// waitpid(). Returns the status as it is.
+pub fn wait(child: libc::pid_t, options: i32) -> i32 {
     let mut status = 0;
     // SAFETY: The pointer is valid.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    if libc::WIFSIGNALED(status) {
-        format!("killed by {}", libc::WTERMSIG(status))
-    } else {
-        format!("ended with {}", libc::WEXITSTATUS(status))
+    unsafe { libc::waitpid(child, &mut status, options) };
+    status
+}
+
+/// Waits for a child, and says how it ended.
+pub fn ended(child: libc::pid_t) -> String {
+    match Status::of(child) {
+        Status::Signal(signal) => format!("killed by {signal}"),
+        Status::Code(code) => format!("ended with {code}"),
     }
 }
 
-/// Forks in one of the ways, has the child do something, and waits for it. Not with the function of
-/// the C library, which holds locks meanwhile that whoever reads the event may need.
-pub fn fork_with(flags: i32, child: impl FnOnce() -> i32) -> String {
-    // SAFETY: The child makes system calls and touches memory of the tests only. It has a stack of
-    // its own or a copy, as it does not share memory.
-    unsafe {
-        let pid = libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) as i32;
-        if pid == 0 {
-            libc::_exit(child());
-        }
-        if pid < 0 {
-            return Answer::of(pid).to_string();
-        }
-        let mut status = 0;
-        libc::waitpid(pid, &mut status, 0);
-        if libc::WIFSIGNALED(status) {
-            return format!("child killed by {}", libc::WTERMSIG(status));
-        }
-        format!("child {}", libc::WEXITSTATUS(status))
-    }
+/// Kills a child, and waits for its end.
+pub fn kill_and_wait(child: libc::pid_t) {
+    kill(child, libc::SIGKILL);
+    wait(child, 0);
 }
 
-pub fn kill_and_wait(process: libc::pid_t) {
-    // SAFETY: The process is the child of this one.
-    unsafe {
-        libc::kill(process, libc::SIGKILL);
-        libc::waitpid(process, std::ptr::null_mut(), 0);
-    }
+/// The number of this process.
+pub fn this_process() -> libc::pid_t {
+    std::process::id() as libc::pid_t
+}
+
+/// The number of this thread.
+pub fn this_thread() -> u32 {
+    // SAFETY: No pointers are involved.
+    unsafe { libc::gettid() as u32 }
 }
 
 /// How many descriptors this process has.
@@ -62,13 +172,25 @@ pub fn descriptors() -> u32 {
 
 /// Sets how many descriptors this process may have.
 pub fn limit_descriptors(count: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: The structure is valid.
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur = count.min(limit.rlim_max);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
-    }
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    limit.rlim_cur = count.min(limit.rlim_max);
+    set_limit(libc::RLIMIT_NOFILE, limit.rlim_cur, limit.rlim_max);
+}
+
+/// setrlimit()
+pub fn set_limit(resource: libc::__rlimit_resource_t, current: u64, max: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: current,
+        rlim_max: max,
+    };
+    // SAFETY: The structure is valid.
+    let set = unsafe { libc::setrlimit(resource, &limit) };
+    assert_eq!(set, 0, "the limit cannot be set");
 }
 
 /// Starts a thread, and returns when it sleeps, interruptible or not.
@@ -77,8 +199,7 @@ pub fn sleeping_thread<T: Send + 'static>(
 ) -> JoinHandle<T> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        // SAFETY: No pointers are involved.
-        let _ = sender.send(unsafe { libc::gettid() });
+        let _ = sender.send(this_thread());
         run()
     });
     let id = receiver.recv().expect("a thread");
@@ -179,19 +300,6 @@ pub fn run_on(processor: Option<usize>) {
         // Where there is one processor only, nothing has to be done.
         libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
     }
-}
-
-/// Makes a child: returns its number, or 0 in it.
-///
-/// # Safety
-///
-/// The child of a process that has more than one thread only makes system calls.
-pub unsafe fn fork() -> libc::pid_t {
-    // SAFETY: No pointers are involved; the caller sees to the rest.
-    let pid = unsafe { libc::fork() };
-    // Whoever kills the process -1 kills all.
-    assert!(pid >= 0, "cannot fork: {}", errno_name(errno()));
-    pid
 }
 
 /// Gives up the right to handle faults of the kernel and of others.

@@ -4,16 +4,21 @@
 
 use crate::{
     action::{action, ask_action, Action, Place, FEATURES},
-    memory::{kind_of, peek, vm_flags, Area, Names},
-    process::{
-        descriptors, ended, fork, fork_with, limit_descriptors, receive, send, sleeping_thread,
+    memory::{
+        dontneed, getrandom, kind_of, munmap, peek, read_byte, vm_flags, write_byte, Area, Names,
+        RW,
     },
-    sys::{write_file, Answer, PAGE},
+    process::{
+        clone, clone3, descriptors, ended, exit, fork, fork_with, kill, limit_descriptors, receive,
+        run_program, send, set_limit, sleeping_thread, this_process, this_thread, wait,
+        CloneArguments, Status,
+    },
+    sys::{duplicate, read, read_process, write_file, Answer, PAGE},
     touch::{catch_signals, load},
     transcript::{Case, Transcript},
     uffd::{
-        child_of, describe, fault_of, read_one, touch_by_this_thread, Uffd, DONTWAKE, MISSING,
-        MOVE, UNREGISTER, WAKE, WP, WRITEPROTECT,
+        child_of, describe, fault_of, message_of, read_one, touch_by_this_thread, Uffd, DONTWAKE,
+        MISSING, MOVE, UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
 };
 use linux_raw_sys::general::*;
@@ -32,7 +37,7 @@ struct Shared(&'static [AtomicU32; 8]);
 impl Shared {
     fn new(slot: usize) -> Self {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let protection = RW;
         let area = Area::map(slot, PAGE, PAGE, protection, flags, None).expect("there is memory");
         // SAFETY: The page stays until the process ends, and has zeros in it.
         let numbers = unsafe { &*(area.start as *const [AtomicU32; 8]) };
@@ -47,11 +52,6 @@ impl Shared {
     fn get(&self, index: usize) -> u32 {
         self.0[index].load(Ordering::Acquire)
     }
-}
-
-fn this_thread() -> u32 {
-    // SAFETY: No pointers are involved.
-    unsafe { libc::gettid() as u32 }
 }
 
 /// Waits for a fault, and returns its message.
@@ -95,46 +95,39 @@ fn number_here(process: libc::pid_t, own: u32) -> u32 {
 fn registered() -> (Area, Uffd) {
     let area = Area::anon(0, 8);
     let uffd = Uffd::new(UFFD_FEATURE_THREAD_ID.into());
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     (area, uffd)
 }
 
 /// Reads the first bytes of two pages: by itself, and in the kernel.
 fn fault_twice(start: usize, names: &Names) {
     assert_eq!(load(start, names), "done");
-    // SAFETY: The kernel checks the buffer, which is memory of the tests.
-    let got = unsafe { libc::getrandom((start + PAGE) as _, 8, 0) };
-    assert_eq!(got, 8);
+    assert_eq!(getrandom(start + PAGE), Answer(Ok(8)));
 }
 
 /// Forks, maybe with a new namespace of processes, of which the child is the first. Returns the
-/// number of the child here, and whom to wait for; nothing in the child.
-fn fork_in(new_namespace: bool, shared: &Shared) -> Option<(libc::pid_t, libc::pid_t)> {
+/// number of the child here, and the process to wait for.
+fn fork_in(new_namespace: bool, shared: &Shared, run: impl FnOnce()) -> (libc::pid_t, libc::pid_t) {
     const CHILD: usize = 7;
-    // SAFETY: The children have their own copies of everything.
-    unsafe {
-        shared.set(CHILD, 0);
-        let first = fork();
-        if !new_namespace {
-            return (first != 0).then_some((first, first));
-        }
-        if first == 0 {
-            assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0, "unshare");
-            let second = fork();
-            if second == 0 {
-                return None;
-            }
-            shared.set(CHILD, second as u32);
-            let mut status = 0;
-            libc::waitpid(second, &mut status, 0);
-            libc::_exit(if status == 0 { 0 } else { 99 });
-        }
-        while shared.get(CHILD) == 0 {
-            libc::sched_yield();
-        }
-        Some((shared.get(CHILD) as libc::pid_t, first))
+    if !new_namespace {
+        let child = fork(run);
+        return (child, child);
     }
+    shared.set(CHILD, 0);
+    let first = fork(|| {
+        // SAFETY: No pointers are involved.
+        let unshared = unsafe { libc::unshare(libc::CLONE_NEWPID) };
+        assert_eq!(unshared, 0, "unshare");
+        let second = fork(run);
+        shared.set(CHILD, second as u32);
+        if wait(second, 0) != 0 {
+            exit(99);
+        }
+    });
+    while shared.get(CHILD) == 0 {
+        std::thread::yield_now();
+    }
+    (shared.get(CHILD) as libc::pid_t, first)
 }
 
 /// Which number a message has of a thread of a child.
@@ -143,9 +136,7 @@ fn numbers_of_child(log: &mut Transcript, new_namespace: bool) {
     let shared = Shared::new(2);
     let source = Area::anon(1, 1);
     let (here, there) = UnixStream::pair().expect("there are sockets");
-    log.flush();
-    let Some((child, waited)) = fork_in(new_namespace, &shared) else {
-        drop(here);
+    let (child, waited) = fork_in(new_namespace, &shared, || {
         let (area, uffd) = registered();
         let names = Names::new(&[("area", &area)]);
         send(there.as_raw_fd(), uffd.fd());
@@ -160,9 +151,7 @@ fn numbers_of_child(log: &mut Transcript, new_namespace: bool) {
         fault_twice(start + 2 * PAGE, &names);
         // Until the other process has touched this one's memory.
         let _ = (&there).read(&mut [0]);
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    };
+    });
     drop(there);
     let uffd = Uffd(receive(here.as_raw_fd()));
     let start = Area::anon(0, 8).start;
@@ -182,7 +171,7 @@ fn numbers_of_child(log: &mut Transcript, new_namespace: bool) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             shared.set(1, this_thread());
-            read_of_process(child, start + 4 * PAGE)
+            read_process(child, start + 4 * PAGE, &mut [0; 8])
         });
         let message = wait_for_fault(&uffd);
         let id = shared.get(1);
@@ -204,7 +193,7 @@ fn numbers_for_child(log: &mut Transcript, new_namespace: bool) {
     let names = Names::new(&[("area", &area)]);
     log.flush();
     shared.set(0, this_thread());
-    let Some((_, waited)) = fork_in(new_namespace, &shared) else {
+    let (_, waited) = fork_in(new_namespace, &shared, || {
         let message = wait_for_fault(&uffd);
         let id = shared.get(0);
         // In another namespace that thread has no number.
@@ -213,26 +202,10 @@ fn numbers_for_child(log: &mut Transcript, new_namespace: bool) {
         let copied = uffd.copy(area.start, source.start, PAGE, 0);
         log.record("copy by the child", copied);
         log.flush();
-        // SAFETY: Nothing of this process is needed any more.
-        unsafe { libc::_exit(0) };
-    };
+    });
     let loaded = load(area.start, &names);
     log.record("child", ended(waited));
     log.record("parent", loaded);
-}
-
-fn read_of_process(process: libc::pid_t, address: usize) -> Answer {
-    let mut bytes = [0u8; 8];
-    let local = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: 8,
-    };
-    let remote = libc::iovec {
-        iov_base: address as _,
-        iov_len: 8,
-    };
-    // SAFETY: The local bytes are valid, the kernel checks the remote ones.
-    Answer::of(unsafe { libc::process_vm_readv(process, &local, 1, &remote, 1, 0) })
 }
 
 /// Something that a child does. Returns its status.
@@ -244,18 +217,15 @@ fn nothing(_: &Place) -> i32 {
 
 fn load_last(place: &Place) -> i32 {
     touch_by_this_thread();
-    i32::from(load(place.at(place.last()) as usize, &place.names) != "done")
+    i32::from(load(place.at(place.last()), &place.names) != "done")
 }
 
 fn unmap_first(place: &Place) -> i32 {
-    // SAFETY: The range is memory of the tests.
-    unsafe { libc::munmap(place.at(0), place.len) }
+    munmap(place.at(0), place.len).status()
 }
 
-fn run_program(_: &Place) -> i32 {
-    let path = c"/bin/true".as_ptr();
-    // SAFETY: The string ends in a zero and the list in a null pointer.
-    unsafe { libc::execv(path, [path, std::ptr::null()].as_ptr()) };
+fn true_program(_: &Place) -> i32 {
+    run_program();
     1
 }
 
@@ -283,26 +253,19 @@ fn share_memory<F: FnMut() -> i32>(flags: i32, mut run: F) -> String {
     ended(pid)
 }
 
-/// clone3() with a copy of the memory.
-fn clone3(flags: u64, place: &Place, run: Run) -> String {
-    let mut pidfd = -1;
-    // Flags, where the descriptor goes, and the signal at the end; the rest is not used.
-    let mut arguments = [0u64; 11];
-    arguments[0] = flags;
-    arguments[1] = std::ptr::from_mut::<RawFd>(&mut pidfd) as u64;
-    arguments[4] = libc::SIGCHLD as u64;
-    // SAFETY: The structure is what the call expects. The child makes system calls and touches
-    // memory of the tests only.
-    unsafe {
-        let pid = libc::syscall(libc::SYS_clone3, arguments.as_ptr(), 88);
-        if pid == 0 {
-            libc::_exit(run(place));
+/// clone3() with a copy of the memory. Says how the child ended.
+fn clone_with(flags: u64, place: &Place, run: Run) -> String {
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArguments::default();
+    arguments.flags = flags;
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    match clone3(&arguments, || run(place)) {
+        Answer(Ok(child)) => {
+            // SAFETY: The descriptor is new, if there is one.
+            unsafe { libc::close(pidfd) };
+            ended(child as libc::pid_t)
         }
-        if pid < 0 {
-            return Answer::of(pid).to_string();
-        }
-        libc::close(pidfd);
-        ended(pid as libc::pid_t)
+        answer => answer.to_string(),
     }
 }
 
@@ -319,7 +282,7 @@ const CLONES: &[Action] = &[
         share_memory(VFORK, || unmap_first(p))
     }),
     action("vfork, child runs a program", |p| {
-        share_memory(VFORK, || run_program(p))
+        share_memory(VFORK, || true_program(p))
     }),
     action("shared memory", |p| share_memory(0, || nothing(p))),
     action("shared memory, child reads what is missing", |p| {
@@ -329,7 +292,7 @@ const CLONES: &[Action] = &[
         share_memory(0, || unmap_first(p))
     }),
     action("shared memory, child runs a program", |p| {
-        share_memory(0, || run_program(p))
+        share_memory(0, || true_program(p))
     }),
     action("all shared, child reads what is missing", |p| {
         share_memory(OTHERS, || load_last(p))
@@ -337,30 +300,30 @@ const CLONES: &[Action] = &[
     action("vfork with its own memory", |p| {
         fork_with(VFORK, || nothing(p))
     }),
-    action("clone3", |p| clone3(0, p, nothing)),
+    action("clone3", |p| clone_with(0, p, nothing)),
     action("clone3, child reads what is missing", |p| {
-        clone3(0, p, load_last)
+        clone_with(0, p, load_last)
     }),
-    action("clone3, child unmaps", |p| clone3(0, p, unmap_first)),
+    action("clone3, child unmaps", |p| clone_with(0, p, unmap_first)),
     action("clone3, child runs a program", |p| {
-        clone3(0, p, run_program)
+        clone_with(0, p, true_program)
     }),
     action("clone3 with a descriptor", |p| {
-        clone3(libc::CLONE_PIDFD as u64, p, nothing)
+        clone_with(libc::CLONE_PIDFD as u64, p, nothing)
     }),
     action("clone3 with other signal handlers", |p| {
         const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
-        clone3(CLONE_CLEAR_SIGHAND, p, nothing)
+        clone_with(CLONE_CLEAR_SIGHAND, p, nothing)
     }),
     action("clone3 in a new namespace of processes", |p| {
-        clone3(libc::CLONE_NEWPID as u64, p, load_last)
+        clone_with(libc::CLONE_NEWPID as u64, p, load_last)
     }),
     action("clone3 in a new namespace of users", |p| {
-        clone3(libc::CLONE_NEWUSER as u64, p, nothing)
+        clone_with(libc::CLONE_NEWUSER as u64, p, nothing)
     }),
     action("clone3 into a cgroup that is none", |p| {
         const CLONE_INTO_CGROUP: u64 = 1 << 33;
-        clone3(CLONE_INTO_CGROUP, p, nothing)
+        clone_with(CLONE_INTO_CGROUP, p, nothing)
     }),
 ];
 
@@ -373,33 +336,22 @@ fn passed_on(log: &mut Transcript) {
     let names = Names::new(&[("area", &area)]);
     source.write();
     let (here, there) = UnixStream::pair().expect("there are sockets");
-    log.flush();
-    // SAFETY: The child has its own copy of everything.
-    let target = unsafe { fork() };
-    if target == 0 {
-        drop(here);
+    let target = fork(|| {
         let uffd = Uffd::new(UFFD_FEATURE_EVENT_FORK.into());
-        let called = uffd.register(area.start, area.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        uffd.must_register(area.start, area.len, MISSING);
         send(there.as_raw_fd(), uffd.fd());
         let before = descriptors();
-        // SAFETY: The child touches memory of the tests only.
-        unsafe {
-            let pid = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
-            assert!(pid >= 0, "cannot fork");
-            if pid == 0 {
-                assert_eq!(load(area.start, &names), "done");
-                let byte = std::ptr::read_volatile(area.start as *const u8);
-                libc::_exit(byte.into());
-            }
-            shared.set(0, descriptors() - before);
-            let mut status = 0;
-            libc::waitpid(pid, &mut status, 0);
-            assert!(libc::WIFEXITED(status), "the child did not end by itself");
-            shared.set(1, libc::WEXITSTATUS(status) as u32);
-            libc::_exit(0);
-        }
-    }
+        let forked = clone(0, || {
+            assert_eq!(load(area.start, &names), "done");
+            read_byte(area.start).into()
+        });
+        let pid = forked.0.expect("there is room for a process") as libc::pid_t;
+        shared.set(0, descriptors() - before);
+        let Status::Code(code) = Status::of(pid) else {
+            panic!("the child did not end by itself");
+        };
+        shared.set(1, code as u32);
+    });
     drop(there);
     let uffd = Uffd(receive(here.as_raw_fd()));
     let before = descriptors();
@@ -437,8 +389,7 @@ fn no_room(log: &mut Transcript) {
         let source = Area::anon(1, 1);
         let names = Names::new(&[("area", &area)]);
         let uffd = Uffd::new((UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE).into());
-        let called = uffd.register(area.start, area.len, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        uffd.must_register(area.start, area.len, MISSING);
         let question = |text: &str| format!("{besides:?},{text}");
         let forker = std::thread::spawn(|| fork_with(0, || 0));
         assert_ne!(uffd.poll(10_000), 0, "there is no event");
@@ -450,11 +401,7 @@ fn no_room(log: &mut Transcript) {
                 uffd.wait_for_sleepers(1);
                 Some(sleeper)
             }
-            Besides::Event => Some(sleeping_thread(move || {
-                // SAFETY: The page is memory of the tests.
-                let answer = unsafe { libc::madvise(last as _, PAGE, libc::MADV_DONTNEED) };
-                Answer::of(answer).to_string()
-            })),
+            Besides::Event => Some(sleeping_thread(move || dontneed(last).to_string())),
         };
         // As many as poll() is asked about.
         limit_descriptors(1);
@@ -485,15 +432,12 @@ fn no_room(log: &mut Transcript) {
 
 /// Reads up to three messages at once.
 fn read_several(uffd: &Uffd, names: &Names) -> String {
-    // SAFETY: All values are valid.
-    let mut messages: [uffd_msg; 3] = unsafe { std::mem::zeroed() };
-    let size = std::mem::size_of_val(&messages);
-    // SAFETY: The buffer is as long as is said.
-    let answer = Answer::of(unsafe { libc::read(uffd.fd(), messages.as_mut_ptr().cast(), size) });
-    let count = answer.0.unwrap_or(0) as usize / std::mem::size_of::<uffd_msg>();
-    let texts: Vec<String> = messages[..count]
-        .iter()
-        .map(|message| describe(message, names))
+    const MESSAGE: usize = size_of::<uffd_msg>();
+    let mut buffer = [0; 3 * MESSAGE];
+    let answer = read(uffd.fd(), &mut buffer);
+    let texts: Vec<String> = buffer[..answer.0.unwrap_or(0) as usize]
+        .chunks(MESSAGE)
+        .map(|bytes| describe(&message_of(bytes), names))
         .collect();
     format!("{answer} [{}]", texts.join(", "))
 }
@@ -505,20 +449,13 @@ fn room_for_one(log: &mut Transcript) {
     let source = Area::anon(1, 1);
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::with(libc::O_CLOEXEC, UFFD_FEATURE_EVENT_FORK.into());
-    let called = uffd.register(area.start, area.len, MISSING);
-    assert!(called.answer.is_ok(), "cannot register: {called}");
+    uffd.must_register(area.start, area.len, MISSING);
     let readers = [0, 1].map(|_| {
         let (fd, names) = (uffd.fd(), names.clone());
         sleeping_thread(move || read_one(fd, &names))
     });
     // Until the fork was read about, nothing else here opens a file.
-    // SAFETY: No pointers are involved. The number is the next one that is free.
-    let free = unsafe {
-        let free = libc::dup(0);
-        assert!(free >= 0, "there is no descriptor");
-        libc::close(free);
-        free as u64
-    };
+    let free = duplicate(0).as_raw_fd() as u64;
     limit_descriptors(free + 1);
     let forked = fork_with(0, || 0);
     while !readers.iter().any(|reader| reader.is_finished()) {
@@ -540,6 +477,12 @@ fn room_for_one(log: &mut Transcript) {
     log.record("sleeper", sleeper.join().expect("no panic"));
 }
 
+/// ptrace() as the kernel has it: what is read goes where `data` points to.
+fn ptrace(request: u32, process: libc::pid_t, address: usize, data: usize) -> Answer {
+    // SAFETY: The kernel checks the address in the process. The callers point to a word.
+    Answer::of(unsafe { libc::syscall(libc::SYS_ptrace, request, process, address, data) })
+}
+
 /// A stopped process is looked at, and written to, by its tracer.
 fn traced(log: &mut Transcript) {
     for (kind, mode, name, features) in [
@@ -556,65 +499,40 @@ fn traced(log: &mut Transcript) {
         let source = Area::anon(1, area.page / PAGE);
         source.write();
         let (here, there) = UnixStream::pair().expect("there are sockets");
-        log.flush();
-        // SAFETY: The child has its own copy of everything.
-        let child = unsafe { fork() };
-        if child == 0 {
+        let child = fork(|| {
             let uffd = Uffd::new(features.into());
-            let called = uffd.register(area.start, area.len, mode);
-            assert!(called.answer.is_ok(), "cannot register: {called}");
+            uffd.must_register(area.start, area.len, mode);
             for page in [area.start, area.at(2)] {
                 if mode & MISSING != 0 {
                     uffd.copy(page, source.start, area.page, 0);
                 } else {
-                    // SAFETY: The page is memory of the tests.
-                    unsafe { std::ptr::write_volatile(page as *mut u8, 1) };
+                    write_byte(page, 1);
                     uffd.range(&WRITEPROTECT, page, area.page, 1);
                 }
             }
             send(there.as_raw_fd(), uffd.fd());
-            // SAFETY: No pointers are involved. The process stops there until it is killed.
-            unsafe {
-                libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-                libc::raise(libc::SIGSTOP);
-                libc::_exit(0)
-            };
-        }
+            ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+            // It stops here until it is killed.
+            kill(this_process(), libc::SIGSTOP);
+        });
         let uffd = Uffd(receive(here.as_raw_fd()));
         let question = |text: &str| format!("{kind},mode={mode},{name},{text}");
-        // SAFETY: The pointers are valid, the kernel checks the addresses in the child.
-        unsafe {
-            let mut status = 0;
-            libc::waitpid(child, &mut status, 0);
-            assert!(libc::WIFSTOPPED(status), "the child stops");
-            for (state, page) in [("present", 0), ("missing", 1)] {
-                let address = area.at(page);
-                let mut word = 0u64;
-                let word_pointer = std::ptr::from_mut(&mut word);
-                let peeked = Answer::of(libc::syscall(
-                    libc::SYS_ptrace,
-                    libc::PTRACE_PEEKDATA,
-                    child,
-                    address,
-                    word_pointer,
-                ));
-                log.record(
-                    question(&format!("peek of {state}")),
-                    format!("{peeked} {word:#x}"),
-                );
-                let poked = Answer::of(libc::syscall(
-                    libc::SYS_ptrace,
-                    libc::PTRACE_POKEDATA,
-                    child,
-                    address,
-                    0x77u64,
-                ));
-                log.record(question(&format!("poke of {state}")), poked);
-            }
-            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
-            log.record(question("fdinfo"), uffd.fdinfo());
-            libc::kill(child, libc::SIGKILL);
+        assert!(libc::WIFSTOPPED(wait(child, 0)), "the child stops");
+        for (state, page) in [("present", 0), ("missing", 1)] {
+            let address = area.at(page);
+            let mut word = 0u64;
+            let pointer = std::ptr::from_mut(&mut word) as usize;
+            let peeked = ptrace(libc::PTRACE_PEEKDATA, child, address, pointer);
+            log.record(
+                question(&format!("peek of {state}")),
+                format!("{peeked} {word:#x}"),
+            );
+            let poked = ptrace(libc::PTRACE_POKEDATA, child, address, 0x77);
+            log.record(question(&format!("poke of {state}")), poked);
         }
+        log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(question("fdinfo"), uffd.fdinfo());
+        kill(child, libc::SIGKILL);
         log.record(question("child"), ended(child));
     }
 }
@@ -628,8 +546,7 @@ fn shared_memory_resolves(log: &mut Transcript) {
         let names = Names::new(&[("area", &area)]);
         let uffd = Uffd::new(0);
         let (start, half) = (area.start, area.len / 2);
-        let called = uffd.register(start, half, MISSING);
-        assert!(called.answer.is_ok(), "cannot register: {called}");
+        uffd.must_register(start, half, MISSING);
         let sleepers = [0, 1, 2].map(|page| {
             let (address, its) = (area.at(page), names.clone());
             let sleeper = std::thread::spawn(move || load(address, &its));
@@ -665,10 +582,7 @@ fn shared_memory_resolves(log: &mut Transcript) {
 /// A thread makes and uses a userfaultfd when the first thread of the process has ended.
 fn without_leader(log: &mut Transcript) {
     catch_signals();
-    log.flush();
-    // SAFETY: The child has its own copy of everything.
-    let child = unsafe { fork() };
-    if child == 0 {
+    let child = log.fork(|log| {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let path = format!("/proc/self/task/{}/stat", std::process::id());
@@ -677,13 +591,12 @@ fn without_leader(log: &mut Transcript) {
                 }
                 use_without_leader(log);
                 log.flush();
-                // SAFETY: Nothing of this process is needed any more.
-                unsafe { libc::_exit(0) };
+                exit(0);
             });
             // SAFETY: Only this thread ends. Its memory stays, for the other one.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
         });
-    }
+    });
     log.record("process", ended(child));
 }
 
@@ -768,13 +681,9 @@ fn core_dump(log: &mut Transcript) {
             source.write();
             let names = Names::new(&[("area", &area)]);
             let (here, there) = UnixStream::pair().expect("there are sockets");
-            log.flush();
-            // SAFETY: The child has its own copy of everything.
-            let child = unsafe { fork() };
-            if child == 0 {
+            let child = fork(|| {
                 let uffd = Uffd::new(0);
-                let called = uffd.register(area.start, area.len, mode);
-                assert!(called.answer.is_ok(), "cannot register: {called}");
+                uffd.must_register(area.start, area.len, mode);
                 if mode & MISSING != 0 {
                     uffd.copy(area.start, source.start, PAGE, 0);
                     uffd.copy(area.at(2), source.start, PAGE, 0);
@@ -788,24 +697,15 @@ fn core_dump(log: &mut Transcript) {
                     std::thread::spawn(move || load(address, &its));
                 }
                 let _ = (&there).read(&mut [0]);
-                // SAFETY: The structure is valid.
-                unsafe {
-                    let limit = libc::rlimit {
-                        rlim_cur: libc::RLIM_INFINITY,
-                        rlim_max: libc::RLIM_INFINITY,
-                    };
-                    assert_eq!(libc::setrlimit(libc::RLIMIT_CORE, &limit), 0);
-                    libc::abort()
-                };
-            }
+                set_limit(libc::RLIMIT_CORE, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+                std::process::abort();
+            });
             let uffd = Uffd(receive(here.as_raw_fd()));
             if sleeper {
                 uffd.wait_for_sleepers(1);
             }
             let _ = (&here).write(&[1]);
-            let mut status = 0;
-            // SAFETY: The pointer is valid.
-            unsafe { libc::waitpid(child, &mut status, 0) };
+            let status = wait(child, 0);
             let question = |text: &str| format!("{kind},mode={mode},sleeper={sleeper},{text}");
             log.record(
                 question("process"),

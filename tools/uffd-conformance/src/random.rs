@@ -3,10 +3,13 @@
 //! Sequences of calls made at random from a seed: what nobody thought of asking.
 
 use crate::{
-    memory::{kind_of, pagemap, peek, vm_flags, Area, Names, MIB},
+    memory::{
+        kind_of, madvise, move_to, mprotect, munmap, pagemap, peek, read_into, vm_flags,
+        write_byte, write_from, write_process, Area, Names, MIB,
+    },
     poll::poll_fd,
-    process::{fork_with, pipe},
-    sys::{errno_name, Answer, PAGE},
+    process::{fork_with, pipe, this_process},
+    sys::{errno_name, read_process, PAGE},
     touch::{catch_signals, load, store},
     transcript::{Case, Transcript},
     uffd::{
@@ -174,30 +177,21 @@ fn mode(rng: &mut Rng) -> u64 {
 /// Touches memory by an instruction, or has the kernel do it.
 fn touch(way: usize, address: usize, names: &Names) -> String {
     let mut bytes = [7u8; 8];
-    let local = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: address as _,
-        iov_len: bytes.len(),
-    };
+    let len = bytes.len();
+    let this = this_process();
     let (reader, mut writer) = pipe();
-    // SAFETY: The local bytes are valid; the kernel checks the address.
-    let answer = unsafe {
-        match way {
-            0 => return load(address, names),
-            1 => return store(address, names),
-            2 => libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0),
-            3 => libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0),
-            4 => libc::write(writer.as_raw_fd(), address as _, bytes.len()),
-            _ => {
-                writer.write_all(&bytes).expect("there is room");
-                libc::read(reader.as_raw_fd(), address as _, bytes.len())
-            }
+    let answer = match way {
+        0 => return load(address, names),
+        1 => return store(address, names),
+        2 => read_process(this, address, &mut bytes),
+        3 => write_process(this, address, &bytes),
+        4 => write_from(writer.as_raw_fd(), address, len),
+        _ => {
+            writer.write_all(&bytes).expect("there is room");
+            read_into(reader.as_raw_fd(), address, len)
         }
     };
-    Answer::of(answer).to_string()
+    answer.to_string()
 }
 
 fn sequence(log: &mut Transcript, seed: u64) {
@@ -242,8 +236,7 @@ fn sequence(log: &mut Transcript, seed: u64) {
         let alias = area.alias(4);
         let step = if first & MINOR != 0 { 1 } else { 3 };
         for page in (0..area.pages()).step_by(step) {
-            // SAFETY: The file is mapped there.
-            unsafe { std::ptr::write_volatile(alias.at(page) as *mut u8, 0x66) };
+            write_byte(alias.at(page), 0x66);
         }
     }
     log.record(
@@ -305,35 +298,25 @@ fn sequence(log: &mut Transcript, seed: u64) {
                     102,
                     103,
                 ][rng.usize(0..6)];
-                // SAFETY: The range is memory of the tests, or not mapped.
-                let answer = Answer::of(unsafe { libc::madvise(start as _, len, advice) });
+                let answer = madvise(start, len, advice);
                 (format!("madvise({place},{advice})"), answer.to_string())
             }
             10 => {
                 let protection = [1, 3, 0][rng.usize(0..3)];
-                // SAFETY: As above.
-                let answer = Answer::of(unsafe { libc::mprotect(start as _, len, protection) });
+                let answer = mprotect(start, len, protection);
                 (
                     format!("mprotect({place},{protection})"),
                     answer.to_string(),
                 )
             }
             11 if rng.bool() => {
-                // SAFETY: As above.
-                let answer = Answer::of(unsafe { libc::munmap(start as _, len) });
+                let answer = munmap(start, len);
                 (format!("munmap({place})"), answer.to_string())
             }
             12 if rng.bool() => {
                 let to = area.start + (1 << 31) + step * (64 << 20);
-                // SAFETY: As above.
-                let address = unsafe {
-                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                    libc::mremap(start as _, len, len, flags, to)
-                };
-                (
-                    format!("mremap({place})"),
-                    Answer::of_address(address).to_string(),
-                )
+                let answer = move_to(start, len, to);
+                (format!("mremap({place})"), answer.to_string())
             }
             13 if rng.bool() => ("fork".into(), fork_with(0, || 0)),
             14..=17 => {

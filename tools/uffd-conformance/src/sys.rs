@@ -5,6 +5,7 @@
 use std::{
     ffi::CStr,
     fmt::{self, Display},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 /// The size of a page of the machine, in bytes.
@@ -29,6 +30,14 @@ impl Answer {
             Self(Err(errno()))
         } else {
             Self(Ok(0))
+        }
+    }
+
+    /// As libc returns it, for the status of a child.
+    pub fn status(self) -> i32 {
+        match self.0 {
+            Ok(_) => 0,
+            Err(_) => -1,
         }
     }
 
@@ -96,4 +105,100 @@ pub fn write_file(path: &str, text: &str) -> Answer {
         Ok(()) => Answer(Ok(0)),
         Err(err) => Answer(Err(err.raw_os_error().unwrap_or(0))),
     }
+}
+
+/// Takes a descriptor that a call has returned, or the error.
+///
+/// # Safety
+///
+/// The descriptor is a new one.
+pub unsafe fn new_descriptor(fd: RawFd) -> Result<OwnedFd, i32> {
+    match fd {
+        // SAFETY: It is new, as this function requires.
+        0.. => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(errno()),
+    }
+}
+
+/// Opens a file.
+pub fn open(path: &CStr, mode: i32) -> Result<OwnedFd, i32> {
+    // SAFETY: The string is valid. The call returns a new descriptor, or an error.
+    unsafe { new_descriptor(libc::open(path.as_ptr(), mode | libc::O_CLOEXEC)) }
+}
+
+/// A second descriptor of the same file, which is inherited.
+pub fn duplicate(fd: RawFd) -> OwnedFd {
+    // SAFETY: The call returns a new descriptor, or an error.
+    unsafe { new_descriptor(libc::dup(fd)) }.expect("a descriptor can be doubled")
+}
+
+/// fcntl() with a number.
+pub fn fcntl(fd: RawFd, command: i32, argument: i32) -> Answer {
+    // SAFETY: No pointers are involved.
+    Answer::of(unsafe { libc::fcntl(fd, command, argument) })
+}
+
+/// The flags of a descriptor: of the file, and of its own.
+pub fn descriptor_flags(fd: RawFd) -> (i64, i64) {
+    let flags = |command| fcntl(fd, command, 0).0.unwrap_or(-1);
+    (flags(libc::F_GETFL), flags(libc::F_GETFD))
+}
+
+pub fn ftruncate(file: &impl AsRawFd, len: usize) -> Answer {
+    // SAFETY: No pointers are involved.
+    Answer::of(unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) })
+}
+
+/// Frees the memory of the beginning of a file.
+pub fn punch_hole(fd: RawFd, len: usize) -> Answer {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: No pointers are involved.
+    Answer::of(unsafe { libc::fallocate(fd, mode, 0, len as i64) })
+}
+
+/// read() into a buffer.
+pub fn read(fd: RawFd, buffer: &mut [u8]) -> Answer {
+    // SAFETY: The buffer is as long as is said.
+    Answer::of(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// preadv2() into a buffer, from no position.
+pub fn preadv2(fd: RawFd, buffer: &mut [u8], flags: i32) -> Answer {
+    let vector = iovec(buffer.as_mut_ptr() as usize, buffer.len());
+    // SAFETY: The buffer is as long as is said.
+    Answer::of(unsafe { libc::preadv2(fd, &vector, 1, -1, flags) })
+}
+
+pub fn iovec(address: usize, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: address as _,
+        iov_len: len,
+    }
+}
+
+/// process_vm_readv(): reads from memory of a process.
+pub fn read_process(process: libc::pid_t, address: usize, bytes: &mut [u8]) -> Answer {
+    let local = iovec(bytes.as_mut_ptr() as usize, bytes.len());
+    let remote = iovec(address, bytes.len());
+    // SAFETY: The local bytes are valid, the kernel checks the remote ones.
+    Answer::of(unsafe { libc::process_vm_readv(process, &local, 1, &remote, 1, 0) })
+}
+
+/// write() from a buffer.
+pub fn write(fd: RawFd, buffer: &[u8]) -> Answer {
+    // SAFETY: The buffer is as long as is said.
+    Answer::of(unsafe { libc::write(fd, buffer.as_ptr().cast(), buffer.len()) })
+}
+
+/// lseek() by nothing.
+pub fn lseek(fd: RawFd, whence: i32) -> Answer {
+    // SAFETY: No pointers are involved.
+    Answer::of(unsafe { libc::lseek(fd, 0, whence) })
+}
+
+/// mmap() of a page of a file, wherever there is room.
+pub fn mmap_file(fd: RawFd, flags: i32) -> Answer {
+    // SAFETY: The kernel chooses a place where nothing is.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, flags, fd, 0) };
+    Answer::of_address(address)
 }

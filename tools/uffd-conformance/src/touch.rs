@@ -3,16 +3,16 @@
 //! Ways to touch memory, and the signals that come of it.
 
 use crate::{
-    memory::Names,
-    process::{fork, pipe},
-    sys::{errno, errno_name, outcome, PAGE},
+    memory::{madvise, write_bytes, write_process, Names},
+    process::{exit, fork, pipe, this_process, Status},
+    sys::{errno_name, iovec, outcome, read_process, Answer, PAGE},
     uffd::TOUCHING,
 };
 use io_uring::{opcode, squeue::Flags, types, IoUring};
 use std::{
     arch::global_asm,
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::{
         fd::AsRawFd,
         unix::{fs::FileExt, net::UnixStream},
@@ -98,9 +98,14 @@ pub fn catch_signals() {
 }
 
 /// Calls one of the functions above.
+fn run(function: unsafe extern "C" fn(usize) -> i32, address: usize) -> i32 {
+    // SAFETY: Only tests use the memory at the address. If there is none, the signal is handled.
+    unsafe { function(address) }
+}
+
+/// The same, and says what came of it.
 fn touch(function: unsafe extern "C" fn(usize) -> i32, address: usize, names: &Names) -> String {
-    // SAFETY: The address is one of the tests' memory, or the signal is handled.
-    if unsafe { function(address) } == 0 {
+    if run(function, address) == 0 {
         return "done".into();
     }
     let signal = match SIGNAL[0].load(Ordering::Relaxed) {
@@ -151,43 +156,19 @@ const fn across(name: &'static str, run: fn(usize, &Names) -> String) -> Access 
     }
 }
 
-fn iovec(address: usize, len: usize) -> libc::iovec {
-    libc::iovec {
-        iov_base: address as _,
-        iov_len: len,
-    }
-}
-
-/// Runs something in a child, and returns its status.
+/// Runs something in a child, and says with which errno it ended.
 fn in_child(run: impl FnOnce(libc::pid_t) -> i32) -> String {
-    // SAFETY: The child makes system calls only.
-    unsafe {
-        let parent = libc::getpid();
-        let child = fork();
-        if child == 0 {
-            libc::_exit(run(parent));
-        }
-        let mut status = 0;
-        libc::waitpid(child, &mut status, 0);
-        if libc::WIFSIGNALED(status) {
-            return format!("killed by {}", libc::WTERMSIG(status));
-        }
-        let code = libc::WEXITSTATUS(status);
-        if code == 0 {
-            "0".into()
-        } else {
-            errno_name(code)
-        }
+    let parent = this_process();
+    match Status::of(fork(|| exit(run(parent)))) {
+        Status::Signal(signal) => format!("killed by {signal}"),
+        Status::Code(0) => "0".into(),
+        Status::Code(code) => errno_name(code),
     }
 }
 
 /// The errno of a call, or 0.
-fn status(value: isize) -> i32 {
-    if value < 0 {
-        errno()
-    } else {
-        0
-    }
+fn status(answer: Answer) -> i32 {
+    answer.0.err().unwrap_or(0)
 }
 
 /// Completes one request of io_uring.
@@ -209,8 +190,36 @@ fn ring(entry: io_uring::squeue::Entry) -> String {
     }
 }
 
-// SAFETY (of all blocks below): the addresses are in memory of the tests, of which nothing of
-// Rust's is part, and the kernel checks them.
+const TEXT: &[u8] = b"12345678";
+
+/// A pipe with something to read.
+fn full_pipe() -> (File, File) {
+    let (reader, mut writer) = pipe();
+    let _ = writer.write(TEXT);
+    (reader, writer)
+}
+
+fn zeros() -> File {
+    File::open("/dev/zero").expect("there is /dev/zero")
+}
+
+/// How much was read or written, or the error.
+fn transferred(result: io::Result<usize>) -> String {
+    match result {
+        Ok(count) => count.to_string(),
+        Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Makes a system call on memory at an address of an access.
+macro_rules! call {
+    ($name:ident($($argument:expr),*)) => {
+        // SAFETY: Nothing of Rust's is at the address, which the kernel checks. All other
+        // arguments are numbers, or buffers that are there until the call returns.
+        outcome(unsafe { libc::$name($($argument),*) })
+    };
+}
+
 pub const ACCESSES: &[Access] = &[
     access("load", |a, n| touch(uffd_load, a, n)),
     access("store", |a, n| touch(uffd_store, a, n)),
@@ -226,111 +235,96 @@ pub const ACCESSES: &[Access] = &[
     across("load across", |a, n| touch(uffd_load8, a, n)),
     across("store across", |a, n| touch(uffd_store8, a, n)),
     access("read", |a, _| {
-        let (reader, mut writer) = pipe();
-        let _ = writer.write(b"12345678");
-        outcome(unsafe { libc::read(reader.as_raw_fd(), a as _, 8) })
+        let (reader, _writer) = full_pipe();
+        call!(read(reader.as_raw_fd(), a as _, 8))
     }),
     across("read across", |a, _| {
-        let (reader, mut writer) = pipe();
-        let _ = writer.write(b"12345678");
-        outcome(unsafe { libc::read(reader.as_raw_fd(), a as _, 8) })
+        let (reader, _writer) = full_pipe();
+        call!(read(reader.as_raw_fd(), a as _, 8))
     }),
     access("write", |a, _| {
         let (_reader, writer) = pipe();
-        outcome(unsafe { libc::write(writer.as_raw_fd(), a as _, 8) })
+        call!(write(writer.as_raw_fd(), a as _, 8))
     }),
     across("write across", |a, _| {
         let (_reader, writer) = pipe();
-        outcome(unsafe { libc::write(writer.as_raw_fd(), a as _, 8) })
+        call!(write(writer.as_raw_fd(), a as _, 8))
     }),
     access("read of zeros", |a, _| {
-        let zero = File::open("/dev/zero").expect("there is /dev/zero");
-        outcome(unsafe { libc::read(zero.as_raw_fd(), a as _, 8) })
+        call!(read(zeros().as_raw_fd(), a as _, 8))
     }),
-    access("getrandom", |a, _| {
-        outcome(unsafe { libc::getrandom(a as _, 8, 0) })
-    }),
+    access("getrandom", |a, _| call!(getrandom(a as _, 8, 0))),
     access("futex wait", |a, _| {
         let time = libc::timespec {
             tv_sec: 0,
             tv_nsec: 1,
         };
-        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAIT, 0x1234_5678, &time) })
+        call!(syscall(
+            libc::SYS_futex,
+            a,
+            libc::FUTEX_WAIT,
+            0x1234_5678,
+            &time
+        ))
     }),
     access("futex wake", |a, _| {
-        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAKE, 1) })
+        call!(syscall(libc::SYS_futex, a, libc::FUTEX_WAKE, 1))
     }),
     access("futex wake op", |a, _| {
         const ADD_ONE: u64 = 1 << 28 | 1 << 12;
-        outcome(unsafe {
-            libc::syscall(libc::SYS_futex, a, libc::FUTEX_WAKE_OP, 1, 0u64, a, ADD_ONE)
-        })
+        call!(syscall(
+            libc::SYS_futex,
+            a,
+            libc::FUTEX_WAKE_OP,
+            1,
+            0u64,
+            a,
+            ADD_ONE
+        ))
     }),
     access("futex lock", |a, _| {
-        outcome(unsafe { libc::syscall(libc::SYS_futex, a, libc::FUTEX_TRYLOCK_PI, 0) })
+        call!(syscall(libc::SYS_futex, a, libc::FUTEX_TRYLOCK_PI, 0))
     }),
-    access("readv", |a, _| {
-        let zero = File::open("/dev/zero").expect("there is /dev/zero");
-        outcome(unsafe { libc::readv(zero.as_raw_fd(), a as _, 1) })
-    }),
+    access("readv", |a, _| call!(readv(zeros().as_raw_fd(), a as _, 1))),
     access("process_vm_readv", |a, _| {
-        let mut byte = [0u8; 8];
-        let (local, remote) = (iovec(byte.as_mut_ptr() as usize, 8), iovec(a, 8));
-        outcome(unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) })
+        let mut bytes = [0u8; 8];
+        let (local, remote) = (iovec(bytes.as_mut_ptr() as usize, 8), iovec(a, 8));
+        call!(process_vm_readv(this_process(), &local, 1, &remote, 1, 0))
     }),
     access("process_vm_writev", |a, _| {
-        let byte = [7u8; 8];
-        let (local, remote) = (iovec(byte.as_ptr() as usize, 8), iovec(a, 8));
-        outcome(unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) })
+        let bytes = [7u8; 8];
+        let (local, remote) = (iovec(bytes.as_ptr() as usize, 8), iovec(a, 8));
+        call!(process_vm_writev(this_process(), &local, 1, &remote, 1, 0))
     }),
     access("read by a child", |a, _| {
-        in_child(|parent| unsafe {
-            let mut byte = [0u8; 8];
-            let (local, remote) = (iovec(byte.as_mut_ptr() as usize, 8), iovec(a, 8));
-            status(libc::process_vm_readv(parent, &local, 1, &remote, 1, 0))
-        })
+        in_child(|parent| status(read_process(parent, a, &mut [0; 8])))
     }),
     access("write by a child", |a, _| {
-        in_child(|parent| unsafe {
-            let byte = [7u8; 8];
-            let (local, remote) = (iovec(byte.as_ptr() as usize, 8), iovec(a, 8));
-            status(libc::process_vm_writev(parent, &local, 1, &remote, 1, 0))
-        })
+        in_child(|parent| status(write_process(parent, a, &[7; 8])))
     }),
-    access("load in a child", |a, _| {
-        in_child(|_| unsafe { uffd_load(a) })
-    }),
-    access("store in a child", |a, _| {
-        in_child(|_| unsafe { uffd_store(a) })
-    }),
+    access("load in a child", |a, _| in_child(|_| run(uffd_load, a))),
+    access("store in a child", |a, _| in_child(|_| run(uffd_store, a))),
     access("/proc/self/mem read", |a, _| {
         let mem = File::open("/proc/self/mem").expect("there is /proc/self/mem");
-        match mem.read_at(&mut [0; 8], a as u64) {
-            Ok(read) => read.to_string(),
-            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
-        }
+        transferred(mem.read_at(&mut [0; 8], a as u64))
     }),
     access("/proc/self/mem write", |a, _| {
         let mem = File::options()
             .write(true)
             .open("/proc/self/mem")
             .expect("there is /proc/self/mem");
-        match mem.write_at(&[0x33; 8], a as u64) {
-            Ok(written) => written.to_string(),
-            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
-        }
+        transferred(mem.write_at(&[0x33; 8], a as u64))
     }),
     access("vmsplice", |a, _| {
         let (_reader, writer) = pipe();
-        outcome(unsafe { libc::vmsplice(writer.as_raw_fd(), &iovec(a, 8), 1, 0) })
+        call!(vmsplice(writer.as_raw_fd(), &iovec(a, 8), 1, 0))
     }),
     access("vmsplice out", |a, _| {
-        let (reader, mut writer) = pipe();
-        let _ = writer.write(b"12345678");
-        outcome(unsafe { libc::vmsplice(reader.as_raw_fd(), &iovec(a, 8), 1, 0) })
+        let (reader, _writer) = full_pipe();
+        call!(vmsplice(reader.as_raw_fd(), &iovec(a, 8), 1, 0))
     }),
     access("io_uring read", |a, _| {
-        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        let zero = zeros();
         ring(opcode::Read::new(types::Fd(zero.as_raw_fd()), a as _, 8).build())
     }),
     access("io_uring write", |a, _| {
@@ -338,7 +332,7 @@ pub const ACCESSES: &[Access] = &[
         ring(opcode::Write::new(types::Fd(writer.as_raw_fd()), a as _, 8).build())
     }),
     access("io_uring read in a worker", |a, _| {
-        let zero = File::open("/dev/zero").expect("there is /dev/zero");
+        let zero = zeros();
         let read = opcode::Read::new(types::Fd(zero.as_raw_fd()), a as _, 8).build();
         ring(read.flags(Flags::ASYNC))
     }),
@@ -349,19 +343,18 @@ pub const ACCESSES: &[Access] = &[
     }),
     access("io_uring fixed buffer", |a, _| {
         let ring = IoUring::new(4).expect("there is io_uring");
-        match unsafe { ring.submitter().register_buffers(&[iovec(a, 8)]) } {
-            Ok(()) => "0".into(),
-            Err(err) => errno_name(err.raw_os_error().unwrap_or(0)),
-        }
+        // SAFETY: Nothing of Rust's is at the address, and no request uses it.
+        let registered = unsafe { ring.submitter().register_buffers(&[iovec(a, 8)]) };
+        transferred(registered.map(|()| 0))
     }),
     access("mlock", |a, _| {
-        let answer = outcome(unsafe { libc::mlock(a as _, 8) });
-        unsafe { libc::munlock(a as _, 8) };
+        let answer = call!(mlock(a as _, 8));
+        call!(munlock(a as _, 8));
         answer
     }),
     access("mlock on fault", |a, _| {
-        let answer = outcome(unsafe { libc::mlock2(a as _, 8, libc::MLOCK_ONFAULT as _) });
-        unsafe { libc::munlock(a as _, 8) };
+        let answer = call!(mlock2(a as _, 8, libc::MLOCK_ONFAULT as _));
+        call!(munlock(a as _, 8));
         answer
     }),
     access("populate read", |a, _| advise(a, libc::MADV_POPULATE_READ)),
@@ -372,55 +365,54 @@ pub const ACCESSES: &[Access] = &[
     access("mincore", |a, _| {
         // A page of this program, of which the kernel writes one byte.
         let page = touch as *const () as usize & !(PAGE - 1);
-        outcome(unsafe { libc::mincore(page as _, PAGE, a as _) })
+        call!(mincore(page as _, PAGE, a as _))
     }),
-    access("stat", |a, _| {
-        outcome(unsafe { libc::stat(c"/".as_ptr(), a as _) })
-    }),
+    access("stat", |a, _| call!(stat(c"/".as_ptr(), a as _))),
     access("open", |a, _| {
+        // SAFETY: As in the macro above.
         let fd = unsafe { libc::open(a as _, libc::O_RDONLY) };
-        if fd >= 0 {
-            "opened".into()
-        } else {
-            outcome(fd)
+        match Answer::of(fd) {
+            Answer(Ok(_)) => "opened".into(),
+            answer => answer.to_string(),
         }
     }),
     access("clock_gettime", |a, _| {
-        outcome(unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, a) })
+        call!(syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, a))
     }),
     access("send", |a, _| {
         let (one, _two) = UnixStream::pair().expect("there are sockets");
-        outcome(unsafe { libc::send(one.as_raw_fd(), a as _, 8, 0) })
+        call!(send(one.as_raw_fd(), a as _, 8, 0))
     }),
     access("recv", |a, _| {
         let (mut one, two) = UnixStream::pair().expect("there are sockets");
-        let _ = one.write(b"12345678");
-        outcome(unsafe { libc::recv(two.as_raw_fd(), a as _, 8, 0) })
+        let _ = one.write(TEXT);
+        call!(recv(two.as_raw_fd(), a as _, 8, 0))
     }),
-    access("poll", |a, _| outcome(unsafe { libc::poll(a as _, 1, 0) })),
-    access("pipe", |a, _| outcome(unsafe { libc::pipe(a as _) })),
+    access("poll", |a, _| call!(poll(a as _, 1, 0))),
+    access("pipe", |a, _| call!(pipe(a as _))),
     access("sigprocmask", |a, _| {
-        outcome(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, 0, std::ptr::null::<u8>(), a, 8) })
+        call!(syscall(
+            libc::SYS_rt_sigprocmask,
+            0,
+            std::ptr::null::<u8>(),
+            a,
+            8
+        ))
     }),
     access("sched_getaffinity", |a, _| {
-        outcome(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, 8, a) })
+        call!(syscall(libc::SYS_sched_getaffinity, 0, 8, a))
     }),
-    access("uname", |a, _| outcome(unsafe { libc::uname(a as _) })),
+    access("uname", |a, _| call!(uname(a as _))),
 ];
 
 fn advise(address: usize, advice: i32) -> String {
-    // SAFETY: The range is memory of the tests.
-    outcome(unsafe { libc::madvise((address & !(PAGE - 1)) as _, PAGE, advice) })
+    madvise(address & !(PAGE - 1), PAGE, advice).to_string()
 }
 
 /// Fills pages with something that can be executed.
 pub fn fill(start: usize, len: usize) {
     for page in (start..start + len).step_by(PAGE) {
-        // SAFETY: The range is memory of the tests.
-        unsafe {
-            let code = (page + CODE_OFFSET) as *mut u8;
-            std::ptr::copy_nonoverlapping(CODE.as_ptr(), code, CODE.len())
-        };
+        write_bytes(page + CODE_OFFSET, &CODE);
     }
 }
 

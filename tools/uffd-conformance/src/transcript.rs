@@ -65,18 +65,18 @@ impl Transcript {
         self.text.clear();
     }
 
-    /// Does something in a process of its own, and says how that ended.
-    pub fn in_process(&mut self, run: impl FnOnce(&mut Self)) -> String {
+    /// Makes a child that records something. Returns its number.
+    pub fn fork(&mut self, run: impl FnOnce(&mut Self)) -> libc::pid_t {
         self.flush();
-        // SAFETY: The child has its own copy of everything.
-        let child = unsafe { fork() };
-        if child == 0 {
+        fork(|| {
             run(self);
             self.flush();
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
-        ended(child)
+        })
+    }
+
+    /// Has a child record something, and says how the child ended.
+    pub fn in_process(&mut self, run: impl FnOnce(&mut Self)) -> String {
+        ended(self.fork(run))
     }
 }
 
@@ -100,29 +100,28 @@ impl Case {
 
     /// Runs the case. Returns its lines, and what went wrong if it did not end as it should.
     pub fn run(self) -> (String, Option<String>) {
-        let (mut reader, writer) = pipe();
+        let (reader, writer) = pipe();
+        // The child takes its copy of one end, and closes the other.
+        let (mut reader, mut writer) = (Some(reader), Some(writer));
         PANICS.store(0, Ordering::Relaxed);
-        // SAFETY: This program has no other thread here.
-        let pid = unsafe { fork() };
-        if pid == 0 {
-            drop(reader);
+        let (name, run) = (self.name.clone(), self.run);
+        let pid = fork(|| {
+            reader.take();
             // SAFETY: No pointers are involved. A session of its own can be killed as a whole.
             unsafe {
                 libc::setsid();
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             }
             let mut log = Transcript {
-                prefix: self.name,
-                out: writer,
+                prefix: name,
+                out: writer.take().expect("a pipe has two ends"),
                 text: String::new(),
             };
-            (self.run)(&mut log);
+            run(&mut log);
             log.flush();
-            // SAFETY: Nothing of this process is needed any more.
-            unsafe { libc::_exit(0) };
-        }
+        });
         drop(writer);
-        let (text, problem) = collect(&mut reader, pid);
+        let (text, problem) = collect(&mut reader.expect("a pipe has two ends"), pid);
         (
             text,
             problem.map(|problem| format!("{}: {problem}", self.name)),

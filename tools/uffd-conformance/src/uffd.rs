@@ -3,9 +3,10 @@
 //! A userfaultfd, its ioctls as a table, and its messages.
 
 use crate::{
-    memory::{Area, Names},
+    memory::{mprotect, read_bytes, write_bytes, Area, Names},
     poll::poll_fd,
-    sys::{bits, Answer, PAGE},
+    process::this_thread,
+    sys::{bits, new_descriptor, read, Answer, PAGE},
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -167,12 +168,8 @@ impl Uffd {
     /// userfaultfd(2)
     pub fn create(flags: i32) -> Result<Self, Answer> {
         // SAFETY: The call returns a new descriptor, or an error.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        if fd < 0 {
-            return Err(Answer::of(fd));
-        }
-        // SAFETY: The descriptor is new.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+        let fd = unsafe { new_descriptor(libc::syscall(libc::SYS_userfaultfd, flags) as RawFd) };
+        fd.map(Self).map_err(|errno| Answer(Err(errno)))
     }
 
     /// A descriptor that has gone through UFFDIO_API.
@@ -214,6 +211,12 @@ impl Uffd {
         self.call(&REGISTER, &[start as u64, len as u64, mode])
     }
 
+    /// Registers a range, which nothing speaks against.
+    pub fn must_register(&self, start: usize, len: usize, mode: u64) {
+        let called = self.register(start, len, mode);
+        assert!(called.answer.is_ok(), "cannot register: {called}");
+    }
+
     pub fn copy(&self, dst: usize, src: usize, len: usize, mode: u64) -> Called {
         self.call(&COPY, &[dst as u64, src as u64, len as u64, mode])
     }
@@ -225,16 +228,10 @@ impl Uffd {
 
     /// Reads one message, if there is one.
     pub fn read(&self) -> Result<uffd_msg, Answer> {
-        // SAFETY: All values are valid.
-        let mut message: uffd_msg = unsafe { std::mem::zeroed() };
-        let size = std::mem::size_of::<uffd_msg>();
-        // SAFETY: The message is as long as is said.
-        let read = Answer::of(unsafe {
-            libc::read(self.fd(), std::ptr::from_mut(&mut message).cast(), size)
-        });
-        match read.0 {
-            Ok(_) => Ok(message),
-            Err(_) => Err(read),
+        let mut bytes = [0; size_of::<uffd_msg>()];
+        match read(self.fd(), &mut bytes) {
+            Answer(Ok(_)) => Ok(message_of(&bytes)),
+            answer => Err(answer),
         }
     }
 
@@ -311,8 +308,7 @@ pub static TOUCHING: AtomicU32 = AtomicU32::new(0);
 
 /// Notes that this is the thread that touches memory.
 pub fn touch_by_this_thread() {
-    // SAFETY: No pointers are involved.
-    TOUCHING.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
+    TOUCHING.store(this_thread(), Ordering::Relaxed);
 }
 
 /// Whether a thread of this process is one that io_uring made.
@@ -419,24 +415,23 @@ pub fn call_across(
     let pointer = pages.start + PAGE - 8 * second;
     let protect = |protections: [i32; 2]| {
         for (page, protection) in protections.into_iter().enumerate() {
-            // SAFETY: The page is mapped, and only this function uses it.
-            unsafe { libc::mprotect(pages.at(page) as _, PAGE, protection) };
+            mprotect(pages.at(page), PAGE, protection);
         }
     };
-    // SAFETY: Both pages are mapped, and nothing else is there.
-    unsafe {
-        let to = pointer as *mut u64;
-        std::ptr::copy_nonoverlapping(argument.as_ptr(), to, argument.len());
-    }
+    let bytes: Vec<u8> = argument
+        .iter()
+        .flat_map(|field| field.to_ne_bytes())
+        .collect();
+    write_bytes(pointer, &bytes);
     protect(protections);
     let answer = uffd.raw(call.request(), pointer);
     protect([libc::PROT_READ; 2]);
-    let mut after = argument.clone();
-    // SAFETY: As above; the pages can be read.
-    unsafe {
-        let from = pointer as *const u64;
-        std::ptr::copy_nonoverlapping(from, after.as_mut_ptr(), after.len());
-    }
+    let mut bytes = vec![0; bytes.len()];
+    read_bytes(pointer, &mut bytes);
+    let fields = bytes
+        .chunks(8)
+        .map(|field| field.try_into().expect("eight bytes"));
+    let after: Vec<u64> = fields.map(u64::from_ne_bytes).collect();
     format!("{answer}{}", call.changes(&argument, &after))
 }
 
@@ -460,13 +455,10 @@ pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
 
 /// Waits for one message, and writes it down.
 pub fn read_one(fd: RawFd, names: &Names) -> String {
-    // SAFETY: All values are valid.
-    let mut message: uffd_msg = unsafe { std::mem::zeroed() };
-    let buffer = std::ptr::from_mut(&mut message).cast();
-    // SAFETY: The message is as long as is said.
-    let answer = Answer::of(unsafe { libc::read(fd, buffer, size_of::<uffd_msg>()) });
-    if answer == Answer(Ok(size_of::<uffd_msg>() as i64)) {
-        describe(&message, names)
+    let mut bytes = [0; size_of::<uffd_msg>()];
+    let answer = read(fd, &mut bytes);
+    if answer == Answer(Ok(bytes.len() as i64)) {
+        describe(&message_of(&bytes), names)
     } else {
         answer.to_string()
     }
@@ -497,4 +489,11 @@ pub fn child_of(message: &uffd_msg) -> Option<Uffd> {
     let is_fork = u32::from(message.event) == UFFD_EVENT_FORK;
     // SAFETY: It is a fork event, whose descriptor is new.
     is_fork.then(|| Uffd(unsafe { OwnedFd::from_raw_fd(message.arg.fork.ufd as RawFd) }))
+}
+
+/// The message that some bytes hold.
+pub fn message_of(bytes: &[u8]) -> uffd_msg {
+    assert_eq!(bytes.len(), size_of::<uffd_msg>());
+    // SAFETY: There are enough bytes, and all their values are valid.
+    unsafe { bytes.as_ptr().cast::<uffd_msg>().read_unaligned() }
 }
