@@ -3,7 +3,9 @@
 //! Runs what changes mappings or processes, and serves the messages about it.
 
 use crate::{
-    memory::{kind_of, madvise, mremap, pagemap, vm_flags, Area, Names},
+    inspect::{pagemap, vm_flags},
+    kinds::kind_of,
+    memory::{madvise, mremap, Area, Names},
     poll::first_ready,
     process::Task,
     sys::PAGE,
@@ -195,7 +197,7 @@ pub fn ask_action_on(
     mode: u64,
     features: u64,
 ) -> String {
-    let area = Area::basic(kind_of(kind), 0);
+    let area = kind_of(kind).area(0);
     let source = Area::anon(1, area.page / PAGE);
     let mut names = Names::new(&[("area", &area)]);
     names.add("elsewhere", area.start + ELSEWHERE, area.len);

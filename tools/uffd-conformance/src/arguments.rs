@@ -3,7 +3,9 @@
 //! Every ioctl with its arguments at and around their limits.
 
 use crate::{
-    memory::{flags_within, kind_of, memfd, pagemap, Area, Names, MIB},
+    inspect::{flags_within, pagemap, vm_flags},
+    kinds::{kind_of, memfd, BASIC},
+    memory::{Area, Names, HUGE},
     process::{drop_ptrace, fork, pipe, wait},
     sys::{descriptor_flags, fcntl, Answer, PAGE},
     transcript::{Case, Transcript},
@@ -24,7 +26,6 @@ use std::{
 
 const PAGES: usize = 16;
 const SIZE: usize = PAGES * PAGE;
-const HUGE: usize = 2 * MIB;
 /// Where user space ends with page tables of four levels, and of five.
 const TASK_SIZE_4: usize = (1 << 47) - PAGE;
 const TASK_SIZE_5: usize = (1 << 56) - PAGE;
@@ -118,7 +119,7 @@ impl Subject {
     }
 
     fn with(uffd: Uffd, call: &'static Call, mode: u64) -> Self {
-        let area = if call.name == CONTINUE.name {
+        let area = if *call == CONTINUE {
             shared_area(0)
         } else {
             Area::anon(0, PAGES)
@@ -141,7 +142,7 @@ impl Subject {
         if let Some(alias) = &self.alias {
             alias.write();
         }
-        if self.call.name == WRITEPROTECT.name {
+        if *self.call == WRITEPROTECT {
             self.area.write();
         }
         self.source.write();
@@ -154,8 +155,7 @@ impl Subject {
     fn ask(&self, log: &mut Transcript, question: String, inputs: &[u64]) {
         let called = self.uffd.call(self.call, inputs);
         // Protection says nothing of what it did before an error.
-        let partly =
-            self.call.name == WRITEPROTECT.name && called.answer != Answer(Err(libc::EINVAL));
+        let partly = *self.call == WRITEPROTECT && called.answer != Answer(Err(libc::EINVAL));
         if called.did_something() || partly {
             log.record(question, format!("{called}; {}", self.pages()));
             self.reset();
@@ -190,18 +190,18 @@ fn shared_area(slot: usize) -> Area {
 
 /// A mode with which a call does something.
 fn good_mode(call: &Call) -> u64 {
-    match call.name {
-        "register" => MISSING,
-        "writeprotect" => WRITEPROTECT_WP.into(),
+    match *call {
+        REGISTER => MISSING,
+        WRITEPROTECT => WRITEPROTECT_WP.into(),
         _ => 0,
     }
 }
 
 /// The mode of registration with which a call does something.
 fn good_registration(call: &Call) -> u64 {
-    match call.name {
-        "register" => 0,
-        "continue" => MINOR | WP,
+    match *call {
+        REGISTER => 0,
+        CONTINUE => MINOR | WP,
         _ => MISSING | WP,
     }
 }
@@ -237,7 +237,7 @@ fn sources(log: &mut Transcript, call: &'static Call) {
         }
     }
     // The two ranges overlap. What is missing cannot be copied from: nobody would bring it.
-    if call.name != MOVE.name {
+    if *call != MOVE {
         return;
     }
     for pages in [0, 1, 2, PAGES - 1] {
@@ -258,11 +258,7 @@ fn sources(log: &mut Transcript, call: &'static Call) {
 }
 
 fn modes(log: &mut Transcript, call: &'static Call) {
-    let first = if call.name == CONTINUE.name {
-        MINOR
-    } else {
-        MISSING
-    };
+    let first = if *call == CONTINUE { MINOR } else { MISSING };
     for registered in [0, first, WP, first | WP] {
         let subject = Subject::new(call, registered);
         for mode in masks() {
@@ -301,7 +297,7 @@ fn pointers(log: &mut Transcript, call: &'static Call, after_api: bool) {
     }
 
     // The second page cannot be read, or not be written.
-    let values = if call.name == API.name {
+    let values = if *call == API {
         vec![u64::from(UFFD_API), 0]
     } else {
         subject.inputs(subject.area.start, PAGE, good_mode(call))
@@ -315,7 +311,7 @@ fn pointers(log: &mut Transcript, call: &'static Call, after_api: bool) {
                 &question,
                 format!("{called}; {}", pagemap(subject.area.start)),
             );
-            if call.name == API.name {
+            if *call == API {
                 // Whether that was the handshake shows in what comes next.
                 let again = subject.uffd.call(&API, &[u64::from(UFFD_API), 0]);
                 log.record(format!("{question},again"), again);
@@ -340,7 +336,7 @@ struct HugeArea {
 
 impl HugeArea {
     fn new(kind: &str, beside: bool) -> Self {
-        let area = Area::basic(kind_of(kind), 1);
+        let area = kind_of(kind).area(1);
         let extent = area.start - HUGE..area.start + area.len + HUGE;
         let mut huge = Self {
             uffd: Uffd::new(0),
@@ -412,7 +408,7 @@ fn huge_ranges(log: &mut Transcript, kind: &'static str, beside: bool) {
         for (range, start, end) in &ranges {
             // Mappings of huge pages that were split are not joined again.
             let huge = HugeArea::new(kind, beside);
-            if call.name == UNREGISTER.name {
+            if *call == UNREGISTER {
                 huge.register();
             }
             let called = huge.uffd.range(call, *start, end - start, MISSING | WP);
@@ -558,7 +554,7 @@ fn handshake(log: &mut Transcript, privileged: bool) {
 
 /// What can be registered after a handshake with each of the features.
 fn registration(log: &mut Transcript, kind: &'static str) {
-    let area = Area::basic(kind_of(kind), 0);
+    let area = kind_of(kind).area(0);
     for (feature, name) in [&[(0, "none")], FEATURES].concat() {
         for mode in 0..8 {
             let uffd = Uffd::new(feature);
@@ -604,7 +600,7 @@ impl Places {
 /// All calls of a descriptor, each on a page of its own of memory that another process may have.
 fn every_call(log: &mut Transcript, name: &str, uffd: &Uffd, places: &Places) {
     for (page, call) in RANGE_CALLS.into_iter().enumerate() {
-        let area = if call.name == CONTINUE.name {
+        let area = if *call == CONTINUE {
             &places.shared
         } else {
             &places.area
@@ -796,7 +792,7 @@ fn two_descriptors(log: &mut Transcript) {
         "second,unregister",
         second.range(&UNREGISTER, area.start, SIZE, 0),
     );
-    log.record("flags", crate::memory::vm_flags(area.start, &names));
+    log.record("flags", vm_flags(area.start, &names));
     for mode in 1..8 {
         log.record(
             format!("first again,mode={mode}"),
@@ -804,7 +800,7 @@ fn two_descriptors(log: &mut Transcript) {
         );
         log.record(
             format!("flags after mode={mode}"),
-            crate::memory::vm_flags(area.start, &names),
+            vm_flags(area.start, &names),
         );
     }
     log.record(
@@ -819,24 +815,18 @@ fn two_descriptors(log: &mut Transcript) {
     for page in 0..3 {
         log.record(
             format!("flags of page {page}"),
-            crate::memory::vm_flags(area.at(page), &names),
+            vm_flags(area.at(page), &names),
         );
     }
     drop(first);
-    log.record(
-        "flags after close",
-        crate::memory::vm_flags(area.start, &names),
-    );
+    log.record("flags after close", vm_flags(area.start, &names));
     log.record(
         "second,all after close",
         second.register(area.start, SIZE, MISSING),
     );
     log.record("wake", second.range(&WAKE, area.start, SIZE, 0));
     drop(second);
-    log.record(
-        "flags after all closed",
-        crate::memory::vm_flags(area.start, &names),
-    );
+    log.record("flags after all closed", vm_flags(area.start, &names));
 }
 
 pub fn cases() -> Vec<Case> {
@@ -892,7 +882,7 @@ pub fn cases() -> Vec<Case> {
             ));
         }
     }
-    for kind in crate::memory::BASIC {
+    for kind in BASIC {
         cases.push(Case::new(format!("limits/features/{kind}"), |log| {
             registration(log, kind)
         }));

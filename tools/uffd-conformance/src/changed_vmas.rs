@@ -5,10 +5,9 @@
 
 use crate::{
     fixture::{ask_setup, Fixture, FEATURES, SETUPS},
-    memory::{
-        huge_pages, kind_of, merge, mlock, mprotect, mseal, munmap, pagemap, swap_out, vm_flags,
-        Area, Names, MIB, RW,
-    },
+    inspect::{huge_pages, pagemap, vm_flags},
+    kinds::{kind_of, merge, swap_out},
+    memory::{mlock, mprotect, mseal, munmap, Area, Names, MIB, RW},
     sys::{errno_name, ftruncate, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
     transcript::{Case, Transcript},
@@ -156,7 +155,7 @@ fn after_change(log: &mut Transcript, change: &Change, mode: u64, features: u64,
         log.record("write-protect after", write_protect());
     }
     log.record("page", pagemap(start));
-    if change.kind == "anon-thp" {
+    if kind_of(change.kind).thp {
         log.record("huge pages", huge_pages(start));
     }
     // Two pages for each.
@@ -178,7 +177,7 @@ fn growth(log: &mut Transcript, mode: u64, features: u64) {
     for name in ["load", "store", "read"] {
         // The last one is more than a stack may have.
         for pages in [1, 8, 4096] {
-            let area = Area::basic(kind_of("anon-growsdown"), 0);
+            let area = kind_of("anon-growsdown").area(0);
             let mut fixture = Fixture::of(area, mode, features, 0);
             let start = fixture.area.start;
             fixture.names.add("beneath", start - 32 * MIB, 32 * MIB);
@@ -213,7 +212,7 @@ fn map_again(area: &Area) -> Answer {
 
 /// Mappings beside a registered one, which could become one with it.
 fn neighbours(log: &mut Transcript, kind: &'static str, mode: u64) {
-    let area = Area::basic(kind_of(kind), 0);
+    let area = kind_of(kind).area(0);
     let names = Names::new(&[("area", &area)]);
     let (one, two) = (Uffd::new(0), Uffd::new(0));
     let (start, half) = (area.start, area.len / 2);

@@ -5,7 +5,8 @@
 
 use crate::{
     cgroup::Cgroup,
-    memory::{dontneed, fill_with, kind_of, move_to, munmap, read_bytes, read_into, Area, Names},
+    kinds::kind_of,
+    memory::{dontneed, fill_with, move_to, munmap, read_bytes, read_into, Area, Names},
     poll::{poll_fd, select, Epoll},
     process::{
         ended, ends_soon, fork, fork_with, kill, limit_descriptors, run_on, set_limit,
@@ -681,7 +682,7 @@ fn sleepers_in_parts(uffd: &Uffd, area: &Area, names: &Names) -> Vec<JoinHandle<
 fn unregistered_parts(log: &mut Transcript) {
     catch_signals();
     for which in ["all", "missing", "wp", "minor"] {
-        let area = Area::basic(kind_of("shmem"), 0);
+        let area = kind_of("shmem").area(0);
         let alias = area.alias(2);
         // Memory is there behind the second part and the third one, and mapped in the second.
         fill(alias.at(PART), 2 * PART * PAGE);

@@ -7,10 +7,8 @@ use crate::{
         action, advise, ask_action, ask_action_on, move_elsewhere, remap, Action, Part, Place,
         ELSEWHERE, FEATURES,
     },
-    memory::{
-        dontneed, madvise, map_over, mlock, mprotect, munmap, pagemap, peek, process_madvise,
-        vm_flags, Area, Names,
-    },
+    inspect::{pagemap, peek, vm_flags},
+    memory::{dontneed, madvise, map_over, mlock, mprotect, munmap, process_madvise, Area, Names},
     process::{
         clone3, ends_soon, fork, fork_with, kill, kill_and_wait, pause, receive, send,
         sleeping_thread, wait, wait_for_sleep, CloneArguments,

@@ -5,7 +5,9 @@
 
 use crate::{
     cgroup::Cgroup,
-    memory::{dontneed, kind_of, move_to, munmap, pagemap, peek, write_byte, Area, Names, MIB, RW},
+    inspect::{pagemap, peek},
+    kinds::kind_of,
+    memory::{dontneed, move_to, munmap, write_byte, Area, Names, MIB, RW},
     process::{
         clone, ended, exit, fork, fork_with, kill, pause, receive, run_program, send, set_limit,
         this_process,
@@ -35,7 +37,7 @@ fn fork_without_memory(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
         // This area is not accounted for, and it is the first of all: the areas of the program,
         // which are, come behind it.
-        let area = Area::basic(kind_of("anon-noreserve"), 0);
+        let area = kind_of("anon-noreserve").area(0);
         let uffd = Uffd::new(features.into());
         uffd.must_register(area.start, area.len, MISSING);
         // Between the two settings no memory is allocated.

@@ -4,7 +4,8 @@
 
 use crate::{
     fixture::{ask_setup, setup, Fixture, Setup, FEATURES, FEW, SETUPS},
-    memory::{madvise, move_to, mprotect, munmap, pagemap, Area, Names, MIB, RW},
+    inspect::pagemap,
+    memory::{madvise, move_to, mprotect, munmap, Area, Names, MIB, RW},
     process::{ended, exit, fork, fork_with, kill, receive, send, sleeping_thread, wait},
     sys::{outcome, PAGE},
     touch::{

@@ -3,7 +3,9 @@
 //! An area that is registered, and threads that touch it.
 
 use crate::{
-    memory::{kind_of, pagemap, Area, Names, RW},
+    inspect::pagemap,
+    kinds::kind_of,
+    memory::{Area, Names, RW},
     poll::first_ready,
     process::{drop_ptrace, Task},
     sys::{punch_hole, Answer, PAGE},
@@ -29,7 +31,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new(kind: &'static str, mode: u64, features: u64, flags: i32) -> Self {
-        Self::of(Area::basic(kind_of(kind), 0), mode, features, flags)
+        Self::of(kind_of(kind).area(0), mode, features, flags)
     }
 
     /// Registers an area, which can be executed after this.

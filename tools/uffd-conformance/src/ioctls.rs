@@ -3,10 +3,9 @@
 //! Each ioctl on each kind of memory, in each mode of registration, with and without pages there.
 
 use crate::{
-    memory::{
-        huge_pages, kind_of, names_within, pagemap, peek, read_byte, vm_flags, write_byte, Area,
-        Kind, Names, KINDS, MIB, RW,
-    },
+    inspect::{huge_pages, names_within, pagemap, peek, vm_flags},
+    kinds::{kind_of, Kind, Made, BASIC, KINDS},
+    memory::{read_byte, write_byte, Area, Names, HUGE, MIB, RW},
     sys::{errno_name, Answer, PAGE},
     transcript::{Case, Transcript},
     uffd::{
@@ -95,11 +94,10 @@ impl Operands {
 
 /// Memory to take from: pages move between mappings of the same access, locked or not.
 fn other_for(kind: &Kind, area: &Area) -> Area {
-    match kind.name {
-        "anon-exec" | "anon-locked" | "anon-mlocked" | "anon-growsdown" | "anon-noreserve" => {
-            Area::basic(kind, 1)
-        }
-        _ => Area::anon(1, area.page.max(8 * PAGE) / PAGE),
+    if kind.apart {
+        kind.area(1)
+    } else {
+        Area::anon(1, area.page.max(8 * PAGE) / PAGE)
     }
 }
 
@@ -138,14 +136,14 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
             .register(operands.area.start, operands.area.len, mode),
     );
     log.record("flags", vm_flags(operands.area.start, &operands.names));
-    if kind.name == "anon-thp" {
+    if kind.thp {
         log.record("huge", huge_pages(operands.area.start));
     }
 
     // What is in the file that is mapped there, this program, is of no interest.
-    let content = |address| match kind.name {
-        "file-private" | "file-read" => String::new(),
-        _ => peek(address),
+    let content = |address| match kind.foreign {
+        true => String::new(),
+        false => peek(address),
     };
     let mut page = 0;
     for operation in OPERATIONS {
@@ -215,7 +213,7 @@ fn neighbours(log: &mut Transcript, kind: &'static str) {
         (MISSING, MISSING | WP),
     ] {
         for same in [true, false] {
-            let area = Area::basic(kind_of(kind), 0);
+            let area = kind_of(kind).area(0);
             let names = Names::new(&[("area", &area)]);
             let one = Uffd::new(0);
             let two = Uffd::new(0);
@@ -270,7 +268,7 @@ fn give_name(start: usize, len: usize, name: &CStr) -> Answer {
 fn named(log: &mut Transcript, kind: &'static str) {
     for (titles, second) in [("same", c"one"), ("different", c"two")] {
         for part in ["first", "second", "both"] {
-            let area = Area::basic(kind_of(kind), 0);
+            let area = kind_of(kind).area(0);
             let names = Names::new(&[("area", &area)]);
             let range = area.start..area.start + area.len;
             let half = area.len / 2;
@@ -339,7 +337,6 @@ enum Filling {
 
 /// Operations on a huge page as a whole, and on a part of one.
 fn huge(log: &mut Transcript, filling: Filling) {
-    const HUGE: usize = 2 * MIB;
     let make = |slot| {
         let protection = RW;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -371,7 +368,7 @@ fn huge(log: &mut Transcript, filling: Filling) {
         ("one page", &ZEROPAGE, PAGE, PAGE, 0),
         ("one page", &COPY, PAGE, PAGE, 0),
     ] {
-        let moves = call.name == MOVE.name;
+        let moves = *call == MOVE;
         let whole = matches!(name, "whole" | "whole with holes" | "both");
         let asked = match filling {
             Filling::Nothing => true,
@@ -428,9 +425,9 @@ fn huge(log: &mut Transcript, filling: Filling) {
             uffd.range(call, area.start + from, len, mode)
         };
         log.record(question("call"), format!("{called}; {}", look()));
-        let called = match call.name {
-            "writeprotect" => uffd.range(call, area.start, area.len, 0),
-            "move" => {
+        let called = match *call {
+            WRITEPROTECT => uffd.range(call, area.start, area.len, 0),
+            MOVE => {
                 uffd.range(&UNREGISTER, area.start, area.len, 0);
                 uffd.register(other.start, other.len, MISSING);
                 uffd.call(&MOVE, &[src, start, len as u64, 0])
@@ -445,7 +442,7 @@ fn huge(log: &mut Transcript, filling: Filling) {
 fn scan(log: &mut Transcript, kind: &'static str, features: u64, name: &str) {
     const PAGEMAP_SCAN: u64 = 0xc060_6610;
     const CATEGORIES: u64 = 0xff;
-    let area = Area::basic(kind_of(kind), 0);
+    let area = kind_of(kind).area(0);
     let names = Names::new(&[("area", &area)]);
     let uffd = Uffd::new(features);
     uffd.register(area.start, area.len, WP);
@@ -529,31 +526,19 @@ pub fn cases() -> Vec<Case> {
                 ("written", State::Written),
                 ("cached", State::Cached),
             ] {
-                let gigantic = kind.name == "hugetlb-gigantic";
                 // What they are when nobody has touched them.
-                let name = match (kind.name, name) {
-                    (
-                        "anon-thp" | "anon-ksm" | "anon-swapped" | "anon-soft-dirty"
-                        | "anon-mlocked",
-                        "empty",
-                    ) => "as made",
-                    ("anon-swapped", "read") => "read back",
-                    ("anon-swapped", "written") => "written back",
+                let name = match (kind.made, state) {
+                    (Made::Present | Made::Swapped, State::Empty) => "as made",
+                    (Made::Swapped, State::Read) => "read back",
+                    (Made::Swapped, State::Written) => "written back",
                     _ => name,
                 };
-                let special = !kind.writable && kind.name != "anon-read-only";
-                let shared = [
-                    "anon-shared",
-                    "shmem",
-                    "hugetlb-memfd",
-                    "hugetlb-shared",
-                    "file-shared",
-                ];
-                if state == State::Cached && !shared.contains(&kind.name)
+                if state == State::Cached && !kind.cached
                     || state == State::Written && !kind.writable
-                    || state == State::Read && special
-                    || gigantic && (state != State::Empty || mode == MISSING | MINOR || mode == 7)
-                    || gigantic && features != 0
+                    || state == State::Read && !kind.read
+                    || kind.gigantic
+                        && (state != State::Empty || mode == MISSING | MINOR || mode == 7)
+                    || kind.gigantic && features != 0
                 {
                     continue;
                 }
@@ -586,7 +571,7 @@ pub fn cases() -> Vec<Case> {
             huge(log, filling)
         }));
     }
-    for kind in crate::memory::BASIC {
+    for kind in BASIC {
         for (name, state) in [("empty", State::Empty), ("written", State::Written)] {
             let features = UFFD_FEATURE_WP_UNPOPULATED.into();
             cases.push(Case::new(

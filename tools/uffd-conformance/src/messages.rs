@@ -3,7 +3,8 @@
 //! Reading and waiting: order, buffers, and every way to wait.
 
 use crate::{
-    memory::{dontneed, move_to, mprotect, munmap, read_bytes, read_into, vm_flags, Area, Names},
+    inspect::vm_flags,
+    memory::{dontneed, move_to, mprotect, munmap, read_bytes, read_into, Area, Names},
     poll::{aio_poll, aio_poll_for, poll_fd, ring_poll, select, Epoll},
     process::{descriptors, ends_soon, fork_with, pipe, receive, send, sleeping_thread, wait},
     sys::{descriptor_flags, duplicate, errno_name, fcntl, preadv2, read, Answer, PAGE},

@@ -3,10 +3,9 @@
 //! Ranges of which an ioctl can do only a part.
 
 use crate::{
-    memory::{
-        dontneed, kind_of, madvise, map_over, memfd, mlock, mprotect, munmap, new_file, pagemap,
-        peek, vm_flags, write_byte, Area, Names, BASIC, RW,
-    },
+    inspect::{pagemap, peek, vm_flags},
+    kinds::{kind_of, memfd, new_file, BASIC},
+    memory::{dontneed, madvise, map_over, mlock, mprotect, munmap, write_byte, Area, Names, RW},
     process::{fork, kill_and_wait, pause},
     sys::{ftruncate, PAGE},
     touch::{catch_signals, load},
@@ -34,7 +33,7 @@ struct Areas {
 
 impl Areas {
     fn new(kind: &str, mode: u64, features: u64) -> Self {
-        let area = Area::basic(kind_of(kind), 0);
+        let area = kind_of(kind).area(0);
         let alias = (area.file.is_some() && mode & MINOR != 0).then(|| area.alias(2));
         let source = Area::anon(1, area.page / PAGE * area.pages());
         let areas = Self {
@@ -75,19 +74,19 @@ impl Areas {
 
 /// The mode of registration that a call needs.
 fn mode_for(call: &Call) -> u64 {
-    match call.name {
-        "continue" => MINOR,
-        "writeprotect" => WP,
+    match *call {
+        CONTINUE => MINOR,
+        WRITEPROTECT => WP,
         _ => MISSING,
     }
 }
 
 /// Whether a call can do something on a kind.
 fn suits(kind: &str, call: &Call) -> bool {
-    match call.name {
-        "continue" => matches!(kind, "shmem" | "hugetlb-memfd"),
-        "move" => kind == "anon",
-        "zeropage" => !kind.starts_with("hugetlb"),
+    match *call {
+        CONTINUE => kind_of(kind).aliased,
+        MOVE => kind_of(kind).movable,
+        ZEROPAGE => !kind_of(kind).hugetlb,
         _ => true,
     }
 }
@@ -104,7 +103,7 @@ fn refused(log: &mut Transcript, kind: &'static str) {
 
 /// An obstacle at each page of a range.
 fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
-    let huge = kind.starts_with("hugetlb");
+    let huge = kind_of(kind).hugetlb;
     let count = if huge { 2 } else { 6 };
     for obstacle in OBSTACLES {
         if huge && obstacle == "zero page" {
@@ -117,7 +116,7 @@ fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
                 alias.write();
             }
             let at = areas.area.at(position);
-            let protects = call.name == WRITEPROTECT.name;
+            let protects = *call == WRITEPROTECT;
             if protects {
                 // Only pages can be protected.
                 for page in (0..count).filter(|page| *page != position) {
@@ -125,9 +124,7 @@ fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
                 }
             }
             match obstacle {
-                "page" if call.name == CONTINUE.name => {
-                    areas.call(&CONTINUE, position, 1, 0).to_string()
-                }
+                "page" if *call == CONTINUE => areas.call(&CONTINUE, position, 1, 0).to_string(),
                 "page" => areas.call(&COPY, position, 1, 0).to_string(),
                 "zero page" => areas.call(&ZEROPAGE, position, 1, 0).to_string(),
                 "poison" => areas.call(&POISON, position, 1, 0).to_string(),
@@ -174,7 +171,7 @@ fn sources(log: &mut Transcript, kind: &'static str) {
                         continue;
                     }
                     // Pages can be write-protected where that was asked for only.
-                    let protects = call.name == COPY.name && mode & 2 != 0;
+                    let protects = *call == COPY && mode & 2 != 0;
                     let registered = if protects { MISSING | WP } else { MISSING };
                     let areas = Areas::new(kind, registered, 0);
                     areas.source.write();
@@ -235,7 +232,7 @@ fn mappings(log: &mut Transcript, kind: &'static str) {
             "other kind",
             "other descriptor",
         ] {
-            let mode = if call.name == CONTINUE.name {
+            let mode = if *call == CONTINUE {
                 MINOR | WP
             } else {
                 MISSING | WP
@@ -246,7 +243,7 @@ fn mappings(log: &mut Transcript, kind: &'static str) {
                 alias.write();
             }
             let (start, page) = (areas.area.start, areas.area.page);
-            if call.name == WRITEPROTECT.name {
+            if *call == WRITEPROTECT {
                 areas.call(&COPY, 0, 3, 0);
             }
             let second = start + page;
@@ -272,9 +269,9 @@ fn mappings(log: &mut Transcript, kind: &'static str) {
                 ("from", 1, 2),
                 ("before", 0, 1),
             ] {
-                let flags = match call.name {
-                    "register" => MISSING,
-                    "writeprotect" => 1,
+                let flags = match *call {
+                    REGISTER => MISSING,
+                    WRITEPROTECT => 1,
                     _ => 0,
                 };
                 let called = areas.call(call, from, pages, flags);
@@ -347,11 +344,11 @@ fn changing(log: &mut Transcript, kind: &'static str) {
         if let Some(alias) = &areas.alias {
             write_byte(alias.at(pages - 2), 0x77);
         }
-        let place = |call: &Call| match call.name {
-            "continue" => pages - 2,
-            "poison" => 1,
-            "zeropage" => 2,
-            "move" => 3,
+        let place = |call: &Call| match *call {
+            CONTINUE => pages - 2,
+            POISON => 1,
+            ZEROPAGE => 2,
+            MOVE => 3,
             _ => 0,
         };
         let (last, page) = (areas.area.at(pages - 1), areas.area.page);
@@ -506,11 +503,7 @@ fn truncated(log: &mut Transcript, kind: &'static str) {
             if !suits(kind, call) {
                 continue;
             }
-            let mode = if call.name == CONTINUE.name {
-                MINOR
-            } else {
-                MISSING
-            };
+            let mode = if *call == CONTINUE { MINOR } else { MISSING };
             let areas = Areas::new(kind, mode, 0);
             areas.source.write();
             if let Some(alias) = &areas.alias {
@@ -559,7 +552,7 @@ pub fn cases() -> Vec<Case> {
                     move |log| positions(log, kind, call),
                 ));
             }
-            if suits(kind, call) && call.name != WRITEPROTECT.name {
+            if suits(kind, call) && *call != WRITEPROTECT {
                 cases.push(Case::new(
                     format!("partial/{kind}/unanswered/{}", call.name),
                     move |log| unanswered(log, kind, call),

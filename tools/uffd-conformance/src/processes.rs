@@ -4,10 +4,9 @@
 
 use crate::{
     action::{action, ask_action, Action, Place, FEATURES},
-    memory::{
-        dontneed, getrandom, kind_of, munmap, peek, read_byte, vm_flags, write_byte, Area, Names,
-        RW,
-    },
+    inspect::{peek, vm_flags},
+    kinds::kind_of,
+    memory::{dontneed, getrandom, munmap, read_byte, write_byte, Area, Names, RW},
     process::{
         clone, clone3, descriptors, ended, exit, fork, fork_with, kill, limit_descriptors, receive,
         run_program, send, set_limit, sleeping_thread, this_process, this_thread, wait,
@@ -495,7 +494,7 @@ fn traced(log: &mut Transcript) {
         ("hugetlb", MISSING, "none", 0),
         ("hugetlb", WP, "none", 0),
     ] {
-        let area = Area::basic(kind_of(kind), 0);
+        let area = kind_of(kind).area(0);
         let source = Area::anon(1, area.page / PAGE);
         source.write();
         let (here, there) = UnixStream::pair().expect("there are sockets");
@@ -676,7 +675,7 @@ fn core_dump(log: &mut Transcript) {
                 continue;
             }
             let _ = std::fs::remove_file(CORE);
-            let area = Area::basic(kind_of(kind), 0);
+            let area = kind_of(kind).area(0);
             let source = Area::anon(1, 1);
             source.write();
             let names = Names::new(&[("area", &area)]);

@@ -3,9 +3,11 @@
 //! Sequences of calls made at random from a seed: what nobody thought of asking.
 
 use crate::{
+    inspect::{pagemap, peek, vm_flags},
+    kinds::kind_of,
     memory::{
-        kind_of, madvise, move_to, mprotect, munmap, pagemap, peek, read_into, vm_flags,
-        write_byte, write_from, write_process, Area, Names, MIB,
+        madvise, move_to, mprotect, munmap, read_into, write_byte, write_from, write_process, Area,
+        Names, MIB,
     },
     poll::poll_fd,
     process::{fork_with, pipe, this_process},
@@ -215,7 +217,7 @@ fn sequence(log: &mut Transcript, seed: u64) {
         Err(errno) => return log.record("cannot be made", errno_name(errno)),
     };
     let second_kind = kinds[rng.usize(0..5)];
-    let second = Area::basic(kind_of(second_kind), 1);
+    let second = kind_of(second_kind).area(1);
     let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
     source.write();
     let names = Names::new(&[("area", &area), ("second", &second), ("source", &source)]);
@@ -258,27 +260,27 @@ fn sequence(log: &mut Transcript, seed: u64) {
             0..=8 => {
                 let mut call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
                 let movable = matches!(target_kind, "anon" | "anon-thp");
-                if call.name == MOVE.name && !movable && rng.u8(0..8) != 0 {
+                if *call == MOVE && !movable && rng.u8(0..8) != 0 {
                     call = &COPY;
                 }
                 let shared = SHARED.contains(&target_kind);
                 let cached = shared && target.file.is_some();
-                if call.name == CONTINUE.name && !cached && rng.u8(0..8) != 0 {
+                if *call == CONTINUE && !cached && rng.u8(0..8) != 0 {
                     call = &WRITEPROTECT;
                 }
-                let mode = if call.name == REGISTER.name {
+                let mode = if *call == REGISTER {
                     rng.u64(1..8) & if shared { 7 } else { 3 }
                 } else {
                     mode(&mut rng)
                 };
-                if call.name == MOVE.name {
+                if *call == MOVE {
                     // What was moved away before, or is shared with a child.
                     source.write();
                 }
                 let called = if call.fields.len() == 5 {
                     let from = source.start + rng.usize(0..4) * PAGE;
                     uffd.call(call, &[start as u64, from as u64, len as u64, mode])
-                } else if call.name == UNREGISTER.name && rng.u8(0..4) != 0 {
+                } else if *call == UNREGISTER && rng.u8(0..4) != 0 {
                     // Otherwise most of a sequence would be about memory that is not registered.
                     uffd.range(call, start, PAGE, mode)
                 } else {

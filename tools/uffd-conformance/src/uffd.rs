@@ -16,6 +16,7 @@ use std::{
 
 /// An ioctl of a userfaultfd: its name, its number within the kind, its direction, its fields,
 /// each of which has 64 bits, and how many of them are read.
+#[derive(PartialEq, Eq)]
 pub struct Call {
     pub name: &'static str,
     number: u32,
@@ -437,7 +438,7 @@ pub fn call_across(
 
 /// The inputs of a call for a range, with a mode.
 pub fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) -> Vec<u64> {
-    let all = if call.name == COPY.name || call.name == MOVE.name {
+    let all = if *call == COPY || *call == MOVE {
         vec![start as u64, other as u64, len as u64, mode]
     } else {
         vec![start as u64, len as u64, mode]
