@@ -7,7 +7,7 @@ use crate::{
     fixture::{ask_setup, Fixture, FEATURES, SETUPS},
     inspect::{huge_pages, pagemap, vm_flags},
     kinds::{kind_of, merge, swap_out},
-    memory::{mlock, mprotect, mseal, munmap, Area, Names, MIB, RW},
+    memory::{mlock, mprotect, mseal, munmap, Area, Names, MADV_GUARD_INSTALL, MIB, RW},
     sys::{errno_name, ftruncate, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
     transcript::{Case, Transcript},
@@ -74,10 +74,7 @@ const CHANGES: &[Change] = &[
     change("without access", |area| area.mprotect(libc::PROT_NONE)),
     Change {
         filled: false,
-        ..change("guarded", |area| {
-            const MADV_GUARD_INSTALL: i32 = 102;
-            area.madvise(MADV_GUARD_INSTALL)
-        })
+        ..change("guarded", |area| area.madvise(MADV_GUARD_INSTALL))
     },
     change("dropped", |area| area.madvise(libc::MADV_DONTNEED)),
     Change {

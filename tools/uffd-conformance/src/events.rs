@@ -8,7 +8,10 @@ use crate::{
         ELSEWHERE, FEATURES,
     },
     inspect::{pagemap, peek, vm_flags},
-    memory::{dontneed, madvise, map_over, mlock, mprotect, munmap, process_madvise, Area, Names},
+    memory::{
+        dontneed, madvise, map_over, mlock, mprotect, munmap, process_madvise, Area, Names,
+        MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
+    },
     process::{
         clone3, ends_soon, fork, fork_with, kill, kill_and_wait, pause, receive, send,
         sleeping_thread, wait, wait_for_sleep, CloneArguments,
@@ -121,8 +124,8 @@ const ACTIONS: &[Action] = &[
     action("remove", |p| advise(p, 0, 2, libc::MADV_REMOVE)),
     action("cold", |p| advise(p, 0, 2, libc::MADV_COLD)),
     action("collapse", |p| advise(p, 0, p.last() + 1, 25)),
-    action("guard install", |p| advise(p, 0, 2, 102)),
-    action("guard remove", |p| advise(p, 0, 2, 103)),
+    action("guard install", |p| advise(p, 0, 2, MADV_GUARD_INSTALL)),
+    action("guard remove", |p| advise(p, 0, 2, MADV_GUARD_REMOVE)),
     action("dontfork", |p| advise(p, 0, 2, libc::MADV_DONTFORK)),
     action("hugepage", |p| {
         advise(p, 0, p.last() + 1, libc::MADV_HUGEPAGE)

@@ -4,7 +4,10 @@
 
 use crate::{
     inspect::{mappings, pagemap},
-    memory::{fill_with, mlock, mseal, slot_start, write_byte, Area, GIGANTIC, HUGE, RW},
+    memory::{
+        fill_with, mlock, mseal, slot_start, write_byte, Area, GIGANTIC, HUGE, MADV_GUARD_INSTALL,
+        RW,
+    },
     process::run_on,
     sys::{errno, errno_name, fcntl, ftruncate, new_descriptor, open, write_file, Answer, PAGE},
 };
@@ -307,8 +310,6 @@ pub fn merge(area: &Area) -> Answer {
     result.expect("pages are merged in time");
     advised
 }
-
-const MADV_GUARD_INSTALL: i32 = 102;
 
 /// All kinds.
 pub const KINDS: &[Kind] = &[

@@ -357,5 +357,9 @@ impl Drop for Area {
     }
 }
 
+/// Advice that libc does not know yet.
+pub const MADV_GUARD_INSTALL: i32 = 102;
+pub const MADV_GUARD_REMOVE: i32 = 103;
+
 /// The access of most memory.
 pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;

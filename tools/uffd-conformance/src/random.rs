@@ -4,10 +4,10 @@
 
 use crate::{
     inspect::{pagemap, peek, vm_flags},
-    kinds::kind_of,
+    kinds::{kind_of, Kind},
     memory::{
         madvise, move_to, mprotect, munmap, read_into, write_byte, write_from, write_process, Area,
-        Names, MIB,
+        Names, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MIB,
     },
     poll::poll_fd,
     process::{fork_with, pipe, this_process},
@@ -15,8 +15,8 @@ use crate::{
     touch::{catch_signals, load, store},
     transcript::{Case, Transcript},
     uffd::{
-        child_of, describe, fault_of, Fault, Uffd, CONTINUE, COPY, FEATURES, MINOR, MISSING, MOVE,
-        RANGE_CALLS, REGISTER, UNREGISTER, WAKE, WRITEPROTECT, ZEROPAGE,
+        child_of, describe, fault_of, inputs, Call, Fault, Uffd, CONTINUE, COPY, FEATURES, MINOR,
+        MISSING, MOVE, RANGE_CALLS, REGISTER, UNREGISTER, WAKE, WRITEPROTECT, ZEROPAGE,
     },
 };
 use fastrand::Rng;
@@ -42,9 +42,6 @@ const ALLOWED: u64 = (UFFD_FEATURE_EVENT_FORK
     | UFFD_FEATURE_WP_ASYNC
     | UFFD_FEATURE_SIGBUS
     | UFFD_FEATURE_EXACT_ADDRESS) as u64;
-
-/// The kinds of which pages can be in the file only.
-const SHARED: [&str; 3] = ["shmem", "anon-shared", "hugetlb-memfd"];
 
 /// How often a fault of one access is resolved before its page is given up.
 const PATIENCE: usize = 3;
@@ -196,160 +193,246 @@ fn touch(way: usize, address: usize, names: &Names) -> String {
     answer.to_string()
 }
 
-fn sequence(log: &mut Transcript, seed: u64) {
-    catch_signals();
-    let mut rng = Rng::with_seed(seed);
-    let kinds = [
-        "anon",
-        "anon",
-        "shmem",
-        "shmem-private",
-        "anon-shared",
-        "anon-thp",
-        "hugetlb-memfd",
-    ];
-    // Huge pages take long to fill, so they come less often.
-    let count = if rng.bool() { 5 } else { kinds.len() };
-    let kind = kinds[rng.usize(0..count)];
-    let area = match (kind_of(kind).make)(0) {
-        Ok(area) => area,
-        // Not every kernel has every kind.
-        Err(errno) => return log.record("cannot be made", errno_name(errno)),
-    };
-    let second_kind = kinds[rng.usize(0..5)];
-    let second = kind_of(second_kind).area(1);
-    let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
-    source.write();
-    let names = Names::new(&[("area", &area), ("second", &second), ("source", &source)]);
-    let features = FEATURES
-        .iter()
-        .map(|(bit, _)| *bit)
-        .filter(|bit| bit & ALLOWED != 0 && rng.u8(0..4) == 0)
-        .fold(0, |all, bit| all | bit);
-    let uffd = Uffd::new(features);
-    let drain = Drain::new(uffd.fd(), names.clone(), Resolver::new(&area));
-    let mut first = rng.u64(1..8);
-    if !SHARED.contains(&kind) {
-        first &= !MINOR;
+/// What the steps of a sequence are about.
+///
+/// The descriptor goes first: nothing reads the events of what goes after it.
+struct World {
+    uffd: Uffd,
+    area: Area,
+    kind: &'static Kind,
+    second: Area,
+    second_kind: &'static Kind,
+    /// Where pages are copied and moved from.
+    source: Area,
+    names: Names,
+    features: u64,
+}
+
+/// The kinds of a sequence. Huge pages take long to fill, so the last ones come less often.
+const KINDS: [&str; 7] = [
+    "anon",
+    "anon",
+    "shmem",
+    "shmem-private",
+    "anon-shared",
+    "anon-thp",
+    "hugetlb-memfd",
+];
+
+const OFTEN: usize = 5;
+
+impl World {
+    /// Draws one. Not every kernel has every kind of memory.
+    fn draw(rng: &mut Rng) -> Result<Self, i32> {
+        let count = if rng.bool() { OFTEN } else { KINDS.len() };
+        let kind = kind_of(KINDS[rng.usize(0..count)]);
+        let area = (kind.make)(0)?;
+        let second_kind = kind_of(KINDS[rng.usize(0..OFTEN)]);
+        let second = second_kind.area(1);
+        let source = Area::anon(2, area.page.max(PAGE) / PAGE * area.pages());
+        source.write();
+        let features = FEATURES
+            .iter()
+            .map(|(bit, _)| *bit)
+            .filter(|bit| bit & ALLOWED != 0 && rng.u8(0..4) == 0)
+            .fold(0, |all, bit| all | bit);
+        Ok(Self {
+            names: Names::new(&[("area", &area), ("second", &second), ("source", &source)]),
+            area,
+            kind,
+            second,
+            second_kind,
+            source,
+            features,
+            uffd: Uffd::new(features),
+        })
     }
-    first = if first == 0 { MISSING } else { first };
-    if area.file.is_some() {
-        // Some pages are in the file only.
-        let alias = area.alias(4);
-        let step = if first & MINOR != 0 { 1 } else { 3 };
-        for page in (0..area.pages()).step_by(step) {
-            write_byte(alias.at(page), 0x66);
+
+    /// Draws a mode of registration that the area can have, and registers the area.
+    fn begin(&self, rng: &mut Rng) -> String {
+        let mut mode = rng.u64(1..8);
+        if !self.kind.cached {
+            mode &= !MINOR;
         }
-    }
-    log.record(
-        "begin",
-        format!(
-            "{kind} features {features:#x} register({first}) {}",
-            uffd.register(area.start, area.len, first)
-        ),
-    );
-    for step in 0..STEPS {
-        let (target, target_kind) = if rng.u8(0..4) == 0 {
-            (&second, second_kind)
-        } else {
-            (&area, kind)
-        };
-        let (start, len) = range(&mut rng, target);
-        let place = format!("{},{len:#x}", names.name(start as u64));
-        let (question, answer) = match rng.u8(0..20) {
-            0..=8 => {
-                let mut call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
-                let movable = matches!(target_kind, "anon" | "anon-thp");
-                if *call == MOVE && !movable && rng.u8(0..8) != 0 {
-                    call = &COPY;
-                }
-                let shared = SHARED.contains(&target_kind);
-                let cached = shared && target.file.is_some();
-                if *call == CONTINUE && !cached && rng.u8(0..8) != 0 {
-                    call = &WRITEPROTECT;
-                }
-                let mode = if *call == REGISTER {
-                    rng.u64(1..8) & if shared { 7 } else { 3 }
-                } else {
-                    mode(&mut rng)
-                };
-                if *call == MOVE {
-                    // What was moved away before, or is shared with a child.
-                    source.write();
-                }
-                let called = if call.fields.len() == 5 {
-                    let from = source.start + rng.usize(0..4) * PAGE;
-                    uffd.call(call, &[start as u64, from as u64, len as u64, mode])
-                } else if *call == UNREGISTER && rng.u8(0..4) != 0 {
-                    // Otherwise most of a sequence would be about memory that is not registered.
-                    uffd.range(call, start, PAGE, mode)
-                } else {
-                    uffd.range(call, start, len, mode)
-                };
-                (
-                    format!("{}({place},{mode:#x})", call.name),
-                    called.to_string(),
-                )
+        mode = if mode == 0 { MISSING } else { mode };
+        if self.area.file.is_some() {
+            // Some pages are in the file only.
+            let alias = self.area.alias(4);
+            let step = if mode & MINOR != 0 { 1 } else { 3 };
+            for page in (0..self.area.pages()).step_by(step) {
+                write_byte(alias.at(page), 0x66);
             }
+        }
+        let called = self.uffd.register(self.area.start, self.area.len, mode);
+        format!("register({mode}) {called}")
+    }
+
+    /// A range as it is written down.
+    fn place(&self, start: usize, len: usize) -> String {
+        format!("{},{len:#x}", self.names.name(start as u64))
+    }
+}
+
+/// A step of a sequence.
+enum Step {
+    Call {
+        call: &'static Call,
+        start: usize,
+        len: usize,
+        mode: u64,
+        inputs: Vec<u64>,
+    },
+    Advise(usize, usize, i32),
+    Protect(usize, usize, i32),
+    Unmap(usize, usize),
+    Move(usize, usize, usize),
+    Fork,
+    Touch(usize, usize),
+    Look(usize, usize),
+}
+
+impl Step {
+    /// Draws the step of a number. What is drawn does not depend on the kernel.
+    fn draw(rng: &mut Rng, world: &World, step: usize) -> Self {
+        let (area, kind) = match rng.u8(0..4) {
+            0 => (&world.second, world.second_kind),
+            _ => (&world.area, world.kind),
+        };
+        let (start, len) = range(rng, area);
+        match rng.u8(0..20) {
+            0..=8 => Self::draw_call(rng, world, kind, start, len),
             9 => {
-                let advice = [
+                const ADVICE: [i32; 6] = [
                     libc::MADV_DONTNEED,
                     libc::MADV_FREE,
                     libc::MADV_REMOVE,
                     libc::MADV_COLD,
-                    102,
-                    103,
-                ][rng.usize(0..6)];
-                let answer = madvise(start, len, advice);
-                (format!("madvise({place},{advice})"), answer.to_string())
+                    MADV_GUARD_INSTALL,
+                    MADV_GUARD_REMOVE,
+                ];
+                Self::Advise(start, len, ADVICE[rng.usize(0..6)])
             }
-            10 => {
-                let protection = [1, 3, 0][rng.usize(0..3)];
-                let answer = mprotect(start, len, protection);
-                (
-                    format!("mprotect({place},{protection})"),
-                    answer.to_string(),
-                )
-            }
-            11 if rng.bool() => {
-                let answer = munmap(start, len);
-                (format!("munmap({place})"), answer.to_string())
-            }
+            10 => Self::Protect(start, len, [1, 3, 0][rng.usize(0..3)]),
+            11 if rng.bool() => Self::Unmap(start, len),
             12 if rng.bool() => {
-                let to = area.start + (1 << 31) + step * (64 << 20);
-                let answer = move_to(start, len, to);
-                (format!("mremap({place})"), answer.to_string())
+                let to = world.area.start + (1 << 31) + step * (64 << 20);
+                Self::Move(start, len, to)
             }
-            13 if rng.bool() => ("fork".into(), fork_with(0, || 0)),
-            14..=17 => {
-                let way = rng.usize(0..6);
-                let address = (start & !(PAGE - 1)) + 0x10;
-                (
-                    format!("touch({way},{})", names.name(address as u64)),
-                    touch(way, address, &names),
-                )
-            }
-            _ => {
-                let page = start & !(PAGE - 1);
-                (
-                    format!("look({place})"),
-                    format!("{} {}", vm_flags(page, &names), pagemap(page)),
-                )
-            }
+            13 if rng.bool() => Self::Fork,
+            14..=17 => Self::Touch(rng.usize(0..6), (start & !(PAGE - 1)) + 0x10),
+            _ => Self::Look(start, len),
+        }
+    }
+
+    fn draw_call(rng: &mut Rng, world: &World, kind: &Kind, start: usize, len: usize) -> Self {
+        let mut call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
+        if *call == MOVE && !kind.movable && rng.u8(0..8) != 0 {
+            call = &COPY;
+        }
+        if *call == CONTINUE && !kind.aliased && rng.u8(0..8) != 0 {
+            call = &WRITEPROTECT;
+        }
+        let mode = match *call {
+            REGISTER => rng.u64(1..8) & if kind.cached { 7 } else { 3 },
+            _ => mode(rng),
         };
+        let (mut source, mut part) = (0, len);
+        if matches!(*call, COPY | MOVE) {
+            source = world.source.start + rng.usize(0..4) * PAGE;
+        } else if *call == UNREGISTER && rng.u8(0..4) != 0 {
+            // Otherwise most of a sequence would be about memory that is not registered.
+            part = PAGE;
+        }
+        Self::Call {
+            call,
+            start,
+            len,
+            mode,
+            inputs: inputs(call, start, source, part, mode),
+        }
+    }
+
+    fn question(&self, world: &World) -> String {
+        match self {
+            Self::Call {
+                call,
+                start,
+                len,
+                mode,
+                ..
+            } => format!("{}({},{mode:#x})", call.name, world.place(*start, *len)),
+            Self::Advise(start, len, advice) => {
+                format!("madvise({},{advice})", world.place(*start, *len))
+            }
+            Self::Protect(start, len, protection) => {
+                format!("mprotect({},{protection})", world.place(*start, *len))
+            }
+            Self::Unmap(start, len) => format!("munmap({})", world.place(*start, *len)),
+            Self::Move(start, len, _) => format!("mremap({})", world.place(*start, *len)),
+            Self::Fork => "fork".into(),
+            Self::Touch(way, address) => {
+                format!("touch({way},{})", world.names.name(*address as u64))
+            }
+            Self::Look(start, len) => format!("look({})", world.place(*start, *len)),
+        }
+    }
+
+    fn run(&self, world: &World) -> String {
+        match self {
+            Self::Call { call, inputs, .. } => {
+                if **call == MOVE {
+                    // What was moved away before, or is shared with a child.
+                    world.source.write();
+                }
+                world.uffd.call(call, inputs).to_string()
+            }
+            Self::Advise(start, len, advice) => madvise(*start, *len, *advice).to_string(),
+            Self::Protect(start, len, protection) => {
+                mprotect(*start, *len, *protection).to_string()
+            }
+            Self::Unmap(start, len) => munmap(*start, *len).to_string(),
+            Self::Move(start, len, to) => move_to(*start, *len, *to).to_string(),
+            Self::Fork => fork_with(0, || 0),
+            Self::Touch(way, address) => touch(*way, *address, &world.names),
+            Self::Look(start, _) => {
+                let page = start & !(PAGE - 1);
+                format!("{} {}", vm_flags(page, &world.names), pagemap(page))
+            }
+        }
+    }
+}
+
+fn sequence(log: &mut Transcript, seed: u64) {
+    catch_signals();
+    let mut rng = Rng::with_seed(seed);
+    let world = match World::draw(&mut rng) {
+        Ok(world) => world,
+        Err(errno) => return log.record("cannot be made", errno_name(errno)),
+    };
+    let resolver = Resolver::new(&world.area);
+    let drain = Drain::new(world.uffd.fd(), world.names.clone(), resolver);
+    let registered = world.begin(&mut rng);
+    let (name, features) = (world.kind.name, world.features);
+    log.record(
+        "begin",
+        format!("{name} features {features:#x} {registered}"),
+    );
+    for number in 0..STEPS {
+        let step = Step::draw(&mut rng, &world, number);
+        let answer = step.run(&world);
         let events = drain.take();
         log.record(
-            format!("step {step}: {question}"),
+            format!("step {number}: {}", step.question(&world)),
             format!("{answer} [{events}]"),
         );
     }
-    for (name, area) in [("area", &area), ("second", &second)] {
+    for (name, area) in [("area", &world.area), ("second", &world.second)] {
         let map: Vec<String> = (0..area.pages().min(32))
             .map(|page| format!("{}{}", pagemap(area.at(page)), peek(area.at(page))))
             .collect();
         log.record(format!("pages of {name}"), map.join(" "));
     }
-    log.record("fdinfo", uffd.fdinfo());
+    log.record("fdinfo", world.uffd.fdinfo());
     drain.end();
 }
 
