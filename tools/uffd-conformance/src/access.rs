@@ -26,10 +26,10 @@ use std::{
 const SYSCTL: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 const NODE: &CStr = c"/dev/userfaultfd";
 const NODE_PATH: &str = "/dev/userfaultfd";
-const NOBODY: u32 = 65534;
+const OTHER_USER: u32 = 65534;
 const GROUP: u32 = 12345;
 
-/// Somebody who wants a userfaultfd.
+/// A kind of user who wants a userfaultfd.
 struct Who {
     name: &'static str,
     become_them: fn(),
@@ -40,8 +40,8 @@ fn become_user(groups: &[u32]) {
     // SAFETY: The list is as long as is said.
     unsafe {
         assert_eq!(libc::setgroups(groups.len(), groups.as_ptr()), 0);
-        assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
-        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::setresgid(OTHER_USER, OTHER_USER, OTHER_USER), 0);
+        assert_eq!(libc::setresuid(OTHER_USER, OTHER_USER, OTHER_USER), 0);
     }
     // After that a process is not to be looked at, and its files in /proc are root's.
     // SAFETY: No pointers are involved.
@@ -92,7 +92,7 @@ fn forbid_the_call() {
 
 /// Has the ioctl of the device fail.
 fn forbid_the_ioctl() {
-    // Where the second argument is: after the number, the architecture, and two long words.
+    // The offset of the second argument: after the number, the architecture, and two long words.
     const SECOND_ARGUMENT: u32 = 24;
     filter_calls(&[
         instruction(LOAD, 0, 0),
@@ -241,7 +241,7 @@ fn use_of(uffd: &Uffd) -> String {
     text
 }
 
-/// Has somebody do something, in a process of their own.
+/// Runs something as a kind of user, in a process of its own.
 fn done_by(log: &mut Transcript, who: &Who, run: impl FnOnce(&mut Transcript)) {
     let child = log.fork(|log| {
         (who.become_them)();
@@ -258,7 +258,7 @@ fn use_or_error(created: Result<Uffd, Answer>) -> String {
     }
 }
 
-/// Somebody tries every way, with every flag.
+/// Tries every way, with every flag, as a kind of user.
 fn attempts(log: &mut Transcript, who: &Who, state: &str) {
     catch_signals();
     type Way = fn(i32) -> Result<Uffd, Answer>;
@@ -407,7 +407,7 @@ fn device(log: &mut Transcript) {
     });
 }
 
-/// A device that its group can only read, and one that root has opened for somebody else.
+/// A device that its group can only read, and one that root has opened for another user.
 fn opened_by(log: &mut Transcript, who: &Who) {
     catch_signals();
     set_node(0o640, GROUP);

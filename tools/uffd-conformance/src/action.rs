@@ -20,7 +20,7 @@ use std::{
 /// Where things are moved to.
 pub const ELSEWHERE: usize = 1 << 31;
 
-/// Where mremap() has moved something to, which may be anywhere, and how long that is.
+/// Where mremap() has moved something to, and how long that is.
 static MOVED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
 /// What an action is about.

@@ -32,11 +32,12 @@ const TASK_SIZE_5: usize = (1 << 56) - PAGE;
 /// vm.mmap_min_addr is not changed by the tests.
 const MMAP_MIN_ADDR: usize = 65536;
 
-/// Where user space ends on this machine: whether there are five levels shows in what can be mapped.
+/// Where user space ends on this machine. With five levels, pages can be mapped beyond the end that
+/// four levels have.
 static TASK_SIZE: LazyLock<usize> = LazyLock::new(|| {
     let last = (TASK_SIZE_5 - PAGE) as *mut libc::c_void;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: Nothing is there, or the call fails. Nobody uses what is mapped.
+    // SAFETY: Nothing is there, or the call fails. The page is not used.
     unsafe {
         if libc::mmap(last, PAGE, libc::PROT_NONE, flags, -1, 0) != last {
             return TASK_SIZE_4;
@@ -137,7 +138,7 @@ impl Subject {
         subject
     }
 
-    /// Puts pages where the call wants some, and registers the area.
+    /// Fills the pages that the call needs, and registers the area.
     fn begin(&self) {
         if let Some(alias) = &self.alias {
             alias.write();
@@ -236,7 +237,8 @@ fn sources(log: &mut Transcript, call: &'static Call) {
             );
         }
     }
-    // The two ranges overlap. What is missing cannot be copied from: nobody would bring it.
+    // The two ranges overlap. A missing page cannot be copied from, because
+    // no thread would fill it.
     if *call != MOVE {
         return;
     }
@@ -330,7 +332,7 @@ struct HugeArea {
     area: Area,
     beside: Vec<Area>,
     names: Names,
-    /// All of that, and what is around it where nothing is.
+    /// All of that, and the hole around it.
     extent: std::ops::Range<usize>,
 }
 
@@ -425,7 +427,7 @@ fn huge_parts(log: &mut Transcript, kind: &'static str, beside: bool) {
     for call in RANGE_CALLS.into_iter().skip(2) {
         let huge = HugeArea::new(kind, beside);
         huge.register();
-        // Nobody writes there: none of it should get into a huge page.
+        // It stays empty, because none of it should get into a huge page.
         let source = Area::anon(2, (huge.extent.end - huge.extent.start) / PAGE);
         for (range, start, end) in huge.ranges() {
             let len = end - start;

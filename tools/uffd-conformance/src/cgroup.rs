@@ -64,7 +64,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The memory of those who were killed may be on its way out.
+        // The memory of processes that were killed may not be free yet.
         for _ in 0..1000 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Areas that change after they were registered: what becomes of their faults. And features
+//! VMAs that change after they were registered: what becomes of their faults. And features
 //! together.
 
 use crate::{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a review asked about: who reads a message, what a failed read leaves behind, and what a
-//! descriptor says about its own state.
+//! Who gets a message or a wake-up when readers compete, fail or die, what a failed read leaves
+//! behind, and what a descriptor says about its own state.
 
 use crate::{
     cgroup::Cgroup,
@@ -37,7 +37,7 @@ use std::{
 
 const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
 
-/// How many pages are watched where nothing else is said.
+/// How many pages most questions watch.
 const PAGES: usize = 8;
 
 /// An area that is registered for missing pages.
@@ -146,7 +146,7 @@ const READERS: &[[Reader; 2]] = &[
 ];
 
 /// Two threads wait in read() when there is a fault, and then another one: who reads about which.
-/// All run on one processor, and whoever faults has the highest priority. So both readers can have
+/// All run on one processor, and the thread that faults has the highest priority. So both readers can have
 /// been woken before one of them runs.
 fn priorities(log: &mut Transcript) {
     catch_signals();
@@ -183,8 +183,8 @@ fn priorities(log: &mut Transcript) {
     }
 }
 
-/// A thread that keeps the first processor busy until this is dropped: nobody with a lower priority
-/// runs there.
+/// A thread that keeps the first processor busy until this is dropped. No thread with a lower
+/// priority runs there meanwhile.
 struct Busy {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -232,7 +232,7 @@ fn killed_reader(log: &mut Transcript) {
             let _ = watched.uffd.read();
         });
         wait_for_sleep(&format!("/proc/{child}"), || false);
-        // Neither this thread nor those that it starts run where the child cannot.
+        // This thread and those that it starts run on the other processor.
         run_on(Some(1));
         let reader = another.then(|| watched.reader(0));
         let busy = Busy::new();
@@ -343,7 +343,7 @@ fn failed_read(log: &mut Transcript) {
     }
 }
 
-/// While the buffer of a reader is brought, somebody else reads. What is left for the first one is
+/// While the page of a reader's buffer is filled, another reader reads. What is left for the first one is
 /// nothing, or was its own from the beginning.
 fn overtaken(log: &mut Transcript) {
     catch_signals();
@@ -362,7 +362,7 @@ fn overtaken(log: &mut Transcript) {
             read_into(fd, start, BUFFER)
         });
         resolver.wait_for_sleepers(1);
-        // Whoever reads already is not meant.
+        // This does not change a read that has begun.
         set_flags(&watched.uffd, libc::O_NONBLOCK);
         log.record(question("other reader"), watched.next());
         set_flags(&watched.uffd, flags);
@@ -379,8 +379,8 @@ fn overtaken(log: &mut Transcript) {
     }
 }
 
-/// A fork cannot be read about, over and over: how often are those told who wait in one way or the
-/// other.
+/// A fork cannot be read about, over and over: how often threads that wait in one way or
+/// the other are woken.
 fn failing_rounds(log: &mut Transcript) {
     for (name, flags) in [("level", 0), ("edge", libc::EPOLLET)] {
         let question = |text: &str| format!("{name},{text}");
@@ -624,7 +624,7 @@ fn get_page(address: usize) -> String {
 }
 
 /// The kernel gets a page for a driver, and the thread gets a signal meanwhile: it waits on, because
-/// nobody but KVM wants to be interrupted there.
+/// only KVM asks to be interrupted there.
 fn pinned(log: &mut Transcript) {
     count_interrupts(0);
     for read in [false, true] {
@@ -705,7 +705,7 @@ fn unregistered_parts(log: &mut Transcript) {
             log.record(question(&format!("{name} ends")), ends_soon(thread));
         }
         log.record(question("fdinfo"), uffd.fdinfo());
-        // Whoever is still registered faults again, so its page is made as it should be.
+        // A thread whose page is still registered faults again, so the page is made accessible.
         let called = uffd.range(&WRITEPROTECT, area.at(PART), PART * PAGE, 0);
         log.record(question("unprotect"), called.answer);
         let called = uffd.range(&CONTINUE, area.at(2 * PART), PART * PAGE, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a monitor is told when a process forks, or its mappings change.
+//! What a monitor reads when a process forks, or its mappings change.
 
 use crate::{
     action::{
@@ -234,8 +234,8 @@ fn next_message(uffd: &Uffd, names: &Names) -> (String, Option<Uffd>) {
     (describe(&message, names), child_of(&message))
 }
 
-/// Forks whose events wait together. Each child loads from a page of its own, by which it can be
-/// told which descriptor is whose.
+/// Forks whose events wait together. Each child loads from a page of its own, which shows to
+/// which child a descriptor belongs.
 fn several_forks(log: &mut Transcript) {
     catch_signals();
     let area = Area::anon(0, 8);
@@ -267,7 +267,7 @@ fn several_forks(log: &mut Transcript) {
     log.record("fdinfo", uffd.fdinfo());
 }
 
-/// A process that two userfaultfds watch forks: both are told, one after the other.
+/// A process that two userfaultfds watch forks: both get an event, one after the other.
 fn several_watchers(log: &mut Transcript) {
     catch_signals();
     for swapped in [false, true] {
@@ -392,7 +392,7 @@ fn childs_descriptor(log: &mut Transcript) {
 /// Something to be killed in. Returns what came of it.
 type Doing = fn(&Place) -> String;
 
-/// What the process that is killed was doing, or was told about.
+/// What the process that is killed was doing.
 const DOING: &[(&str, Doing)] = &[
     ("fault", |p| load(p.start, &p.names)),
     ("fork", |_| fork_with(0, || 0)),
@@ -415,7 +415,7 @@ enum Progress {
     Polled,
     /// It was read.
     Read,
-    /// It was about a fault, whose page is there; nobody was woken.
+    /// It was about a fault, whose page is there. No thread was woken.
     Filled,
 }
 
@@ -510,7 +510,7 @@ fn monitor(uffd: &Uffd, doing: &str, progress: Progress, place: &Place, source: 
     }
 }
 
-/// The monitor is killed: whoever waits for it goes on.
+/// The monitor is killed: the threads that wait for it go on.
 fn monitor_ends(log: &mut Transcript) {
     catch_signals();
     let source = Area::anon(1, 1);
@@ -547,8 +547,8 @@ fn monitor_ends(log: &mut Transcript) {
     }
 }
 
-/// The monitor is killed while it waits for a message. What comes then is for whoever else has the
-/// descriptor.
+/// The monitor is killed while it waits for a message. A message that comes then is for another
+/// process that has the descriptor.
 fn waiting_monitor_ends(log: &mut Transcript) {
     catch_signals();
     type Wait = fn(&Uffd);
@@ -635,7 +635,7 @@ pub fn cases() -> Vec<Case> {
                 }
                 for action in ACTIONS {
                     // Whether there is a huge page to be had is not the question. And a guard page
-                    // where a shared one is protected is tried for ever: what is removed leaves a
+                    // where a shared one is protected is tried forever: what is removed leaves a
                     // marker, which is removed again.
                     let unfit = (kind, action.name) == ("anon", "collapse")
                         || (kind, mode, action.name) == ("shmem", WP, "guard install");

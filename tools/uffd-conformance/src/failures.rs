@@ -32,10 +32,10 @@ const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 /// More memory than there is, in bytes.
 const MUCH: usize = 64 << 30;
 
-/// A fork that runs out of memory after areas that are registered were duplicated.
+/// A fork that runs out of memory after it has duplicated registered VMAs.
 fn fork_without_memory(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
-        // This area is not accounted for, and it is the first of all: the areas of the program,
+        // This VMA is not accounted for, and it is the first of all: the VMAs of the program,
         // which are, come behind it.
         let area = kind_of("anon-noreserve").area(0);
         let uffd = Uffd::new(features.into());
@@ -48,7 +48,7 @@ fn fork_without_memory(log: &mut Transcript) {
             assert_eq!(written.expect("the setting can be written"), 1);
         };
         set(b"1");
-        // SAFETY: The kernel chooses a place where nothing is.
+        // SAFETY: The kernel chooses an unmapped range.
         let much = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             libc::mmap(std::ptr::null_mut(), MUCH, RW, flags, -1, 0)
@@ -71,7 +71,7 @@ fn fork_refused(log: &mut Transcript) {
         let area = Area::anon(slot, 4);
         let uffd = Uffd::new(features.into());
         uffd.must_register(area.start, area.len, MISSING);
-        // The descriptor goes first: nobody reads what unmapping would tell it.
+        // The descriptor goes first, because no thread reads the events of unmapping.
         (features, uffd, area)
     });
     set_limit(libc::RLIMIT_NPROC, 1, 1);
@@ -84,8 +84,8 @@ fn fork_refused(log: &mut Transcript) {
     }
 }
 
-/// A fork for which a memory cgroup has no room: it fails when page tables are copied, and the
-/// areas that are registered were duplicated by then.
+/// A fork for which a memory cgroup has no room: it fails when page tables are copied,
+/// after the registered VMAs were duplicated.
 fn fork_in_full_cgroup(log: &mut Transcript) {
     for features in [0, ALL_EVENTS] {
         let cgroup = Cgroup::of_memory("1M", "0");
@@ -98,7 +98,7 @@ fn fork_without_room(log: &mut Transcript, features: u32, cgroup: &Cgroup) {
     // A page table for each of these: twice as much as the cgroup may have.
     const STEP: usize = 2 * MIB;
     const LEN: usize = 512 * STEP;
-    // Nobody is killed: the kernel looks for somebody, says that there is nobody, and goes on.
+    // The kernel looks for a process to kill, finds none, says so, and goes on.
     let answer = write_file("/proc/self/oom_score_adj", "-1000");
     assert!(answer.is_ok(), "this process can be killed: {answer}");
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -205,8 +205,8 @@ fn memory_cgroup(log: &mut Transcript) {
             let (start, source) = (Area::anon(0, 1).start, Area::anon(1, PAGES));
             if by == "another" {
                 let called = uffd.copy(start, source.start, PAGES * PAGE, 0);
-                // How much was done before somebody was killed is a matter of luck, and its memory may
-                // have gone early enough for all the rest.
+                // How much was done before a process was killed is a matter of luck, and its memory
+                // may have gone early enough for all the rest.
                 let text = match swap {
                     "0" => format!("at least a part: {}", called.did_something()),
                     _ => called.to_string(),
@@ -314,7 +314,7 @@ fn ends_meanwhile(log: &mut Transcript) {
     }
 }
 
-/// The process that ends: has a thread wait, and does as it is told by the socket.
+/// The process that ends: has a thread wait, and ends when the socket says so.
 fn target(run: Doing, end: &str, there: &UnixStream) -> ! {
     catch_signals();
     let area = Area::anon(0, 8);

@@ -122,7 +122,7 @@ const ACTS: &[Act] = &[
         called.to_string()
     }),
     act("close", |s| {
-        // The number is used again by nobody before it is closed for good.
+        // No other thread uses the number before it is closed for good.
         // SAFETY: The descriptor is of the tests, and is open until `s` goes.
         outcome(unsafe { libc::dup2(2, s.uffd.fd()) }.min(0))
     }),
@@ -229,7 +229,7 @@ fn distances(log: &mut Transcript) {
                 );
             }
         }
-        // Whoever is woken finds a page.
+        // A thread that is woken finds a page.
         for offset in AT {
             let page = fixture.area.start + offset;
             let copied = fixture
@@ -253,8 +253,8 @@ fn distances(log: &mut Transcript) {
     }
 }
 
-/// Waits until all of some threads have ended or sleep, and says which have ended. Nobody else
-/// sleeps on the descriptor.
+/// Waits until all of some threads have ended or sleep, and says which have ended. No other
+/// thread sleeps on the descriptor.
 fn ended_of<T>(uffd: &Uffd, threads: &[std::thread::JoinHandle<T>]) -> String {
     loop {
         let ended: Vec<bool> = threads.iter().map(|thread| thread.is_finished()).collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells about memory of this process.
+//! What /proc says about memory of this process.
 
 use crate::{
     memory::Names,
@@ -39,7 +39,7 @@ pub fn pagemap(address: usize) -> String {
     }
 }
 
-/// The first byte of a page that is present, without a fault that nobody handles.
+/// The first byte of a page that is present, without a fault that no thread resolves.
 pub fn peek(address: usize) -> String {
     if !pagemap(address).starts_with('P') {
         return "?".into();

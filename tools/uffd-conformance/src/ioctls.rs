@@ -42,7 +42,7 @@ const fn operation(name: &'static str, call: &'static Call, mode: u32) -> Operat
     }
 }
 
-/// The operations, each on a page of its own where there are enough.
+/// The operations, each on a page of its own if there are enough.
 const OPERATIONS: &[Operation] = &[
     operation("copy", &COPY, 0),
     operation("copy dontwake", &COPY, UFFDIO_COPY_MODE_DONTWAKE),
@@ -159,7 +159,7 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
             format!("{called}; {}", pagemap(address)),
         );
         page += 1;
-        // Where pages are few, each operation meets the state that it is about.
+        // If there are few pages, they are emptied, so that each operation finds the same.
         if operands.area.pages() < OPERATIONS.len() && state == State::Empty {
             operands.area.madvise(libc::MADV_DONTNEED);
         }
@@ -297,8 +297,8 @@ fn named(log: &mut Transcript, kind: &'static str) {
     }
 }
 
-/// A copy of a huge page of the biggest size, of which there is one. If a part of the source had to
-/// be brought, the kernel would copy all of it into a second one first.
+/// A copy of a huge page of the biggest size, of which there is one. If a part of the source were
+/// missing, the kernel would copy all of it into a second one first.
 fn gigantic(log: &mut Transcript) {
     let area = match (kind_of("hugetlb-gigantic").make)(0) {
         Ok(area) => area,
@@ -372,7 +372,7 @@ fn huge(log: &mut Transcript, filling: Filling) {
         let whole = matches!(name, "whole" | "whole with holes" | "both");
         let asked = match filling {
             Filling::Nothing => true,
-            // Nothing is moved to where something is.
+            // Pages are moved to missing ones only.
             Filling::Zero | Filling::Written => !moves || name == "whole",
             // A huge page of zeros is not moved as a whole: Linux 6.18 maps another page then.
             Filling::Zeros => moves && !whole,
@@ -526,7 +526,7 @@ pub fn cases() -> Vec<Case> {
                 ("written", State::Written),
                 ("cached", State::Cached),
             ] {
-                // What they are when nobody has touched them.
+                // What they are before a test touches them.
                 let name = match (kind.made, state) {
                     (Made::Present | Made::Swapped, State::Empty) => "as made",
                     (Made::Swapped, State::Read) => "read back",

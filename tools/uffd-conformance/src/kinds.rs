@@ -210,7 +210,7 @@ pub fn new_file(kind: &CStr, options: &[(&CStr, &CStr)], len: usize) -> Result<O
     let configure = |command: fsconfig_command, name: Option<&CStr>, value: Option<&CStr>| {
         let [name, value] = [name, value].map(|text| text.map_or(ptr::null(), CStr::as_ptr));
         let (fd, command) = (context.as_raw_fd(), command as u32);
-        // SAFETY: Both are strings, or nothing where the command has none.
+        // SAFETY: Both are strings, or null pointers if the command has none.
         match unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, name, value, 0) } {
             0 => Ok(()),
             _ => Err(errno()),
@@ -427,7 +427,7 @@ pub const KINDS: &[Kind] = &[
         sealed(slot, seals, RW, libc::MAP_SHARED)
     }),
     kind("shmem-sysv", |slot| {
-        // SAFETY: The segment is attached where nothing is, and goes with the process.
+        // SAFETY: shmat() fails if something is mapped there. The segment goes with the process.
         unsafe {
             let id = libc::shmget(libc::IPC_PRIVATE, PAGES * PAGE, libc::IPC_CREAT | 0o600);
             if id < 0 {

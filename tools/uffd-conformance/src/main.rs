@@ -3,6 +3,45 @@
 //! Asks a kernel thousands of questions about userfaultfd, and writes down the answers, one on each
 //! line: `chapter/case/question = answer`. The same questions are asked in the same order each
 //! time, so that two kernels can be compared line by line. Run as root inside a test guest.
+//!
+//! # How to add a question
+//!
+//! 1. Find the chapter. Each chapter is a module with a function `cases`; its doc says what it asks
+//!    about. The names in the transcript are older than some names of modules:
+//!
+//!    | chapter     | module           | asks about                                           |
+//!    |-------------|------------------|------------------------------------------------------|
+//!    | `limits`    | `arguments`      | arguments of ioctls at and around their limits       |
+//!    | `table`     | `ioctls`         | each ioctl on each kind of memory                    |
+//!    | `faults`    | `faults`         | each way to touch memory, and sleeping threads       |
+//!    | `partial`   | `partial_ranges` | ranges of which an ioctl can do only a part          |
+//!    | `messages`  | `messages`       | reading messages, and waiting for them               |
+//!    | `events`    | `events`         | forks and changes of mappings                        |
+//!    | `failures`  | `failures`       | what fails in the middle                             |
+//!    | `processes` | `processes`      | several processes                                    |
+//!    | `states`    | `changed_vmas`   | VMAs that change after they were registered          |
+//!    | `access`    | `access`         | who may have a userfaultfd                           |
+//!    | `review`    | `delivery`       | readers that compete, fail or die; POLLOUT           |
+//!    | `random`    | `random`         | sequences made from a seed                           |
+//!
+//! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
+//!    function in `cases` with the name of the case, `chapter/case`, or extend one that is there.
+//!    A case runs in a process of its own, and has a minute. No question is asked twice.
+//! 3. Make the answer depend on the kernel alone. Write addresses down with `memory::Names`,
+//!    results with `sys::Answer`, messages with `uffd::describe`. Where something depends on luck,
+//!    wait until it is decided (`Uffd::wait_for_sleepers`, `process::sleeping_thread`), or sort.
+//! 4. Ask both kernels: `cargo xtask conformance PREFIX` compares the answers of the cases whose
+//!    names start with `PREFIX`, and `cargo xtask test` asks all questions, and one kernel twice, so that an
+//!    answer that depends on luck shows.
+//! 5. If the two implementations answer differently, and are meant to, list the question in
+//!    `tools/uffd-conformance/differences.rst` with the answer of the one in Rust. Any other
+//!    difference is a defect.
+//!
+//! What several chapters use is in modules that no chapter owns; chapters do not import from one
+//! another. `memory`, `process`, `poll` and `sys` have safe functions for system calls, so a chapter
+//! hardly ever needs `unsafe`.
+//!
+//! [`Transcript`]: transcript::Transcript
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 

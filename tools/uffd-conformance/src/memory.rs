@@ -40,7 +40,7 @@ fn of_tests(start: usize, len: usize) -> *mut libc::c_void {
     start as _
 }
 
-/// The same, or where nothing can be.
+/// The same, or a range in which no process has memory.
 fn of_tests_or_none(start: usize, len: usize) -> *mut libc::c_void {
     match start {
         0 | BEYOND.. => start as _,
@@ -228,14 +228,15 @@ impl Names {
         };
         match within(false).or_else(|| within(true)) {
             Some((name, start, _)) => format!("{name}+{:#x}", address - start),
-            // Where the kernel puts something is different each time.
+            // The address that the kernel chooses is different each time.
             None if address > BASE && !(BASE..REGION.end).contains(&address) => "somewhere".into(),
             None => format!("{address:#x}"),
         }
     }
 }
 
-/// A mapping, which is gone when this is dropped: after the descriptor that may report that.
+/// A range of memory of the tests, which the kernel may have several VMAs for. It is unmapped when
+/// this is dropped: after the descriptor that may report that.
 pub struct Area {
     pub start: usize,
     pub len: usize,

@@ -93,6 +93,44 @@ impl Inbox {
         panic!("a thread neither ends nor waits");
     }
 
+    /// readv(): one message over several buffers.
+    fn read_vectors(&mut self, log: &mut Transcript) {
+        let fd = self.uffd.fd();
+        for lengths in [
+            &[32][..],
+            &[16, 16],
+            &[1, 31],
+            &[31, 1],
+            &[8, 8, 8],
+            &[40, 40],
+            &[0, 32],
+        ] {
+            let mut buffers = vec![vec![0xeeu8; 40]; lengths.len()];
+            let vectors: Vec<libc::iovec> = buffers
+                .iter_mut()
+                .zip(lengths)
+                .map(|(buffer, len)| libc::iovec {
+                    iov_base: buffer.as_mut_ptr().cast(),
+                    iov_len: *len,
+                })
+                .collect();
+            // SAFETY: The buffers are at least as long as is said.
+            let answer =
+                Answer::of(unsafe { libc::readv(fd, vectors.as_ptr(), vectors.len() as i32) });
+            let joined: Vec<u8> = buffers
+                .iter()
+                .zip(lengths)
+                .flat_map(|(buffer, len)| buffer[..*len].to_vec())
+                .collect();
+            let text = self.describe(answer, &joined);
+            log.record(format!("readv{lengths:?}"), text);
+            if answer.is_ok() {
+                let page = self.sleepers.len();
+                self.sleep_on(page);
+            }
+        }
+    }
+
     /// Lets all sleepers go.
     fn end(mut self) {
         let (start, len) = (self.area.start, self.area.len);
@@ -473,7 +511,7 @@ fn edges(log: &mut Transcript) {
         log.record(format!("{name},before"), epoll.wait(0));
         for fault in 0..3 {
             inbox.sleep_on(fault);
-            // Whoever waits is told a moment after the thread can be seen to sleep.
+            // epoll reports the fault a moment after the thread can be seen to sleep.
             log.record(format!("{name},fault {fault}"), epoll.wait(1000));
             log.record(format!("{name},fault {fault},again"), epoll.wait(0));
         }
@@ -482,7 +520,7 @@ fn edges(log: &mut Transcript) {
         log.record(format!("{name},after a read"), epoll.wait(0));
         inbox.end();
     }
-    // Two events that are told about at once, of which one is read.
+    // Two events that epoll reports at once, of which one is read.
     for kinds in [["fork", "dontneed"], ["dontneed", "fork"]] {
         let features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE;
         let inbox = Inbox::new(libc::O_NONBLOCK, features.into());
@@ -658,94 +696,63 @@ fn file_operations(log: &mut Transcript) {
                 libc::SPLICE_F_NONBLOCK,
             )),
         );
-        let mut stat: libc::stat = std::mem::zeroed();
-        let answer = Answer::of(libc::fstat(fd, &mut stat));
-        log.record(
-            "fstat",
-            format!(
-                "{answer} mode {:#o} size {} links {} uid {}",
-                stat.st_mode, stat.st_size, stat.st_nlink, stat.st_uid
-            ),
-        );
-        for flags in [
-            0,
-            libc::RWF_NOWAIT,
-            libc::RWF_HIPRI,
-            libc::RWF_DSYNC,
-            libc::RWF_APPEND,
-        ] {
-            let vector = libc::iovec {
-                iov_base: pointer,
-                iov_len: 16,
-            };
-            log.record(
-                format!("preadv2({flags:#x})"),
-                Answer::of(libc::preadv2(fd, &vector, 1, -1, flags)),
-            );
-        }
-        for flag in [
-            libc::F_GETFD,
-            libc::F_GETFL,
-            libc::F_GETOWN,
-            libc::F_GETPIPE_SZ,
-            libc::F_GET_SEALS,
-            libc::F_GETLEASE,
-        ] {
-            log.record(format!("fcntl({flag})"), Answer::of(libc::fcntl(fd, flag)));
-        }
-        for (name, flag) in [
-            ("append", libc::O_APPEND),
-            ("async", libc::O_ASYNC),
-            ("direct", libc::O_DIRECT),
-            ("noatime", libc::O_NOATIME),
-            ("none", 0),
-        ] {
-            let answer = Answer::of(libc::fcntl(fd, libc::F_SETFL, flag | libc::O_NONBLOCK));
-            let flags = libc::fcntl(fd, libc::F_GETFL);
-            log.record(format!("setfl {name}"), format!("{answer} {flags:#o}"));
-        }
-        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
     }
+    file_state(log, fd);
+    inbox.read_vectors(log);
+    inbox.end();
+}
+
+/// What the file layer says of a descriptor, and its flags.
+fn file_state(log: &mut Transcript, fd: RawFd) {
+    // SAFETY: All values are valid.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: The structure is what the call expects.
+    let answer = Answer::of(unsafe { libc::fstat(fd, &mut stat) });
+    log.record(
+        "fstat",
+        format!(
+            "{answer} mode {:#o} size {} links {} uid {}",
+            stat.st_mode, stat.st_size, stat.st_nlink, stat.st_uid
+        ),
+    );
+    for flags in [
+        0,
+        libc::RWF_NOWAIT,
+        libc::RWF_HIPRI,
+        libc::RWF_DSYNC,
+        libc::RWF_APPEND,
+    ] {
+        let answer = preadv2(fd, &mut [0; 16], flags);
+        log.record(format!("preadv2({flags:#x})"), answer);
+    }
+    for command in [
+        libc::F_GETFD,
+        libc::F_GETFL,
+        libc::F_GETOWN,
+        libc::F_GETPIPE_SZ,
+        libc::F_GET_SEALS,
+        libc::F_GETLEASE,
+    ] {
+        log.record(format!("fcntl({command})"), fcntl(fd, command, 0));
+    }
+    for (name, flag) in [
+        ("append", libc::O_APPEND),
+        ("async", libc::O_ASYNC),
+        ("direct", libc::O_DIRECT),
+        ("noatime", libc::O_NOATIME),
+        ("none", 0),
+    ] {
+        let answer = fcntl(fd, libc::F_SETFL, flag | libc::O_NONBLOCK);
+        let (flags, _) = descriptor_flags(fd);
+        log.record(format!("setfl {name}"), format!("{answer} {flags:#o}"));
+    }
+    fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
     let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).expect("there is a link");
     log.record("link", link.display());
     match std::fs::File::open(format!("/proc/self/fd/{fd}")) {
         Ok(_) => log.record("open again", "opened"),
         Err(err) => log.record("open again", errno_name(err.raw_os_error().unwrap_or(0))),
     }
-    // Readv: one message over several buffers.
-    for lengths in [
-        &[32][..],
-        &[16, 16],
-        &[1, 31],
-        &[31, 1],
-        &[8, 8, 8],
-        &[40, 40],
-        &[0, 32],
-    ] {
-        let mut buffers = vec![vec![0xeeu8; 40]; lengths.len()];
-        let vectors: Vec<libc::iovec> = buffers
-            .iter_mut()
-            .zip(lengths)
-            .map(|(buffer, len)| libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: *len,
-            })
-            .collect();
-        // SAFETY: The buffers are at least as long as is said.
-        let answer = Answer::of(unsafe { libc::readv(fd, vectors.as_ptr(), vectors.len() as i32) });
-        let joined: Vec<u8> = buffers
-            .iter()
-            .zip(lengths)
-            .flat_map(|(buffer, len)| buffer[..*len].to_vec())
-            .collect();
-        let text = inbox.describe(answer, &joined);
-        log.record(format!("readv{lengths:?}"), text);
-        if answer.is_ok() {
-            let page = inbox.sleepers.len();
-            inbox.sleep_on(page);
-        }
-    }
-    inbox.end();
 }
 
 /// O_NONBLOCK that comes and goes, and requests that must not wait.
@@ -841,7 +848,7 @@ fn signals(log: &mut Transcript) {
             read_one(fd, &names)
         });
         interrupt_and_wait();
-        // The message is read by whoever still waits, or here.
+        // The message is read by the thread, if it still waits, or here.
         inbox.sleep_on(0);
         log.record(
             format!("{name},sleeping read"),

@@ -170,7 +170,7 @@ fn sources(log: &mut Transcript, kind: &'static str) {
                     if !suits(kind, call) {
                         continue;
                     }
-                    // Pages can be write-protected where that was asked for only.
+                    // Pages can be write-protected only if that was asked for.
                     let protects = *call == COPY && mode & 2 != 0;
                     let registered = if protects { MISSING | WP } else { MISSING };
                     let areas = Areas::new(kind, registered, 0);
@@ -290,7 +290,7 @@ fn mappings(log: &mut Transcript, kind: &'static str) {
     }
 }
 
-/// An answer that cannot be written: what was done stays, and nobody hears of it.
+/// An answer that cannot be written: what was done stays, and the caller cannot know.
 fn unanswered(log: &mut Transcript, kind: &'static str, call: &'static Call) {
     catch_signals();
     let areas = Areas::new(kind, mode_for(call), 0);

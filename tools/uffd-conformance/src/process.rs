@@ -297,7 +297,7 @@ pub fn run_on(processor: Option<usize>) {
                 (0..libc::CPU_SETSIZE as usize).for_each(|number| libc::CPU_SET(number, &mut set))
             }
         }
-        // Where there is one processor only, nothing has to be done.
+        // This fails if there is one processor only, and then nothing has to be done.
         libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
     }
 }
@@ -342,7 +342,7 @@ pub fn drop_capability(capability: u32) {
 /// Makes a pipe: the end to read, and the end to write.
 pub fn pipe() -> (File, File) {
     let mut ends = [0; 2];
-    // SAFETY: The array has room for two descriptors, which belong to nobody else.
+    // SAFETY: The array has room for two descriptors, which are new.
     unsafe {
         assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
         (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))

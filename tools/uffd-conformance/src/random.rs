@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sequences of calls made at random from a seed: what nobody thought of asking.
+//! Sequences of calls made at random from a seed: what the other chapters do not think of.
 
 use crate::{
     inspect::{pagemap, peek, vm_flags},
@@ -46,7 +46,7 @@ const ALLOWED: u64 = (UFFD_FEATURE_EVENT_FORK
 /// How often a fault of one access is resolved before its page is given up.
 const PATIENCE: usize = 3;
 
-/// The page that faults are resolved with, and where pages have another size than the usual one.
+/// The page that faults are resolved with, and the range whose pages have another size.
 struct Resolver {
     fill: Area,
     huge: Option<(usize, usize, usize)>,
@@ -93,7 +93,7 @@ impl Resolver {
     }
 }
 
-/// Reads messages until told to stop, so that those who cause them do not wait for long.
+/// Reads messages until it is stopped, so that the threads that cause them do not wait for long.
 struct Drain {
     seen: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
@@ -110,7 +110,8 @@ impl Drain {
                 if poll_fd(fd, libc::POLLIN, 2) & libc::POLLIN == 0 {
                     continue;
                 }
-                // Whoever caused the event goes on once it was read, and then waits for the lock.
+                // The thread that caused the event goes on once it was read, and then waits for the
+                // lock.
                 let mut seen = its_seen.lock().expect("no panic");
                 // SAFETY: The descriptor is open until this thread is joined, and is not closed
                 // here.

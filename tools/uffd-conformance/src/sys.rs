@@ -198,7 +198,7 @@ pub fn lseek(fd: RawFd, whence: i32) -> Answer {
 
 /// mmap() of a page of a file, wherever there is room.
 pub fn mmap_file(fd: RawFd, flags: i32) -> Answer {
-    // SAFETY: The kernel chooses a place where nothing is.
+    // SAFETY: The kernel chooses an unmapped range.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ, flags, fd, 0) };
     Answer::of_address(address)
 }

@@ -51,7 +51,7 @@ extern "C" {
 /// What a page to execute holds: `xor eax, eax; ret`.
 const CODE: [u8; 3] = [0x31, 0xc0, 0xc3];
 
-/// Where in the page, so that what the other ways write does not get executed.
+/// Where in the page the code is, so that what the other ways write is not executed.
 const CODE_OFFSET: usize = 0x80;
 
 /// The last signal for an access.
@@ -84,7 +84,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     }
 }
 
-/// Has the accesses above return 1 where there is a signal.
+/// Has the accesses above return 1 if there is a signal.
 pub fn catch_signals() {
     // SAFETY: The handler is made for the functions above, and knows them.
     unsafe {
@@ -135,7 +135,7 @@ pub struct Access {
     pub name: &'static str,
     /// What is done to an address, near which there is a page on either side.
     pub run: fn(usize, &Names) -> String,
-    /// Where in the page.
+    /// The offset in the page.
     pub offset: isize,
 }
 

@@ -39,7 +39,7 @@ fn count_panics() -> &'static AtomicU32 {
 /// The counter of the case that runs.
 static PANICS: std::sync::LazyLock<&AtomicU32> = std::sync::LazyLock::new(count_panics);
 
-/// Where a case writes its questions and answers.
+/// What a case writes its questions and answers to.
 pub struct Transcript {
     prefix: String,
     out: File,

@@ -268,7 +268,7 @@ impl Uffd {
     /// Waits until a thread has ended or sleeps on this descriptor, of which it is the only user.
     /// Returns whether it has ended.
     ///
-    /// Whoever is woken is no longer counted when the call that wakes returns.
+    /// A thread that is woken is no longer counted when the call that wakes it returns.
     pub fn ends_or_sleeps<T>(&self, thread: &std::thread::JoinHandle<T>) -> bool {
         for _ in 0..20_000 {
             if thread.is_finished() {
@@ -446,7 +446,7 @@ pub fn inputs(call: &Call, start: usize, other: usize, len: usize, mode: u64) ->
     all[..call.inputs].to_vec()
 }
 
-/// The mode in which nobody is woken, but for write protection.
+/// The mode in which no thread is woken. For write protection there is another one.
 pub const DONTWAKE: u64 = UFFDIO_COPY_MODE_DONTWAKE as u64;
 
 pub const ALL_EVENTS: u32 = UFFD_FEATURE_EVENT_FORK
