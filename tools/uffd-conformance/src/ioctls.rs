@@ -9,7 +9,7 @@ use crate::{
     sys::{errno_name, Answer, PAGE},
     transcript::{Case, Transcript},
     uffd::{
-        Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MINOR, MISSING, MOVE,
+        inputs, Call, Called, Uffd, CONTINUE, CONTINUE_WP, COPY, MINOR, MISSING, MOVE,
         MOVE_ALLOW_SRC_HOLES, POISON, UNREGISTER, WAKE, WP, WRITEPROTECT, WRITEPROTECT_DONTWAKE,
         WRITEPROTECT_WP, ZEROPAGE,
     },
@@ -79,16 +79,10 @@ impl Operands {
         let start = self.area.at(page);
         // One page of the area, unless that is far more than there is to take.
         let len = self.area.page;
-        if operation.call.fields.len() == 5 {
-            // What is moved is gone, so each takes from another place.
-            let src = self.other.start + page % (self.other.len / len) * len;
-            self.uffd.call(
-                operation.call,
-                &[start as u64, src as u64, len as u64, operation.mode],
-            )
-        } else {
-            self.uffd.range(operation.call, start, len, operation.mode)
-        }
+        // What is moved is gone, so each operation takes from another place.
+        let src = self.other.start + page % (self.other.len / len) * len;
+        let inputs = inputs(operation.call, start, src, len, operation.mode);
+        self.uffd.call(operation.call, &inputs)
     }
 }
 
@@ -335,39 +329,61 @@ enum Filling {
     Zeros,
 }
 
+/// A call on a part of an area of two huge pages: the name of the part, where it begins, its length,
+/// and the mode.
+type OnHugePages = (&'static str, &'static Call, usize, usize, u64);
+
+const ON_HUGE_PAGES: &[OnHugePages] = &[
+    ("whole", &COPY, 0, HUGE, 0),
+    ("whole", &ZEROPAGE, 0, HUGE, 0),
+    ("whole", &POISON, 0, HUGE, 0),
+    ("whole", &MOVE, 0, HUGE, 0),
+    (
+        "whole with holes",
+        &MOVE,
+        0,
+        HUGE,
+        MOVE_ALLOW_SRC_HOLES as u64,
+    ),
+    ("both", &MOVE, 0, 2 * HUGE, 0),
+    ("first page", &MOVE, 0, PAGE, 0),
+    ("last page", &MOVE, HUGE - PAGE, PAGE, 0),
+    ("half", &MOVE, 0, HUGE / 2, 0),
+    ("across", &MOVE, HUGE / 2, HUGE, 0),
+    ("whole", &WRITEPROTECT, 0, HUGE, 1),
+    ("first page", &WRITEPROTECT, 0, PAGE, 1),
+    ("half", &WRITEPROTECT, HUGE / 2, HUGE / 2, 1),
+    ("across", &WRITEPROTECT, HUGE / 2, HUGE, 1),
+    ("one page", &ZEROPAGE, PAGE, PAGE, 0),
+    ("one page", &COPY, PAGE, PAGE, 0),
+];
+
+/// Two huge pages, if the kernel has transparent ones.
+fn two_huge_pages(slot: usize) -> Option<Area> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let area = Area::map(slot, 2 * HUGE, PAGE, RW, flags, None).expect("there is memory");
+    area.madvise(libc::MADV_HUGEPAGE).is_ok().then_some(area)
+}
+
+/// What the pages of two such areas are.
+fn look_at(area: &Area, other: &Area) -> String {
+    let places = [
+        area.start,
+        area.start + PAGE,
+        area.start + HUGE - PAGE,
+        area.start + HUGE,
+        other.start,
+        other.start + HUGE - PAGE,
+        other.start + HUGE,
+    ];
+    let places = places.map(|place| format!("{}{}", pagemap(place), peek(place)));
+    let huge = [area, other].map(|area| huge_pages(area.start));
+    format!("{} huge {}", places.join(" "), huge.join(" and "))
+}
+
 /// Operations on a huge page as a whole, and on a part of one.
 fn huge(log: &mut Transcript, filling: Filling) {
-    let make = |slot| {
-        let protection = RW;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let area =
-            Area::map(slot, 2 * HUGE, PAGE, protection, flags, None).expect("there is memory");
-        area.madvise(libc::MADV_HUGEPAGE).is_ok().then_some(area)
-    };
-    for (name, call, from, len, mode) in [
-        ("whole", &COPY, 0, HUGE, 0),
-        ("whole", &ZEROPAGE, 0, HUGE, 0),
-        ("whole", &POISON, 0, HUGE, 0),
-        ("whole", &MOVE, 0, HUGE, 0),
-        (
-            "whole with holes",
-            &MOVE,
-            0,
-            HUGE,
-            MOVE_ALLOW_SRC_HOLES.into(),
-        ),
-        ("both", &MOVE, 0, 2 * HUGE, 0),
-        ("first page", &MOVE, 0, PAGE, 0),
-        ("last page", &MOVE, HUGE - PAGE, PAGE, 0),
-        ("half", &MOVE, 0, HUGE / 2, 0),
-        ("across", &MOVE, HUGE / 2, HUGE, 0),
-        ("whole", &WRITEPROTECT, 0, HUGE, 1),
-        ("first page", &WRITEPROTECT, 0, PAGE, 1),
-        ("half", &WRITEPROTECT, HUGE / 2, HUGE / 2, 1),
-        ("across", &WRITEPROTECT, HUGE / 2, HUGE, 1),
-        ("one page", &ZEROPAGE, PAGE, PAGE, 0),
-        ("one page", &COPY, PAGE, PAGE, 0),
-    ] {
+    for (name, call, from, len, mode) in ON_HUGE_PAGES.iter().copied() {
         let moves = *call == MOVE;
         let whole = matches!(name, "whole" | "whole with holes" | "both");
         let asked = match filling {
@@ -380,15 +396,14 @@ fn huge(log: &mut Transcript, filling: Filling) {
         if !asked {
             continue;
         }
-        let (Some(area), Some(other)) = (make(0), make(1)) else {
+        let (Some(area), Some(other)) = (two_huge_pages(0), two_huge_pages(1)) else {
             return log.record("cannot be made", errno_name(libc::EINVAL));
         };
         // The first page of a range is enough to get a huge page.
         for start in [other.start, other.start + HUGE] {
-            if filling == Filling::Zeros {
-                read_byte(start);
-            } else {
-                write_byte(start, 0x33);
+            match filling {
+                Filling::Zeros => drop(read_byte(start)),
+                _ => write_byte(start, 0x33),
             }
         }
         match filling {
@@ -399,42 +414,22 @@ fn huge(log: &mut Transcript, filling: Filling) {
         let uffd = Uffd::new(0);
         uffd.register(area.start, area.len, MISSING | WP);
         let question = |text: &str| format!("{},{name},{text}", call.name);
-        let look = || {
-            let places = [
-                area.start,
-                area.start + PAGE,
-                area.start + HUGE - PAGE,
-                area.start + HUGE,
-                other.start,
-                other.start + HUGE - PAGE,
-                other.start + HUGE,
-            ];
-            let places = places.map(|place| format!("{}{}", pagemap(place), peek(place)));
-            format!(
-                "{} huge {} and {}",
-                places.join(" "),
-                huge_pages(area.start),
-                huge_pages(other.start)
-            )
-        };
-        log.record(question("before"), look());
-        let (start, src) = ((area.start + from) as u64, (other.start + from) as u64);
-        let called = if call.fields.len() == 5 {
-            uffd.call(call, &[start, src, len as u64, mode])
-        } else {
-            uffd.range(call, area.start + from, len, mode)
-        };
-        log.record(question("call"), format!("{called}; {}", look()));
+        log.record(question("before"), look_at(&area, &other));
+        let (start, src) = (area.start + from, other.start + from);
+        let called = uffd.call(call, &inputs(call, start, src, len, mode));
+        let look = look_at(&area, &other);
+        log.record(question("call"), format!("{called}; {look}"));
         let called = match *call {
             WRITEPROTECT => uffd.range(call, area.start, area.len, 0),
             MOVE => {
                 uffd.range(&UNREGISTER, area.start, area.len, 0);
                 uffd.register(other.start, other.len, MISSING);
-                uffd.call(&MOVE, &[src, start, len as u64, 0])
+                uffd.call(call, &inputs(call, src, start, len, 0))
             }
             _ => continue,
         };
-        log.record(question("back"), format!("{called}; {}", look()));
+        let look = look_at(&area, &other);
+        log.record(question("back"), format!("{called}; {look}"));
     }
 }
 
