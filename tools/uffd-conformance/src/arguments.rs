@@ -620,7 +620,7 @@ fn every_call(log: &mut Transcript, name: &str, uffd: &Uffd, places: &Places) {
         }
     }
     log.record(format!("{name},fdinfo"), uffd.fdinfo());
-    log.record(format!("{name},poll"), format!("{:#x}", uffd.poll(0)));
+    log.record(format!("{name},poll"), uffd.poll_now());
     let answer = uffd.read().map_or_else(|answer| answer, |_| Answer(Ok(32)));
     log.record(format!("{name},read"), answer);
 }

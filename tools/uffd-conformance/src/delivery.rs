@@ -256,7 +256,7 @@ fn killed_reader(log: &mut Transcript) {
         }
         set_flags(&watched.uffd, libc::O_NONBLOCK);
         log.record(question("fdinfo"), watched.uffd.fdinfo());
-        log.record(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+        log.record(question("poll"), watched.uffd.poll_now());
         log.record(question("read"), watched.next());
         log.record(question("copy"), watched.fill(0));
         log.record(question("load"), sleeper.join().expect("no panic"));
@@ -393,7 +393,7 @@ fn failing_rounds(log: &mut Transcript) {
             let question = |text: &str| question(&format!("round {round},{text}"));
             log.record(question("read"), watched.next());
             log.record(question("epoll"), epoll.wait(0));
-            log.record(question("poll"), format!("{:#x}", watched.uffd.poll(0)));
+            log.record(question("poll"), watched.uffd.poll_now());
         }
         limit_descriptors(u64::MAX);
         log.record(question("read with room"), watched.next());

@@ -13,7 +13,7 @@ use crate::{
         MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
     },
     process::{
-        clone3, ends_soon, fork, fork_with, kill, kill_and_wait, pause, receive, send,
+        clone3, ends_soon, fork, fork_with, kill_and_wait, kill_children, pause, receive, send,
         sleeping_thread, wait, wait_for_sleep, CloneArguments,
     },
     sys::{descriptor_flags, errno_name, ftruncate, preadv2, punch_hole, Answer, PAGE},
@@ -288,7 +288,7 @@ fn several_watchers(log: &mut Transcript) {
         });
         let order = if swapped { [1, 0] } else { [0, 1] }.map(|index| &uffds[index]);
         assert_ne!(order[0].poll(10_000), 0, "there is no event");
-        log.record(question("other"), format!("{:#x}", order[1].poll(0)));
+        log.record(question("other"), order[1].poll_now());
         let mut children = Vec::new();
         for (step, uffd) in order.into_iter().enumerate() {
             let (text, child) = next_message(uffd, &names);
@@ -362,30 +362,14 @@ fn childs_descriptor(log: &mut Transcript) {
         }
         let answer = preadv2(child.fd(), &mut [0; 32], libc::RWF_NOWAIT);
         log.record(question("preadv2 nowait"), answer);
-        // The child of this process ends, as soon as it is one: the fork may still go on.
-        let mut killed = false;
-        while !killed {
-            for entry in std::fs::read_dir("/proc/self/task")
-                .expect("there are tasks")
-                .flatten()
-            {
-                let list =
-                    std::fs::read_to_string(entry.path().join("children")).unwrap_or_default();
-                for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-                    kill(pid, libc::SIGKILL);
-                    killed = true;
-                }
-            }
-        }
+        // The fork may still go on, so there may be no child yet.
+        while !kill_children() {}
         log.record(question("forker"), forker.join().expect("no panic"));
         log.record(
             question("copy after its end"),
             child.copy(area.at(3), source.start, PAGE, 0),
         );
-        log.record(
-            question("poll after its end"),
-            format!("{:#x}", child.poll(0)),
-        );
+        log.record(question("poll after its end"), child.poll_now());
     }
 }
 
@@ -475,7 +459,7 @@ fn target_ends(log: &mut Transcript) {
             }
             kill_and_wait(target);
             log.record(question("fdinfo"), uffd.fdinfo());
-            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+            log.record(question("poll"), uffd.poll_now());
             let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
             log.record(question("read"), answer);
             log.record(
@@ -608,7 +592,7 @@ fn closed_with_many(log: &mut Transcript) {
         uffd.wait_for_sleepers(many);
         let changes: Vec<_> = (many..2 * many).map(changing).collect();
         log.record(format!("{many},fdinfo"), uffd.fdinfo());
-        log.record(format!("{many},poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(format!("{many},poll"), uffd.poll_now());
         drop(uffd);
         for (name, threads) in [("fault", faults), ("madvise", changes)] {
             let mut answers = BTreeMap::new();

@@ -167,7 +167,7 @@ fn ask_after_fork(
     let source = Area::anon(2, 1);
     let question = |text: &str| format!("features={features:#x},{text}");
     log.record(question("fork"), answer);
-    log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+    log.record(question("poll"), uffd.poll_now());
     log.record(question("fdinfo"), uffd.fdinfo());
     log.record(question("copy"), uffd.copy(page, source.start, PAGE, 0));
 }
@@ -306,7 +306,7 @@ fn ends_meanwhile(log: &mut Transcript) {
                 let _ = (&here).write(&[1]);
                 log.record(question("process"), ended(child));
                 log.record(question("fdinfo"), uffd.fdinfo());
-                log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+                log.record(question("poll"), uffd.poll_now());
                 let answer = uffd.read().err().unwrap_or(Answer(Ok(32)));
                 log.record(question("read"), answer);
             }

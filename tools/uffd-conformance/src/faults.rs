@@ -304,7 +304,7 @@ fn signals(log: &mut Transcript) {
         log.record(question("fdinfo after"), fixture.uffd.fdinfo());
         log.record(question("copy"), copy_to(&fixture, 0, 0));
         log.record(question("ended"), thread.join().expect("no panic"));
-        log.record(question("poll"), format!("{:#x}", fixture.uffd.poll(0)));
+        log.record(question("poll"), fixture.uffd.poll_now());
     }
     // These are not interrupted but by being killed. The first two fault over and over, so there is
     // nothing to ask meanwhile.
@@ -333,7 +333,7 @@ fn signal_in_fork(log: &mut Transcript) {
         fork_with(0, || 0)
     });
     interrupt();
-    log.record("fork,poll", format!("{:#x}", fixture.uffd.poll(0)));
+    log.record("fork,poll", fixture.uffd.poll_now());
     log.record("fork,handled", interrupts());
     let message = fixture.uffd.read().expect("there is an event");
     log.record("fork,message", describe(&message, &fixture.names));
@@ -369,7 +369,7 @@ fn stopped(log: &mut Transcript) {
         let status = wait(child, libc::WUNTRACED);
         log.record(question("stopped"), libc::WIFSTOPPED(status));
         log.record(question("fdinfo"), uffd.fdinfo());
-        log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(question("poll"), uffd.poll_now());
         kill(child, libc::SIGCONT);
         uffd.wait_for_sleepers(2);
         log.record(question("messages after"), two_messages(&uffd, &names));

@@ -183,10 +183,7 @@ fn bad_buffers(log: &mut Transcript) {
             let answer = read_into(inbox.uffd.fd(), start, 3 * MESSAGE);
             log.record(format!("{name},good={good}"), answer);
             log.record(format!("{name},good={good},fdinfo"), inbox.uffd.fdinfo());
-            log.record(
-                format!("{name},good={good},poll"),
-                format!("{:#x}", inbox.uffd.poll(0)),
-            );
+            log.record(format!("{name},good={good},poll"), inbox.uffd.poll_now());
             let rest = inbox.read(4096);
             log.record(format!("{name},good={good},rest"), rest);
             inbox.end();
@@ -259,7 +256,7 @@ fn bad_buffers_events(log: &mut Transcript) {
             log.record(question("new descriptors"), descriptors() - before);
             log.record(question("fdinfo"), inbox.uffd.fdinfo());
             log.record(question("ended"), inbox.ends_or_waits(&thread));
-            log.record(question("poll"), format!("{:#x}", inbox.uffd.poll(0)));
+            log.record(question("poll"), inbox.uffd.poll_now());
             log.record(question("rest"), inbox.read(MESSAGE));
             log.record(question("answer"), thread.join().expect("no panic"));
             munmap(elsewhere, inbox.area.len);
@@ -545,65 +542,68 @@ fn edges(log: &mut Transcript) {
     }
 }
 
+/// A way to wait for a message: its name, the flags of the descriptor, and what came of it.
+type Wait = (&'static str, i32, fn(RawFd) -> String);
+
+const WAITS: &[Wait] = &[
+    ("poll", libc::O_NONBLOCK, |fd| {
+        format!("{:#x}", poll_fd(fd, libc::POLLIN, 20_000))
+    }),
+    ("select", libc::O_NONBLOCK, |fd| {
+        let (answer, [is_set, ..]) = select(fd, [true, false, false], 20);
+        format!("{answer} {is_set}")
+    }),
+    ("io_uring poll", libc::O_NONBLOCK, |fd| {
+        let mut ring = IoUring::new(4).expect("there is io_uring");
+        let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build();
+        // SAFETY: The request has no buffer.
+        unsafe { ring.submission().push(&poll).expect("there is room") };
+        ring.submit_and_wait(1).expect("the request is taken");
+        let result = ring.completion().next().map(|entry| entry.result());
+        format!("{result:?}")
+    }),
+    ("aio poll", libc::O_NONBLOCK, |fd| aio_poll_for(fd, 20)),
+    ("epoll", libc::O_NONBLOCK, |fd| {
+        Epoll::new(fd, libc::EPOLLIN).wait(20_000)
+    }),
+    ("epoll edge", libc::O_NONBLOCK, |fd| {
+        Epoll::new(fd, libc::EPOLLIN | libc::EPOLLET).wait(20_000)
+    }),
+    ("epoll exclusive", libc::O_NONBLOCK, |fd| {
+        Epoll::new(fd, libc::EPOLLIN | libc::EPOLLEXCLUSIVE).wait(20_000)
+    }),
+    ("read", 0, |fd| read(fd, &mut [0; 4 * MESSAGE]).to_string()),
+    ("io_uring read", 0, ring_read),
+];
+
+/// Reads a message with io_uring.
+fn ring_read(fd: RawFd) -> String {
+    let mut ring = IoUring::new(4).expect("there is io_uring");
+    let mut buffer = [0u8; MESSAGE];
+    // It may be interrupted before it sleeps, many times.
+    const ERESTARTSYS: i32 = 512;
+    loop {
+        let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
+        // SAFETY: The buffer lives until the request is over.
+        unsafe { ring.submission().push(&read).expect("there is room") };
+        ring.submit_and_wait(1).expect("the request is taken");
+        let result = ring
+            .completion()
+            .next()
+            .map_or(i32::MIN, |entry| entry.result());
+        if result != -ERESTARTSYS && result != -libc::EINTR {
+            return result.to_string();
+        }
+    }
+}
+
 /// Waiting that begins before there is a message.
 fn wakeups(log: &mut Transcript) {
-    type Wait = fn(RawFd) -> String;
-    let ways: [(&str, Wait); 9] = [
-        ("poll", |fd| {
-            format!("{:#x}", poll_fd(fd, libc::POLLIN, 20_000))
-        }),
-        ("select", |fd| {
-            let (answer, [is_set, ..]) = select(fd, [true, false, false], 20);
-            format!("{answer} {is_set}")
-        }),
-        ("io_uring poll", |fd| {
-            let mut ring = IoUring::new(4).expect("there is io_uring");
-            let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build();
-            // SAFETY: The request has no buffer.
-            unsafe { ring.submission().push(&poll).expect("there is room") };
-            ring.submit_and_wait(1).expect("the request is taken");
-            let result = ring.completion().next().map(|entry| entry.result());
-            format!("{result:?}")
-        }),
-        ("aio poll", |fd| aio_poll_for(fd, 20)),
-        ("epoll", |fd| Epoll::new(fd, libc::EPOLLIN).wait(20_000)),
-        ("epoll edge", |fd| {
-            Epoll::new(fd, libc::EPOLLIN | libc::EPOLLET).wait(20_000)
-        }),
-        ("epoll exclusive", |fd| {
-            Epoll::new(fd, libc::EPOLLIN | libc::EPOLLEXCLUSIVE).wait(20_000)
-        }),
-        ("read", |fd| read(fd, &mut [0; 4 * MESSAGE]).to_string()),
-        ("io_uring read", |fd| {
-            let mut ring = IoUring::new(4).expect("there is io_uring");
-            let mut buffer = [0u8; MESSAGE];
-            // It may be interrupted before it sleeps, many times.
-            const ERESTARTSYS: i32 = 512;
-            loop {
-                let read = opcode::Read::new(types::Fd(fd), buffer.as_mut_ptr(), 32).build();
-                // SAFETY: The buffer lives until the request is over.
-                unsafe { ring.submission().push(&read).expect("there is room") };
-                ring.submit_and_wait(1).expect("the request is taken");
-                let result = ring
-                    .completion()
-                    .next()
-                    .map_or(i32::MIN, |entry| entry.result());
-                if result != -ERESTARTSYS && result != -libc::EINTR {
-                    return result.to_string();
-                }
-            }
-        }),
-    ];
-    for (name, way) in ways {
-        let flags = if name.ends_with("read") {
-            0
-        } else {
-            libc::O_NONBLOCK
-        };
-        let mut inbox = Inbox::new(flags, 0);
+    for (name, flags, way) in WAITS {
+        let mut inbox = Inbox::new(*flags, 0);
         let fd = inbox.uffd.fd();
         // The request of io_uring is interrupted over and over, so its thread may never sleep.
-        let waiter = match name {
+        let waiter = match *name {
             "io_uring read" => std::thread::spawn(move || way(fd)),
             _ => sleeping_thread(move || way(fd)),
         };
@@ -759,7 +759,7 @@ fn file_state(log: &mut Transcript, fd: RawFd) {
 fn nonblocking(log: &mut Transcript) {
     let inbox = Inbox::new(0, 0);
     let fd = inbox.uffd.fd();
-    let poll = || format!("{:#x}", inbox.uffd.poll(0));
+    let poll = || inbox.uffd.poll_now();
     let (status, _) = descriptor_flags(fd);
     log.record("flags", format!("{status:#o}"));
     log.record("poll of blocking", poll());

@@ -114,6 +114,20 @@ pub fn kill(process: libc::pid_t, signal: i32) {
     unsafe { libc::kill(process, signal) };
 }
 
+/// Kills the children of this process. Returns whether there are any.
+pub fn kill_children() -> bool {
+    let mut killed = false;
+    let tasks = std::fs::read_dir("/proc/self/task").expect("there are tasks");
+    for task in tasks.flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            kill(child, libc::SIGKILL);
+            killed = true;
+        }
+    }
+    killed
+}
+
 /// How a process has ended.
 pub enum Status {
     Code(i32),

@@ -407,7 +407,7 @@ fn no_room(log: &mut Transcript) {
         for attempt in 0..3 {
             let text = read_several(&uffd, &names);
             log.record(question(&format!("read {attempt}")), text);
-            let state = format!("{:#x}", uffd.poll(0));
+            let state = uffd.poll_now();
             log.record(question(&format!("poll {attempt}")), state);
         }
         limit_descriptors(u64::MAX);
@@ -529,7 +529,7 @@ fn traced(log: &mut Transcript) {
             let poked = ptrace(libc::PTRACE_POKEDATA, child, address, 0x77);
             log.record(question(&format!("poke of {state}")), poked);
         }
-        log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+        log.record(question("poll"), uffd.poll_now());
         log.record(question("fdinfo"), uffd.fdinfo());
         kill(child, libc::SIGKILL);
         log.record(question("child"), ended(child));
@@ -716,7 +716,7 @@ fn core_dump(log: &mut Transcript) {
             );
             let core = std::fs::read(CORE).expect("there is a core");
             log.record(question("core"), dumped(&core, area.start, 4));
-            log.record(question("poll"), format!("{:#x}", uffd.poll(0)));
+            log.record(question("poll"), uffd.poll_now());
             log.record(question("fdinfo"), uffd.fdinfo());
         }
     }

@@ -241,6 +241,11 @@ impl Uffd {
         poll_fd(self.fd(), libc::POLLIN, milliseconds)
     }
 
+    /// What poll() says at once, as text.
+    pub fn poll_now(&self) -> String {
+        format!("{:#x}", self.poll(0))
+    }
+
     /// The lines of fdinfo in /proc that are of userfaultfd: by way of this thread, because the
     /// first one of the process may have ended.
     pub fn fdinfo(&self) -> String {
