@@ -9,7 +9,10 @@ use crate::{
     poll::first_ready,
     process::Task,
     sys::PAGE,
-    uffd::{child_of, describe, fault_of, Uffd, CONTINUE, MINOR, MISSING, WRITEPROTECT, ZEROPAGE},
+    uffd::{
+        child_of, describe, fault_of, Uffd, ALL_EVENTS, CONTINUE, MINOR, MISSING, WRITEPROTECT,
+        ZEROPAGE,
+    },
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -252,27 +255,7 @@ pub const FEATURES: &[(&str, u32)] = &[
     ("remap", UFFD_FEATURE_EVENT_REMAP),
     ("remove", UFFD_FEATURE_EVENT_REMOVE),
     ("unmap", UFFD_FEATURE_EVENT_UNMAP),
-    (
-        "all",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP,
-    ),
-    (
-        "all,thread_id",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP
-            | UFFD_FEATURE_THREAD_ID,
-    ),
-    (
-        "all,sigbus",
-        UFFD_FEATURE_EVENT_FORK
-            | UFFD_FEATURE_EVENT_REMAP
-            | UFFD_FEATURE_EVENT_REMOVE
-            | UFFD_FEATURE_EVENT_UNMAP
-            | UFFD_FEATURE_SIGBUS,
-    ),
+    ("all", ALL_EVENTS),
+    ("all,thread_id", ALL_EVENTS | UFFD_FEATURE_THREAD_ID),
+    ("all,sigbus", ALL_EVENTS | UFFD_FEATURE_SIGBUS),
 ];

@@ -6,7 +6,7 @@
 use crate::{
     fixture::{ask_setup, Fixture, FEATURES, SETUPS},
     inspect::{huge_pages, pagemap, vm_flags},
-    kinds::{kind_of, merge, swap_out},
+    kinds::{kind_of, merge, swap_out, Trait},
     memory::{mlock, mprotect, mseal, munmap, Area, Names, MADV_GUARD_INSTALL, MIB, RW},
     sys::{errno_name, ftruncate, Answer, PAGE},
     touch::{catch_signals, fill, Access, ACCESSES},
@@ -152,7 +152,7 @@ fn after_change(log: &mut Transcript, change: &Change, mode: u64, features: u64,
         log.record("write-protect after", write_protect());
     }
     log.record("page", pagemap(start));
-    if kind_of(change.kind).thp {
+    if kind_of(change.kind).is(Trait::Thp) {
         log.record("huge pages", huge_pages(start));
     }
     // Two pages for each.

@@ -20,7 +20,8 @@ use crate::{
     touch::{catch_signals, load, store},
     transcript::{Case, Transcript},
     uffd::{
-        child_of, describe, Uffd, DONTWAKE, MINOR, MISSING, REGISTER, UNREGISTER, WP, ZEROPAGE,
+        child_of, describe, Uffd, ALL_EVENTS, DONTWAKE, MINOR, MISSING, REGISTER, UNREGISTER, WP,
+        ZEROPAGE,
     },
 };
 use linux_raw_sys::general::*;
@@ -199,7 +200,7 @@ const ACTIONS: &[Action] = &[
 /// Two registered areas with one action over both.
 fn several_areas(log: &mut Transcript) {
     catch_signals();
-    let all = u64::from(FEATURES[5].1);
+    let all = u64::from(ALL_EVENTS);
     for same in [true, false] {
         let one = Area::anon(0, 8);
         let names = Names::new(&[("area", &one)]);
@@ -240,7 +241,7 @@ fn several_forks(log: &mut Transcript) {
     catch_signals();
     let area = Area::anon(0, 8);
     let names = Names::new(&[("area", &area)]);
-    let uffd = Uffd::new(FEATURES[5].1.into());
+    let uffd = Uffd::new(ALL_EVENTS.into());
     uffd.register(area.start, area.len, MISSING);
     let forker = |index: usize| {
         let (address, names) = (area.at(index), names.clone());
@@ -436,7 +437,7 @@ fn target_ends(log: &mut Transcript) {
         for progress in Progress::all(doing) {
             let (here, there) = UnixStream::pair().expect("there are sockets");
             let target = fork(|| {
-                let uffd = Uffd::new(FEATURES[5].1.into());
+                let uffd = Uffd::new(ALL_EVENTS.into());
                 uffd.register(place.start, place.len, MISSING);
                 send(there.as_raw_fd(), uffd.fd());
                 drop(uffd);
@@ -503,7 +504,7 @@ fn monitor_ends(log: &mut Transcript) {
         for progress in Progress::all(doing) {
             let area = Area::anon(0, 8);
             let place = place_of(&area);
-            let uffd = Uffd::new(FEATURES[5].1.into());
+            let uffd = Uffd::new(ALL_EVENTS.into());
             let (here, there) = UnixStream::pair().expect("there are sockets");
             // The monitor has the descriptor because it is a child. Nothing is registered yet, so
             // there is no event of that fork.
@@ -578,7 +579,7 @@ fn closed_with_many(log: &mut Transcript) {
     for many in [1, 32, 33, 100] {
         let area = Area::anon(0, 2 * many);
         let names = Names::new(&[("area", &area)]);
-        let uffd = Uffd::new(FEATURES[5].1.into());
+        let uffd = Uffd::new(ALL_EVENTS.into());
         uffd.register(area.start, area.len, MISSING);
         let faulting = |page: usize| {
             let (address, names) = (area.at(page), names.clone());

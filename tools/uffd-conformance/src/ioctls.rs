@@ -4,7 +4,7 @@
 
 use crate::{
     inspect::{huge_pages, names_within, pagemap, peek, vm_flags},
-    kinds::{kind_of, Kind, Made, BASIC, KINDS},
+    kinds::{kind_of, Kind, Trait, BASIC, KINDS},
     memory::{read_byte, write_byte, Area, Names, HUGE, MIB, RW},
     sys::{errno_name, Answer, PAGE},
     transcript::{Case, Transcript},
@@ -88,7 +88,7 @@ impl Operands {
 
 /// Memory to take from: pages move between mappings of the same access, locked or not.
 fn other_for(kind: &Kind, area: &Area) -> Area {
-    if kind.apart {
+    if kind.is(Trait::Apart) {
         kind.area(1)
     } else {
         Area::anon(1, area.page.max(8 * PAGE) / PAGE)
@@ -130,12 +130,12 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
             .register(operands.area.start, operands.area.len, mode),
     );
     log.record("flags", vm_flags(operands.area.start, &operands.names));
-    if kind.thp {
+    if kind.is(Trait::Thp) {
         log.record("huge", huge_pages(operands.area.start));
     }
 
     // What is in the file that is mapped there, this program, is of no interest.
-    let content = |address| match kind.foreign {
+    let content = |address| match kind.is(Trait::Foreign) {
         true => String::new(),
         false => peek(address),
     };
@@ -522,18 +522,18 @@ pub fn cases() -> Vec<Case> {
                 ("cached", State::Cached),
             ] {
                 // What they are before a test touches them.
-                let name = match (kind.made, state) {
-                    (Made::Present | Made::Swapped, State::Empty) => "as made",
-                    (Made::Swapped, State::Read) => "read back",
-                    (Made::Swapped, State::Written) => "written back",
+                let name = match state {
+                    State::Empty if kind.is(Trait::Filled) => "as made",
+                    State::Read if kind.is(Trait::Swapped) => "read back",
+                    State::Written if kind.is(Trait::Swapped) => "written back",
                     _ => name,
                 };
-                if state == State::Cached && !kind.cached
-                    || state == State::Written && !kind.writable
-                    || state == State::Read && !kind.read
-                    || kind.gigantic
+                if state == State::Cached && !kind.is(Trait::Cached)
+                    || state == State::Written && kind.is(Trait::ReadOnly)
+                    || state == State::Read && kind.is(Trait::Unread)
+                    || kind.is(Trait::Gigantic)
                         && (state != State::Empty || mode == MISSING | MINOR || mode == 7)
-                    || kind.gigantic && features != 0
+                    || kind.is(Trait::Gigantic) && features != 0
                 {
                     continue;
                 }

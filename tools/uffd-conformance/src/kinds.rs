@@ -26,98 +26,47 @@ const HUGE_PAGES: usize = 4;
 /// Makes an area at a slot, or fails with an errno.
 type Make = fn(usize) -> Result<Area, i32>;
 
+/// What is special about a kind.
+#[derive(Copy, Clone, PartialEq)]
+pub enum Trait {
+    /// This process cannot write to its pages.
+    ReadOnly,
+    /// There are no questions about pages that were read before. Of the kinds that cannot be
+    /// written to, one is enough.
+    Unread,
+    /// Pages can be in a file only, and not in the page table.
+    Cached,
+    /// That file can be mapped once more.
+    Aliased,
+    /// Pages can be moved out of it and into it.
+    Movable,
+    /// Its pages are moved between areas of this kind only, because of their flags.
+    Apart,
+    /// Its pages are there before a test touches them.
+    Filled,
+    /// They are on the swap disk then.
+    Swapped,
+    /// The tests do not know what is in its pages.
+    Foreign,
+    Hugetlb,
+    /// It is made of transparent huge pages.
+    Thp,
+    /// It has one page, and hardly more are to be had.
+    Gigantic,
+}
+use Trait::*;
+
 /// A kind of memory.
 #[derive(Copy, Clone)]
 pub struct Kind {
     pub name: &'static str,
+    traits: &'static [Trait],
     pub make: Make,
-    /// Whether there are questions about pages that were read. Of the kinds that cannot be written
-    /// to, one is enough.
-    pub read: bool,
-    /// Whether this process can write to pages.
-    pub writable: bool,
-    /// Whether pages can be in a file only, and not in the page table.
-    pub cached: bool,
-    /// Whether that file can be mapped once more.
-    pub aliased: bool,
-    /// Whether pages can be moved out of it and into it.
-    pub movable: bool,
-    /// Whether its pages are moved between areas of this kind only, because of their flags.
-    pub apart: bool,
-    /// What its pages are before a test touches them.
-    pub made: Made,
-    /// Whether its pages are of hugetlb.
-    pub hugetlb: bool,
-    /// Whether the contents of its pages are not up to the tests.
-    pub foreign: bool,
-    /// Whether it is made of transparent huge pages.
-    pub thp: bool,
-    /// Whether there is hardly more than one page of it.
-    pub gigantic: bool,
-}
-
-/// What the pages of new memory are.
-#[derive(Copy, Clone, PartialEq)]
-pub enum Made {
-    Empty,
-    Present,
-    Swapped,
 }
 
 impl Kind {
-    const fn read_only(mut self) -> Self {
-        self.writable = false;
-        self
-    }
-
-    const fn untouched(mut self) -> Self {
-        self.read = false;
-        self.read_only()
-    }
-
-    const fn cached(mut self) -> Self {
-        self.cached = true;
-        self
-    }
-
-    const fn aliased(mut self) -> Self {
-        self.aliased = true;
-        self.cached()
-    }
-
-    const fn movable(mut self) -> Self {
-        self.movable = true;
-        self
-    }
-
-    const fn apart(mut self) -> Self {
-        self.apart = true;
-        self
-    }
-
-    const fn made(mut self, made: Made) -> Self {
-        self.made = made;
-        self
-    }
-
-    const fn hugetlb(mut self) -> Self {
-        self.hugetlb = true;
-        self
-    }
-
-    const fn foreign(mut self) -> Self {
-        self.foreign = true;
-        self
-    }
-
-    const fn thp(mut self) -> Self {
-        self.thp = true;
-        self
-    }
-
-    const fn gigantic(mut self) -> Self {
-        self.gigantic = true;
-        self
+    pub fn is(&self, which: Trait) -> bool {
+        self.traits.contains(&which)
     }
 
     /// Makes an area of a kind that is there on every kernel.
@@ -127,22 +76,8 @@ impl Kind {
     }
 }
 
-const fn kind(name: &'static str, make: Make) -> Kind {
-    Kind {
-        name,
-        make,
-        read: true,
-        writable: true,
-        cached: false,
-        aliased: false,
-        movable: false,
-        apart: false,
-        made: Made::Empty,
-        hugetlb: false,
-        foreign: false,
-        thp: false,
-        gigantic: false,
-    }
+const fn kind(name: &'static str, traits: &'static [Trait], make: Make) -> Kind {
+    Kind { name, traits, make }
 }
 
 fn anonymous(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
@@ -154,6 +89,10 @@ fn anonymous(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {
         flags | libc::MAP_ANONYMOUS,
         None,
     )
+}
+
+fn private(slot: usize) -> Result<Area, i32> {
+    anonymous(slot, RW, libc::MAP_PRIVATE)
 }
 
 /// A memfd of a size.
@@ -226,7 +165,7 @@ pub fn new_file(kind: &CStr, options: &[(&CStr, &CStr)], len: usize) -> Result<O
         new_descriptor(root as i32)?
     };
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
-    // SAFETY: As for the context.
+    // SAFETY: The string is valid. The call returns a new descriptor, or an error.
     let file = unsafe {
         let file = libc::openat(root.as_raw_fd(), c"file".as_ptr(), flags, 0o600);
         new_descriptor(file)?
@@ -255,7 +194,7 @@ fn advised(area: Area, advice: i32) -> Result<Area, i32> {
 
 /// Anonymous memory of which every page is on the swap disk.
 fn swapped(slot: usize) -> Result<Area, i32> {
-    let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    let area = private(slot)?;
     area.write();
     swap_out(&area);
     Ok(area)
@@ -278,7 +217,7 @@ pub fn swap_out(area: &Area) {
 
 /// Anonymous memory whose pages are all the same one.
 fn merged(slot: usize) -> Result<Area, i32> {
-    let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    let area = private(slot)?;
     fill_with(area.start, area.len, 0x77);
     merge(&area).0?;
     Ok(area)
@@ -313,54 +252,45 @@ pub fn merge(area: &Area) -> Answer {
 
 /// All kinds.
 pub const KINDS: &[Kind] = &[
-    kind("anon", |slot| anonymous(slot, RW, libc::MAP_PRIVATE)).movable(),
-    kind("anon-shared", |slot| anonymous(slot, RW, libc::MAP_SHARED)).cached(),
-    kind("anon-prot-none", |slot| {
+    kind("anon", &[Movable], private),
+    kind("anon-shared", &[Cached], |slot| {
+        anonymous(slot, RW, libc::MAP_SHARED)
+    }),
+    kind("anon-prot-none", &[ReadOnly, Unread], |slot| {
         anonymous(slot, libc::PROT_NONE, libc::MAP_PRIVATE)
-    })
-    .untouched(),
-    kind("anon-read-only", |slot| {
+    }),
+    kind("anon-read-only", &[ReadOnly], |slot| {
         anonymous(slot, libc::PROT_READ, libc::MAP_PRIVATE)
-    })
-    .read_only(),
-    kind("anon-exec", |slot| {
+    }),
+    kind("anon-exec", &[Apart], |slot| {
         anonymous(slot, RW | libc::PROT_EXEC, libc::MAP_PRIVATE)
-    })
-    .apart(),
-    kind("anon-noreserve", |slot| {
+    }),
+    kind("anon-noreserve", &[Apart], |slot| {
         anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-    })
-    .apart(),
-    kind("anon-growsdown", |slot| {
+    }),
+    kind("anon-growsdown", &[Apart], |slot| {
         anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN)
-    })
-    .apart(),
-    kind("anon-stack", |slot| {
+    }),
+    kind("anon-stack", &[], |slot| {
         anonymous(slot, RW, libc::MAP_PRIVATE | libc::MAP_STACK)
     }),
-    kind("anon-locked", |slot| {
-        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    kind("anon-locked", &[Apart], |slot| {
+        let area = private(slot)?;
         mlock(area.start, area.len, libc::MLOCK_ONFAULT).0?;
         Ok(area)
-    })
-    .apart(),
-    kind("anon-mlocked", |slot| {
-        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    }),
+    kind("anon-mlocked", &[Apart, Filled], |slot| {
+        let area = private(slot)?;
         mlock(area.start, area.len, 0).0?;
         Ok(area)
-    })
-    .apart()
-    .made(Made::Present),
-    kind("anon-dontfork", |slot| {
-        advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, libc::MADV_DONTFORK)
     }),
-    kind("anon-wipeonfork", |slot| {
-        advised(
-            anonymous(slot, RW, libc::MAP_PRIVATE)?,
-            libc::MADV_WIPEONFORK,
-        )
+    kind("anon-dontfork", &[], |slot| {
+        advised(private(slot)?, libc::MADV_DONTFORK)
     }),
-    kind("anon-thp", |slot| {
+    kind("anon-wipeonfork", &[], |slot| {
+        advised(private(slot)?, libc::MADV_WIPEONFORK)
+    }),
+    kind("anon-thp", &[Movable, Thp, Filled], |slot| {
         let area = Area::map(
             slot,
             2 * HUGE,
@@ -374,59 +304,54 @@ pub const KINDS: &[Kind] = &[
             write_byte(page, 1);
         }
         Ok(area)
-    })
-    .movable()
-    .thp()
-    .made(Made::Present),
-    kind("anon-ksm", merged).made(Made::Present),
-    kind("anon-swapped", swapped).made(Made::Swapped),
-    kind("anon-droppable", |slot| {
+    }),
+    kind("anon-ksm", &[Filled], merged),
+    kind("anon-swapped", &[Filled, Swapped], swapped),
+    kind("anon-droppable", &[], |slot| {
         const MAP_DROPPABLE: i32 = 0x08;
         anonymous(slot, RW, MAP_DROPPABLE)
     }),
-    kind("anon-guard", |slot| {
-        advised(anonymous(slot, RW, libc::MAP_PRIVATE)?, MADV_GUARD_INSTALL)
-    })
-    .untouched(),
-    kind("anon-soft-dirty", |slot| {
-        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    kind("anon-guard", &[ReadOnly, Unread], |slot| {
+        advised(private(slot)?, MADV_GUARD_INSTALL)
+    }),
+    kind("anon-soft-dirty", &[Filled], |slot| {
+        let area = private(slot)?;
         area.write();
         write_file("/proc/self/clear_refs", "4");
         Ok(area)
-    })
-    .made(Made::Present),
-    kind("anon-sealed", |slot| {
-        let area = anonymous(slot, RW, libc::MAP_PRIVATE)?;
+    }),
+    kind("anon-sealed", &[], |slot| {
+        let area = private(slot)?;
         mseal(area.start, area.len).0?;
         Ok(area)
     }),
-    kind("shmem", |slot| shmem(slot, RW, libc::MAP_SHARED)).aliased(),
-    kind("shmem-private", |slot| shmem(slot, RW, libc::MAP_PRIVATE)),
-    kind("shmem-read-only", |slot| {
+    kind("shmem", &[Cached, Aliased], |slot| {
+        shmem(slot, RW, libc::MAP_SHARED)
+    }),
+    kind("shmem-private", &[], |slot| {
+        shmem(slot, RW, libc::MAP_PRIVATE)
+    }),
+    kind("shmem-read-only", &[ReadOnly, Unread], |slot| {
         shmem(slot, libc::PROT_READ, libc::MAP_SHARED)
-    })
-    .untouched(),
-    kind("shmem-prot-none", |slot| {
+    }),
+    kind("shmem-prot-none", &[ReadOnly, Unread], |slot| {
         shmem(slot, libc::PROT_NONE, libc::MAP_SHARED)
-    })
-    .untouched(),
-    kind("shmem-sealed-write", |slot| {
+    }),
+    kind("shmem-sealed-write", &[ReadOnly, Unread], |slot| {
         sealed(slot, libc::F_SEAL_WRITE, libc::PROT_READ, libc::MAP_SHARED)
-    })
-    .untouched(),
-    kind("shmem-private-sealed-write", |slot| {
+    }),
+    kind("shmem-private-sealed-write", &[], |slot| {
         sealed(slot, libc::F_SEAL_WRITE, RW, libc::MAP_PRIVATE)
     }),
-    kind("shmem-sealed-future-write", |slot| {
+    kind("shmem-sealed-future-write", &[ReadOnly, Unread], |slot| {
         let seals = libc::F_SEAL_FUTURE_WRITE;
         sealed(slot, seals, libc::PROT_READ, libc::MAP_SHARED)
-    })
-    .untouched(),
-    kind("shmem-sealed-shrink", |slot| {
+    }),
+    kind("shmem-sealed-shrink", &[], |slot| {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         sealed(slot, seals, RW, libc::MAP_SHARED)
     }),
-    kind("shmem-sysv", |slot| {
+    kind("shmem-sysv", &[], |slot| {
         // SAFETY: shmat() fails if something is mapped there. The segment goes with the process.
         unsafe {
             let id = libc::shmget(libc::IPC_PRIVATE, PAGES * PAGE, libc::IPC_CREAT | 0o600);
@@ -447,57 +372,45 @@ pub const KINDS: &[Kind] = &[
             })
         }
     }),
-    kind("hugetlb", |slot| {
+    kind("hugetlb", &[Hugetlb], |slot| {
         hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_PRIVATE)
-    })
-    .hugetlb(),
-    kind("hugetlb-shared", |slot| {
+    }),
+    kind("hugetlb-shared", &[Hugetlb, Cached], |slot| {
         hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_SHARED)
-    })
-    .hugetlb()
-    .cached(),
-    kind("hugetlb-memfd", |slot| {
+    }),
+    kind("hugetlb-memfd", &[Hugetlb, Cached, Aliased], |slot| {
         hugetlb_memfd(slot, libc::MAP_SHARED)
-    })
-    .hugetlb()
-    .aliased(),
-    kind("hugetlb-memfd-private", |slot| {
+    }),
+    kind("hugetlb-memfd-private", &[Hugetlb], |slot| {
         hugetlb_memfd(slot, libc::MAP_PRIVATE)
-    })
-    .hugetlb(),
-    kind("hugetlb-gigantic", |slot| {
+    }),
+    kind("hugetlb-gigantic", &[Hugetlb, Gigantic], |slot| {
         hugetlb(slot, GIGANTIC, 1, libc::MAP_PRIVATE)
-    })
-    .hugetlb()
-    .gigantic(),
-    kind("file-read", |slot| {
+    }),
+    kind("file-read", &[ReadOnly, Unread, Foreign], |slot| {
         file(slot, c"/proc/self/exe", libc::PROT_READ, libc::MAP_SHARED)
-    })
-    .untouched()
-    .foreign(),
-    kind("file-private", |slot| {
+    }),
+    kind("file-private", &[Foreign], |slot| {
         file(slot, c"/proc/self/exe", RW, libc::MAP_PRIVATE)
-    })
-    .foreign(),
-    kind("file-shared", |slot| {
+    }),
+    kind("file-shared", &[Cached], |slot| {
         // One in /tmp would be shared memory.
         let len = PAGES * PAGE;
         let file = new_file(c"ramfs", &[], len)?;
         Area::map(slot, len, PAGE, RW, libc::MAP_SHARED, Some(file))
-    })
-    .cached(),
-    kind("zero-private", |slot| {
+    }),
+    kind("zero-private", &[], |slot| {
         file(slot, c"/dev/zero", RW, libc::MAP_PRIVATE)
     }),
-    kind("secretmem", |slot| {
+    kind("secretmem", &[], |slot| {
         // SAFETY: The call returns a new descriptor, or an error.
         let file = unsafe { new_descriptor(libc::syscall(libc::SYS_memfd_secret, 0) as i32)? };
         let len = PAGES * PAGE;
         ftruncate(&file, len);
         Area::map(slot, len, PAGE, RW, libc::MAP_SHARED, Some(file))
     }),
-    kind("vdso", |_| of_the_kernel("[vdso]")).untouched(),
-    kind("vvar", |_| of_the_kernel("[vvar]")).untouched(),
+    kind("vdso", &[ReadOnly, Unread], |_| of_the_kernel("[vdso]")),
+    kind("vvar", &[ReadOnly, Unread], |_| of_the_kernel("[vvar]")),
 ];
 
 /// The kinds that a userfaultfd is made for.

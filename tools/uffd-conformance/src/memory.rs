@@ -149,27 +149,30 @@ pub fn write_byte(address: usize, byte: u8) {
 /// Reads a byte from memory of the tests.
 pub fn read_byte(address: usize) -> u8 {
     let pointer = of_tests(address, 1).cast::<u8>();
-    // SAFETY: As for `write_byte()`; all values are valid.
+    // SAFETY: Only tests use the byte, and all values are valid. If it is not mapped, the process
+    // gets a signal.
     unsafe { pointer.read_volatile() }
 }
 
 /// Fills memory of the tests with a byte.
 pub fn fill_with(start: usize, len: usize, byte: u8) {
-    // SAFETY: As for `write_byte()`.
+    // SAFETY: Only tests use the range. If it is not mapped, the process gets a signal.
     unsafe { ptr::write_bytes(of_tests(start, len).cast::<u8>(), byte, len) };
 }
 
 /// Copies bytes to memory of the tests.
 pub fn write_bytes(address: usize, bytes: &[u8]) {
     let to = of_tests(address, bytes.len()).cast::<u8>();
-    // SAFETY: As for `write_byte()`. The bytes are elsewhere.
+    // SAFETY: Only tests use the range, so the bytes are elsewhere. If it is not mapped, the process
+    // gets a signal.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
 }
 
 /// Copies bytes from memory of the tests.
 pub fn read_bytes(address: usize, bytes: &mut [u8]) {
     let from = of_tests(address, bytes.len()).cast::<u8>();
-    // SAFETY: As for `read_byte()`. The bytes are elsewhere.
+    // SAFETY: Only tests use the range, so the bytes are elsewhere. If it is not mapped, the process
+    // gets a signal.
     unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
 }
 

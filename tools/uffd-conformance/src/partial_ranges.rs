@@ -4,7 +4,7 @@
 
 use crate::{
     inspect::{pagemap, peek, vm_flags},
-    kinds::{kind_of, memfd, new_file, BASIC},
+    kinds::{kind_of, memfd, new_file, Trait, BASIC},
     memory::{dontneed, madvise, map_over, mlock, mprotect, munmap, write_byte, Area, Names, RW},
     process::{fork, kill_and_wait, pause},
     sys::{ftruncate, PAGE},
@@ -84,9 +84,9 @@ fn mode_for(call: &Call) -> u64 {
 /// Whether a call can do something on a kind.
 fn suits(kind: &str, call: &Call) -> bool {
     match *call {
-        CONTINUE => kind_of(kind).aliased,
-        MOVE => kind_of(kind).movable,
-        ZEROPAGE => !kind_of(kind).hugetlb,
+        CONTINUE => kind_of(kind).is(Trait::Aliased),
+        MOVE => kind_of(kind).is(Trait::Movable),
+        ZEROPAGE => !kind_of(kind).is(Trait::Hugetlb),
         _ => true,
     }
 }
@@ -103,7 +103,7 @@ fn refused(log: &mut Transcript, kind: &'static str) {
 
 /// An obstacle at each page of a range.
 fn positions(log: &mut Transcript, kind: &'static str, call: &'static Call) {
-    let huge = kind_of(kind).hugetlb;
+    let huge = kind_of(kind).is(Trait::Hugetlb);
     let count = if huge { 2 } else { 6 };
     for obstacle in OBSTACLES {
         if huge && obstacle == "zero page" {

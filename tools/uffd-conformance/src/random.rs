@@ -4,7 +4,7 @@
 
 use crate::{
     inspect::{pagemap, peek, vm_flags},
-    kinds::{kind_of, Kind},
+    kinds::{kind_of, Kind, Trait},
     memory::{
         madvise, move_to, mprotect, munmap, read_into, write_byte, write_from, write_process, Area,
         Names, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MIB,
@@ -252,7 +252,7 @@ impl World {
     /// Draws a mode of registration that the area can have, and registers the area.
     fn begin(&self, rng: &mut Rng) -> String {
         let mut mode = rng.u64(1..8);
-        if !self.kind.cached {
+        if !self.kind.is(Trait::Cached) {
             mode &= !MINOR;
         }
         mode = if mode == 0 { MISSING } else { mode };
@@ -327,14 +327,14 @@ impl Step {
 
     fn draw_call(rng: &mut Rng, world: &World, kind: &Kind, start: usize, len: usize) -> Self {
         let mut call = RANGE_CALLS[rng.usize(0..RANGE_CALLS.len())];
-        if *call == MOVE && !kind.movable && rng.u8(0..8) != 0 {
+        if *call == MOVE && !kind.is(Trait::Movable) && rng.u8(0..8) != 0 {
             call = &COPY;
         }
-        if *call == CONTINUE && !kind.aliased && rng.u8(0..8) != 0 {
+        if *call == CONTINUE && !kind.is(Trait::Aliased) && rng.u8(0..8) != 0 {
             call = &WRITEPROTECT;
         }
         let mode = match *call {
-            REGISTER => rng.u64(1..8) & if kind.cached { 7 } else { 3 },
+            REGISTER => rng.u64(1..8) & if kind.is(Trait::Cached) { 7 } else { 3 },
             _ => mode(rng),
         };
         let (mut source, mut part) = (0, len);

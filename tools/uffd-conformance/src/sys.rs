@@ -77,7 +77,7 @@ pub fn errno_name(errno: i32) -> String {
     if name.is_null() {
         return format!("errno {errno}");
     }
-    // SAFETY: As above.
+    // SAFETY: It is a string that ends in a zero, and stays.
     unsafe { CStr::from_ptr(name) }
         .to_string_lossy()
         .into_owned()

@@ -5,12 +5,16 @@
 //! Questions are asked in cases. Each case runs in a process of its own, so that what it maps,
 //! limits or breaks is gone with it, and has a time limit.
 
-use crate::process::{ended, fork, pipe};
+use crate::{
+    poll::first_ready,
+    process::{ended, fork, kill, pipe, wait},
+    sys::new_descriptor,
+};
 use std::{
     fmt::Display,
     fs::File,
     io::{Read, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::AsRawFd,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -131,54 +135,40 @@ impl Case {
 
 /// Reads what a case writes until it ends, and ends all that it started.
 fn collect(reader: &mut File, pid: libc::pid_t) -> (String, Option<String>) {
-    // SAFETY: The system call returns a new descriptor or an error.
-    let pidfd = unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        assert!(fd >= 0, "cannot watch a child");
-        OwnedFd::from_raw_fd(fd as i32)
-    };
+    // SAFETY: The call returns a new descriptor, or an error.
+    let pidfd = unsafe { new_descriptor(libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32) };
+    let pidfd = pidfd.expect("a child can be watched");
     let start = Instant::now();
     let mut text = Vec::new();
     let mut chunk = [0; 65536];
     let mut ended = false;
     loop {
         let left = CASE_TIME.saturating_sub(start.elapsed());
-        let mut fds = [reader.as_raw_fd(), pidfd.as_raw_fd()].map(|fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        });
-        let watched = if ended { 1 } else { 2 };
-        // SAFETY: The array is as long as is said.
-        unsafe { libc::poll(fds.as_mut_ptr(), watched, left.as_millis() as i32) };
-        if fds[0].revents != 0 {
+        let fds = [reader.as_raw_fd(), pidfd.as_raw_fd()];
+        let watched = if ended { &fds[..1] } else { &fds[..] };
+        let ready = first_ready(watched, left.as_millis() as i32);
+        if ready == Some(0) {
             match reader.read(&mut chunk) {
                 Ok(0) | Err(_) => {
                     // It is about to end by itself.
-                    // SAFETY: There is one entry.
-                    unsafe { libc::poll(&mut fds[1], 1, 1000) };
+                    first_ready(&fds[1..], 1000);
                     break;
                 }
                 Ok(length) => text.extend_from_slice(&chunk[..length]),
             }
         } else if ended {
             break;
-        } else if fds[1].revents != 0 || left.is_zero() {
-            // SAFETY: The session is of that child, which was not reaped yet.
-            unsafe { libc::kill(-pid, libc::SIGKILL) };
+        } else if ready.is_some() || left.is_zero() {
+            kill(-pid, libc::SIGKILL);
             if left.is_zero() {
-                // SAFETY: As above, for a child that did not get to its session.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
+                // It may not have got to its session.
+                kill(pid, libc::SIGKILL);
             }
             ended = true;
         }
     }
-    let mut status = 0;
-    // SAFETY: The pointer is valid.
-    unsafe {
-        libc::kill(-pid, libc::SIGKILL);
-        libc::waitpid(pid, &mut status, 0);
-    }
+    kill(-pid, libc::SIGKILL);
+    let status = wait(pid, 0);
     let problem = if start.elapsed() >= CASE_TIME {
         Some("did not end in time".to_string())
     } else if libc::WIFSIGNALED(status) {
