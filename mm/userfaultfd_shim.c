@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What Rust cannot reach by itself: the C side of the Rust implementation
- * of userfaultfd (fs/userfaultfd/).
+ * The C side of the Rust implementation of userfaultfd (fs/userfaultfd/).
  *
- * There is no policy here. Each function stands for one C construct, named
- * in its comment: an inline function, a macro, a walk of the page tables, or
- * a function of mm/userfaultfd.c, which other kernels have under other names.
+ * Rust cannot call inline functions and macros, and functions of mm have other
+ * names in other kernels. Each function here stands for one C construct, which
+ * its comment names. There is no policy here, except for the page table walk,
+ * which decides if a fault is still pending.
  */
 
 #include <linux/fdtable.h>
 #include <linux/hugetlb.h>
-#include <linux/kobject.h>
 #include <linux/mm.h>
 #include <linux/mm_inline.h>
 #include <linux/pagemap.h>
@@ -19,7 +18,6 @@
 #include <linux/sched/task.h>
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
-#include <linux/sysfs.h>
 #include <linux/userfaultfd_rust.h>
 #include "internal.h"
 
@@ -42,9 +40,9 @@ void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma)
 }
 
 /*
- * Where there is no page, is the fault still to be handled? A write to a
- * protected page is not: what has become of the page shows when the fault is
- * taken again.
+ * Is the fault still pending if no page is mapped? Missing and minor faults
+ * are. A write-protect fault is not: retrying it shows what happened to the
+ * page.
  */
 static bool absent_pending(unsigned long reason)
 {
@@ -52,9 +50,10 @@ static bool absent_pending(unsigned long reason)
 }
 
 /*
- * The same for a marker. A poisoned page and a guard page are answers: taken
- * again, the fault fails. Other markers only say something about the page to
- * come. Without a reason, this is asked for an entry that is none.
+ * Is the fault still pending if there is a marker? Poisoned and guard pages
+ * resolve it, because the fault fails if it is taken again. Other markers do
+ * not, because they only describe a page to come. With a reason of 0, the
+ * question is if there is no entry at all.
  */
 static bool marker_pending(pte_t pte, unsigned long reason)
 {
@@ -91,17 +90,15 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 #endif
 
 /*
- * The page table walk of the fault handler: is the fault still to be handled?
+ * The page table walk of the fault handler: is the fault still pending?
  *
- * A page that is there has to be handled while it is protected for
- * userfaultfd: lifting that protection need not make it writable. For an
- * entry that is not present (swapped out, migrating) the fault is taken again
- * and finds out.
+ * If a page is mapped, the fault is pending while the page is protected for
+ * userfaultfd, because lifting that protection need not make it writable. If
+ * an entry is not present (swapped out, migrating), the fault is taken again.
  *
  * The thread is about to sleep: its task state is set, so this must not
- * block. Nothing but the fault lock is held (for hugetlb also the VMA's own
- * lock), which keeps the tables from being freed; entries may change at any
- * time.
+ * block. Only the fault lock is held (for hugetlb also the hugetlb VMA lock).
+ * It keeps the tables from being freed, but entries may change at any time.
  */
 static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 {
@@ -132,7 +129,7 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 		if (pmd_trans_huge(pmdval))
 			return (reason & VM_UFFD_WP) && pmd_uffd_wp(pmdval);
 
-		/* Fails where the table has gone since: look again. */
+		/* Fails if the table was freed meanwhile: look again. */
 		ptep = pte_offset_map(pmd, addr);
 	} while (!ptep);
 
@@ -147,8 +144,7 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 }
 
 /*
- * Is the fault still to be handled? Drops the fault lock, and the VMA's own
- * lock that was taken for hugetlb.
+ * Is the fault still pending? Drops the fault lock, and the hugetlb VMA lock.
  */
 bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason)
 {
@@ -209,14 +205,14 @@ struct vm_area_struct *uffd_shim_vma_rewind(struct vma_iterator *vmi,
 }
 
 /*
- * vma_modify_flags_uffd(), of mm, and what is to be done about the VMA then:
- * [@start, @end) of @vma gets @ctx, which may be NULL, in the modes that @modes
- * has. @vmi is at @vma, @prev is what precedes the range after a split.
+ * vma_modify_flags_uffd(), and the changes to the VMA after it: [@start, @end)
+ * of @vma gets @ctx, which may be NULL, in the modes of @modes. @vmi is at
+ * @vma, @prev is the VMA that precedes the range after a split.
  *
- * Returns the VMA that has the range. On failure nothing has changed but that
- * @vma may be in two. A VMA that is not split gets there in any case: if there
- * is no memory to merge it, it is not merged. The mmap lock is held for
- * writing.
+ * Returns the VMA that has the range. On failure nothing has changed, except
+ * that @vma may have been split. A VMA that need not be split is always
+ * changed: if there is no memory to merge it, it is not merged. The mmap lock
+ * is held for writing.
  */
 struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 					    struct vm_area_struct *prev,
@@ -261,13 +257,13 @@ void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
 	uffd_wp_range(vma_lookup(mm, start), start, end - start, false);
 }
 
-/* userfaultfd_release_new(): forget @ctx in a mm that nobody else manages. */
+/* userfaultfd_release_new(): take @ctx off the VMAs of a new mm. */
 void uffd_shim_release_new(struct userfaultfd_ctx *ctx)
 {
 	userfaultfd_release_new(ctx);
 }
 
-/* userfaultfd_release_all(): unregister all that @ctx has. */
+/* userfaultfd_release_all(): unregister all VMAs of @ctx. */
 void uffd_shim_release_all(struct userfaultfd_ctx *ctx)
 {
 	userfaultfd_release_all(ctx->mm, ctx);
@@ -289,8 +285,8 @@ static int count_file(const void *data, struct file *file, unsigned int fd)
 #endif
 
 /*
- * iterate_fd(): how many descriptors of @file are in the table of the process
- * that @mm is for. None if that is also the table of the current task, or if
+ * iterate_fd(): the number of descriptors of @file in the table of the process
+ * that @mm belongs to. Zero if the current task uses this table as well, or if
  * mm does not know the process.
  */
 unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file)
@@ -351,16 +347,16 @@ static enum uffd_shim_page find_page(struct vm_area_struct *vma,
 		return UFFD_SHIM_PAGE_MAPPED;
 	if (is_in_page_cache(vma, addr))
 		return UFFD_SHIM_PAGE_UNMAPPED;
-	/* EEXIST may stand for a marker, or for the lack of huge pages. */
+	/* EEXIST may stand for a marker, or for a lack of huge pages. */
 	if (is_hugetlb || !fault_pending(&vmf, 0))
 		return UFFD_SHIM_PAGE_NONE;
-	/* The page has gone since, as if it had been unmapped later. */
+	/* The page was unmapped after the operation had found it. */
 	return UFFD_SHIM_PAGE_UNMAPPED;
 }
 
 /*
- * The page at @addr, where an operation has just found that there is one, and
- * vma_kernel_pagesize() of the VMA. Takes the mmap lock.
+ * The state of the page at @addr, for which an operation has just failed with
+ * EEXIST, and vma_kernel_pagesize() of the VMA. Takes the mmap lock.
  */
 enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 					unsigned long addr, unsigned long *size)
@@ -423,41 +419,6 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
 			   unsigned long len, bool enable)
 {
 	return mwriteprotect_range(ctx, start, len, enable);
-}
-
-/*
- * /sys/kernel/mm/userfaultfd/implementation, for programs that want to know.
- * The C implementation does not have the file.
- */
-#ifdef CONFIG_SYSFS
-static ssize_t implementation_show(struct kobject *kobj,
-				   struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "rust\n");
-}
-
-static struct kobj_attribute implementation_attr = __ATTR_RO(implementation);
-#endif
-
-/* struct kobj_attribute and mm_kobj, for which there is no abstraction. */
-int uffd_shim_sysfs_init(void)
-{
-#ifdef CONFIG_SYSFS
-	struct kobject *dir;
-	int ret;
-
-	dir = kobject_create_and_add("userfaultfd", mm_kobj);
-	if (!dir)
-		return -ENOMEM;
-
-	ret = sysfs_create_file(dir, &implementation_attr.attr);
-	if (ret)
-		kobject_put(dir);
-
-	return ret;
-#else
-	return 0;
-#endif
 }
 
 /* SYSCALL_DEFINE, a macro. */

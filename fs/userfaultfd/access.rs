@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who may create a descriptor, and how.
+//! The permission to create a descriptor.
 //!
-//! A descriptor that handles faults of the kernel, for example in the middle of a system call,
-//! lets its owner stop the kernel at a point of his choice. So `userfaultfd(2)` gives one to those
-//! with `CAP_SYS_PTRACE`, or to everybody where `vm.unprivileged_userfaultfd` is 1; others have to
-//! ask for `UFFD_USER_MODE_ONLY`. `/dev/userfaultfd` gives one to all who may open it.
+//! A descriptor that handles faults of the kernel, for example in the middle of a system call, lets
+//! its owner stop the kernel at a point that the owner chooses. So `userfaultfd(2)` creates one
+//! only for a process with `CAP_SYS_PTRACE`, or if `vm.unprivileged_userfaultfd` is 1; other
+//! processes have to ask for `UFFD_USER_MODE_ONLY`. `/dev/userfaultfd` creates one for every
+//! process that may open the device.
 
-use crate::{context::Context, file};
+use crate::file::{NewDescriptor, SHARED_FLAGS};
 use kernel::{
     built_in, c_str,
     cred::{capable, Capability},
@@ -16,23 +17,25 @@ use kernel::{
     prelude::*,
     sysctl::BoolSysctl,
     uapi,
-    userfaultfd::uapi::NEW,
+    userfaultfd::{abi, Context, ContextOwner},
 };
 
 /// `vm.unprivileged_userfaultfd`
 pub(crate) static UNPRIVILEGED: BoolSysctl =
     BoolSysctl::new(c_str!("unprivileged_userfaultfd"), built_in!());
 
-/// Handle the faults of user mode only.
+/// The flag of a descriptor that handles faults of user mode only.
 pub(crate) const USER_MODE_ONLY: u32 = uapi::UFFD_USER_MODE_ONLY;
 
-/// Creates a descriptor for the address space of the current task, if it has the right to.
+static_assert!(SHARED_FLAGS & USER_MODE_ONLY == 0);
+
+/// Creates a descriptor for the address space of the current task, if the task may do so.
 ///
 /// `flags` is a combination of `O_CLOEXEC`, `O_NONBLOCK` and [`USER_MODE_ONLY`].
 ///
 /// # Errors
 ///
-/// As in `userfaultfd(2)`: `EPERM` without the right, and then those of [`create`].
+/// As in `userfaultfd(2)`: `EPERM` without the permission, and those of [`create`].
 pub(crate) fn create_checked(flags: u32) -> Result<u32> {
     let allowed =
         flags & USER_MODE_ONLY != 0 || capable(Capability::SYS_PTRACE) || UNPRIVILEGED.get();
@@ -46,14 +49,15 @@ pub(crate) fn create_checked(flags: u32) -> Result<u32> {
 ///
 /// # Errors
 ///
-/// `EINVAL` for unknown flags, `ENOMEM`, `EMFILE`, `ENFILE`, or what the LSM answers.
+/// `EINVAL` for unknown flags, `ENOMEM`, `EMFILE`, `ENFILE`, or the error of the LSM hook.
 fn create(flags: u32) -> Result<u32> {
-    if flags & !(file::SHARED_FLAGS | USER_MODE_ONLY) != 0 {
+    if flags & !(SHARED_FLAGS | USER_MODE_ONLY) != 0 {
         return Err(EINVAL);
     }
     let task = current!();
     let context = Context::new(task.mm().ok_or(EINVAL)?, flags, 0)?;
-    Ok(file::NewDescriptor::reserve(flags, None)?.install_nowait(context))
+    let owner = ContextOwner::new(context);
+    Ok(NewDescriptor::reserve(flags, None)?.install_nowait(owner))
 }
 
 /// `/dev/userfaultfd`
@@ -69,13 +73,13 @@ impl MiscDevice for Device {
         Ok(())
     }
 
-    /// Implements `USERFAULTFD_IOC_NEW`, whose argument is the flags. The right to open the node
-    /// is all that is asked for.
+    /// Implements `USERFAULTFD_IOC_NEW`, whose argument is the flags. The permission to open the
+    /// device is enough.
     fn ioctl((): (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        if cmd != NEW {
+        if cmd != abi::NEW {
             return Err(EINVAL);
         }
-        // CAST: The argument is an int; what is above it was never looked at.
+        // CAST: The argument is an `int`; C ignores the upper half as well.
         create(arg as u32).map(|fd| fd as isize)
     }
 

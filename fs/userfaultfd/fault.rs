@@ -2,53 +2,51 @@
 
 //! Page faults.
 
-use crate::{access, context::Context, message::PageFault};
+use crate::access;
 use kernel::{
     prelude::*,
     sync::aref::ARef,
     task::{flags, CurrentTask},
     uapi,
-    userfaultfd::{fault::Kind, Fault, FaultOutcome},
+    userfaultfd::{fault::FaultKind, message::PageFault, Fault, FaultOutcome},
     warn_on_once,
 };
 
-/// Handles a fault in a registered area.
+/// Handles a fault in a registered VMA: `handle_userfault()`.
 ///
-/// The thread sleeps until the fault is resolved, a signal that matters arrives, or the descriptor
-/// is closed, and takes the fault again then. A fault that cannot be handled this way ends in
-/// SIGBUS.
+/// The thread sleeps until the fault is resolved, a signal ends the sleep, or the descriptor is
+/// closed, and takes the fault again then. A fault that cannot be handled this way ends in SIGBUS.
 #[inline]
-pub(crate) fn handle<'a>(fault: Fault<'a, Context>) -> FaultOutcome<'a> {
+pub(crate) fn handle<'a>(fault: Fault<'a>) -> FaultOutcome<'a> {
     let task = current!();
     if is_refused(&fault, task) {
         return fault.sigbus();
     }
     let fault = match fault.kind() {
-        // There is no way to sleep, and to look at the page again afterwards.
-        Kind::Final(fault) => return fault.sigbus(),
-        Kind::Nowait(fault) => return fault.retry(),
-        Kind::Sleepable(fault) => fault,
+        // The thread can neither sleep, nor look at the page again afterwards.
+        FaultKind::NoRetry(fault) => return fault.sigbus(),
+        FaultKind::Nowait(fault) => return fault.retry(),
+        FaultKind::Sleepable(fault) => fault,
     };
     let Some(context) = fault.vma().context() else {
         return fault.sigbus();
     };
     if context.waiters().is_released() {
-        // The lock goes in any case: whoever closes the descriptor waits for it.
+        // The lock is dropped in any case, because the thread that closes the descriptor waits for
+        // it.
         return fault.unlock().retry();
     }
 
-    // The area holds no reference, and the lock that protects it is going to be dropped.
+    // The VMA holds no reference, and the lock that protects it is dropped before the sleep.
     let context = ARef::from(context);
-    let message = message(context.header().features(), &fault);
-    context
-        .waiters()
-        .wait_fault(task, fault, message.address, message)
+    let message = message(context.features(), &fault);
+    context.waiters().wait_fault(task, fault, message)
 }
 
-/// Whether a fault is none to report.
+/// Returns true if a fault is not to be reported.
 #[inline(always)]
-fn is_refused(fault: &Fault<'_, Context>, task: &CurrentTask) -> bool {
-    // A task on its way out is not to be stopped, nor one whose memory is being dumped.
+fn is_refused(fault: &Fault<'_>, task: &CurrentTask) -> bool {
+    // A task on its way out must not be stopped, nor one whose memory is being dumped.
     if task.flags() & (flags::EXITING | flags::DUMPCORE) != 0 {
         return true;
     }
@@ -63,9 +61,9 @@ fn is_refused(fault: &Fault<'_, Context>, task: &CurrentTask) -> bool {
         || (!fault.is_user() && context.flags() & access::USER_MODE_ONLY != 0)
 }
 
-/// Returns what user space reads about a fault, which depends on the features of the context.
+/// Returns the message about a fault, which depends on the features of the context.
 #[inline(always)]
-fn message(features: u32, fault: &Fault<'_, Context>) -> PageFault {
+fn message(features: u32, fault: &Fault<'_>) -> PageFault {
     let mut flags = 0;
     if fault.is_write() {
         flags |= uapi::UFFD_PAGEFAULT_FLAG_WRITE;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which features a context gets.
+//! Negotiation of features.
 
 use kernel::{prelude::*, uapi};
 
@@ -8,11 +8,11 @@ use kernel::{prelude::*, uapi};
 ///
 /// # Errors
 ///
-/// `EINVAL` where one of them, or one that it implies, is not `offered`.
+/// `EINVAL` if one of them, or one that it implies, is not `offered`.
 pub(crate) fn negotiate(wanted: u64, offered: u64) -> Result<u64> {
     let mut features = wanted;
     if features & u64::from(uapi::UFFD_FEATURE_WP_ASYNC) != 0 {
-        // What the kernel resolves by itself has to include pages that are not there.
+        // The faults that the kernel resolves by itself include those on missing pages.
         features |= u64::from(uapi::UFFD_FEATURE_WP_UNPOPULATED);
     }
     if features & !offered != 0 {

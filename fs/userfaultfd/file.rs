@@ -2,19 +2,13 @@
 
 //! The descriptor: read, poll, release, fdinfo.
 
-use crate::{
-    access,
-    context::Context,
-    event::{Event, EventKind},
-    ioctl,
-    message::{self, Message, PageFault},
-};
+use crate::ioctl;
 use kernel::{
     built_in,
     built_in::BuiltIn,
     c_str,
     fs::{
-        anon_inode::{AnonInodeFile, UnboundFile},
+        anon_inode::{AnonInodeFile, Borrowed, UnboundFile},
         file::{flags, FileDescriptorReservation},
         File, Kiocb, LocalFile,
     },
@@ -22,37 +16,37 @@ use kernel::{
     prelude::*,
     seq_file::SeqFile,
     seq_print,
-    sync::{
-        aref::ARef,
-        poll::{events, PollQueue},
-    },
+    sync::poll_queue::{events, PollQueue},
     task::cond_resched,
     uaccess::UserPtr,
     userfaultfd::{
-        limits, vma,
-        waitset::{Front, Receipt},
+        message::{Message, SIZE},
+        supported,
+        waitset::Receipt,
+        Context, ContextOwner,
     },
 };
 
-/// The flags of `open(2)` that descriptors are created with.
+/// The flags of `open(2)` that a descriptor can be created with.
 pub(crate) const SHARED_FLAGS: u32 = flags::O_CLOEXEC | flags::O_NONBLOCK;
 
-static_assert!(SHARED_FLAGS & access::USER_MODE_ONLY == 0);
+/// The operations of a descriptor.
+pub(crate) struct Descriptor;
 
-/// A descriptor that is complete but for its context, and for being installed.
+/// A descriptor that lacks its context, and is not installed yet.
 pub(crate) struct NewDescriptor {
     fd: FileDescriptorReservation,
-    file: UnboundFile<Context>,
+    file: UnboundFile<Descriptor>,
 }
 
 impl NewDescriptor {
-    /// Reserves a number and makes a file, for a context that was made with `flags`.
+    /// Reserves a number and creates a file, for a context with `flags`.
     ///
-    /// `on_behalf_of` is the descriptor that another one comes from.
+    /// `on_behalf_of` is the descriptor that the new one comes from.
     ///
     /// # Errors
     ///
-    /// `EMFILE`, `ENFILE`, `ENOMEM`, or what the LSM answers. May sleep.
+    /// `EMFILE`, `ENFILE`, `ENOMEM`, or the error of the LSM hook. May sleep.
     pub(crate) fn reserve(flags: u32, on_behalf_of: Option<&LocalFile>) -> Result<Self> {
         let flags = flags::O_RDONLY | flags & SHARED_FLAGS;
         Ok(Self {
@@ -67,67 +61,44 @@ impl NewDescriptor {
     }
 
     /// Makes the descriptor visible to the process, and returns its number.
-    fn install(self, context: ARef<Context>) -> u32 {
+    fn install(self, context: ContextOwner) -> u32 {
         let number = self.number();
         self.fd.fd_install(self.file.bind(context));
         number
     }
 
     /// Like [`NewDescriptor::install`], for a descriptor that honours `IOCB_NOWAIT`.
-    pub(crate) fn install_nowait(mut self, context: ARef<Context>) -> u32 {
+    pub(crate) fn install_nowait(mut self, context: ContextOwner) -> u32 {
         self.file.set_nowait();
         self.install(context)
     }
 }
 
-/// Returns the message that is read about `front`, or nothing if a descriptor has to be made for
-/// it.
-#[inline(always)]
-fn message_of(front: &Front<'_, PageFault, Event>) -> Option<Message> {
-    match front {
-        Front::Fault(fault) => Some(Message::PageFault(**fault)),
-        Front::Event(event) => match event.kind() {
-            EventKind::Fork(_) => None,
-            EventKind::Changed(message) | EventKind::Removing(message) => Some(*message),
-        },
-    }
-}
-
 /// Reads one message.
 ///
-/// It leaves the inbox when it has been copied, so nothing is lost on a bad buffer, or where there
-/// is no descriptor for the child of a fork.
+/// The message leaves the inbox when it was copied, so it is not lost if the buffer is bad, or if
+/// there is no descriptor for the child of a fork.
+#[inline(always)]
 fn read_message(
     context: &Context,
     nonblocking: bool,
     file: &LocalFile,
     iov: &mut IovIterDest<'_>,
 ) -> Result {
-    let delivered = context
-        .waiters()
-        .receive(nonblocking, |front| match message_of(&front) {
-            Some(message) if iov.copy_to_iter_full_nofault(&message.encode()) => {
-                Receipt::Delivered(true)
-            }
-            _ => Receipt::Left(false),
-        })?;
-    if delivered {
+    let copied = context.waiters().receive(nonblocking, |message| {
+        if iov.copy_to_iter_full_nofault(&message.encode()) {
+            Receipt::Delivered(true)
+        } else {
+            Receipt::Kept(false)
+        }
+    })?;
+    if copied == Some(true) {
         return Ok(());
     }
     read_message_slow(context, nonblocking, file, iov)
 }
 
-/// What came of the next message, where something may have to be done for it.
-enum Step {
-    /// It was copied.
-    Delivered,
-    /// It is about a fork, for which there has to be a descriptor first.
-    Fork,
-    /// The buffer was not present.
-    FaultIn([u8; message::SIZE]),
-}
-
-/// Like [`read_message`], for one that could not be delivered at once.
+/// Like [`read_message`], for a message that could not be copied at once.
 #[cold]
 fn read_message_slow(
     context: &Context,
@@ -137,28 +108,25 @@ fn read_message_slow(
 ) -> Result {
     let mut buffer = Buffer::default();
     loop {
-        let step = context.waiters().receive(nonblocking, |front| {
-            let Some(message) = message_of(&front) else {
-                return Receipt::Left(Step::Fork);
-            };
+        let missing = context.waiters().receive(nonblocking, |message| {
             let message = message.encode();
             if iov.copy_to_iter_full_nofault(&message) {
-                Receipt::Delivered(Step::Delivered)
+                Receipt::Delivered(None)
             } else {
-                Receipt::Left(Step::FaultIn(message))
+                Receipt::Kept(Some(message))
             }
         })?;
-        match step {
-            Step::Delivered => return Ok(()),
-            Step::Fork => {
+        match missing {
+            Some(None) => return Ok(()),
+            Some(Some(message)) => {
+                // This may sleep, and the wake-up for the message may have been this thread's.
+                context.waiters().pass_on();
+                buffer.fault_in(iov, &message)?;
+            }
+            None => {
                 if read_fork(context, file, iov, &mut buffer)? {
                     return Ok(());
                 }
-            }
-            Step::FaultIn(message) => {
-                // This may sleep, and the wake-up for the message that stays may have been ours.
-                context.waiters().pass_on();
-                buffer.fault_in(iov, &message)?;
             }
         }
     }
@@ -167,8 +135,8 @@ fn read_message_slow(
 /// What was done to make a buffer present.
 #[derive(Default)]
 struct Buffer {
-    /// Whether it was made present without being written to. That is tried once: if it does not
-    /// help, because the copy fails for another reason, the error shows when it is written to.
+    /// Set if the buffer was made present without writing to it. This is tried once: if it does not
+    /// help, because the copy fails for another reason, writing shows the error.
     was_tried: bool,
 }
 
@@ -177,9 +145,9 @@ impl Buffer {
     ///
     /// # Errors
     ///
-    /// `EFAULT` if it cannot be written to, `ERESTARTSYS` if a fatal signal is pending.
-    fn fault_in(&mut self, iov: &mut IovIterDest<'_>, message: &[u8; message::SIZE]) -> Result {
-        // Somebody who takes the buffer away, again and again, must not keep the thread from dying.
+    /// `EFAULT` if the buffer cannot be written to, `ERESTARTSYS` if a fatal signal is pending.
+    fn fault_in(&mut self, iov: &mut IovIterDest<'_>, message: &[u8; SIZE]) -> Result {
+        // A process that takes the buffer away again and again must not keep the thread from dying.
         if current!().fatal_signal_pending() {
             return Err(ERESTARTSYS);
         }
@@ -187,15 +155,15 @@ impl Buffer {
         if core::mem::replace(&mut self.was_tried, true) {
             iov.fault_in_with(message)
         } else {
-            iov.fault_in(message::SIZE);
+            iov.fault_in(SIZE);
             Ok(())
         }
     }
 }
 
-/// Reads the next message if it is about a fork, and makes the descriptor that it names.
+/// Reads the next message if it is about a fork, and installs the descriptor that it names.
 ///
-/// Returns false if there is none, or not any more.
+/// Returns false if the next message is not about a fork any more.
 #[cold]
 fn read_fork(
     context: &Context,
@@ -205,12 +173,8 @@ fn read_fork(
 ) -> Result<bool> {
     let mut reserved = None;
     loop {
-        let claimed = context.waiters().claim(|event| match event.kind() {
-            EventKind::Fork(child) => Some(child.clone()),
-            EventKind::Changed(_) | EventKind::Removing(_) => None,
-        });
-        let Some((claim, child)) = claimed else {
-            // Somebody else came first, and there may be another message.
+        let Some(claim) = context.waiters().claim_fork() else {
+            // Another reader was faster, and there may be another message.
             return Ok(false);
         };
         let new = match reserved.take() {
@@ -225,56 +189,50 @@ fn read_fork(
         };
         let message = Message::Fork { ufd: new.number() }.encode();
         match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
-            Some(true) => {
+            Some(Some(child)) => {
                 new.install(child);
                 return Ok(true);
             }
             // The process that forks is gone.
             None => return Ok(false),
-            Some(false) => {}
+            Some(None) => {}
         }
-        // A fork makes the memory of the process that reads read-only, if it is that one. Whoever
-        // brings the buffer may have to read this very event first, because nobody fills pages
-        // before that. So it is not claimed meanwhile.
+        // Fault in the buffer before claiming the event again. If the buffer is registered with
+        // this userfaultfd, another reader has to read this event before pages can be filled, so
+        // it must stay visible until then.
         buffer.fault_in(iov, &message)?;
         reserved = Some(new);
     }
 }
 
-impl AnonInodeFile for Context {
+impl AnonInodeFile for Descriptor {
     const BUILT_IN: BuiltIn = built_in!();
     const NAME: &'static CStr = c_str!("[userfaultfd]");
 
-    fn flush(&self) {
-        self.waiters().look_again();
-    }
+    type Data = ContextOwner;
 
-    fn release(context: ARef<Context>) {
-        // No thread starts to sleep any more. Those that found the area registered before, and not
-        // yet this, are behind the mmap lock that the next step takes.
-        context.waiters().set_released();
-        vma::release_all(&*context);
-        context.waiters().wake_all();
+    fn flush(context: Borrowed<'_, Self>) {
+        context.waiters().note_close();
     }
 
     #[inline]
-    fn read_iter(kiocb: Kiocb<'_, ARef<Context>>, iov: &mut IovIterDest<'_>) -> Result<usize> {
+    fn read_iter(kiocb: Kiocb<'_, ContextOwner>, iov: &mut IovIterDest<'_>) -> Result<usize> {
         let context = kiocb.file();
         if !context.is_initialized() {
             return Err(EINVAL);
         }
 
-        // Only the first message is waited for.
+        // The thread waits for the first message only.
         let mut nonblocking = kiocb.is_nonblocking();
         let mut read = 0;
         loop {
-            let result = if iov.len() < message::SIZE {
+            let result = if iov.len() < SIZE {
                 Err(EINVAL)
             } else {
-                read_message(context, nonblocking, kiocb.raw_file(), iov)
+                read_message(&context, nonblocking, kiocb.raw_file(), iov)
             };
             match result {
-                Ok(()) => read += message::SIZE,
+                Ok(()) => read += SIZE,
                 Err(_) if read != 0 => return Ok(read),
                 Err(err) => return Err(err),
             }
@@ -282,23 +240,25 @@ impl AnonInodeFile for Context {
         }
     }
 
-    fn poll_queue(&self) -> &PollQueue {
-        self.waiters().pollers()
+    #[inline]
+    fn poll_queue(context: Borrowed<'_, Self>) -> &PollQueue {
+        context.get().waiters().pollers()
     }
 
-    fn poll(&self, file: &File, requested: u32) -> u32 {
-        // A message may be gone before it is read, so a blocking descriptor is of no use here.
-        if !self.is_initialized() || file.flags() & flags::O_NONBLOCK == 0 {
+    #[inline]
+    fn poll(context: Borrowed<'_, Self>, file: &File, requested: u32) -> u32 {
+        // A message may be gone before it is read, so a blocking descriptor cannot be polled.
+        if !context.is_initialized() || file.flags() & flags::O_NONBLOCK == 0 {
             return events::ERR;
         }
         let mut ready = 0;
-        if self.waiters().is_readable() {
+        if context.waiters().is_readable() {
             ready |= events::IN;
         }
         if requested & events::OUT != 0 {
-            self.waiters().want_out();
-            if !self.header().mmap_changing() {
-                // Operations do not answer `EAGAIN`.
+            context.waiters().want_out();
+            if !context.mmap_changing() {
+                // Operations do not return `EAGAIN`.
                 ready |= events::OUT;
             }
         }
@@ -306,20 +266,20 @@ impl AnonInodeFile for Context {
     }
 
     #[inline]
-    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
-        ioctl::dispatch(self, cmd, UserPtr::from_addr(arg)).map(|()| 0)
+    fn ioctl(context: Borrowed<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        ioctl::dispatch(context, cmd, UserPtr::from_addr(arg)).map(|()| 0)
     }
 
-    fn show_fdinfo(&self, m: &SeqFile) {
-        let (pending, total) = self.waiters().count();
+    fn show_fdinfo(context: Borrowed<'_, Self>, m: &SeqFile) {
+        let (pending, total) = context.waiters().count();
         seq_print!(
             m,
             "pending:\t{}\ntotal:\t{}\nAPI:\t{:x}:{:x}:{:x}\n",
             pending,
             total,
-            limits::API,
-            self.header().features(),
-            limits::API_IOCTLS | limits::RANGE_IOCTLS,
+            supported::API,
+            context.features(),
+            supported::API_IOCTLS | supported::RANGE_IOCTLS,
         );
     }
 }

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handshake, and the way to the other operations: `ioctl_userfaultfd(2)`.
+//! `ioctl_userfaultfd(2)`: the handshake, and the dispatch to the other operations.
 
-use crate::{context::Context, features::negotiate, register, resolve};
+use crate::{features::negotiate, register, resolve};
 use kernel::{
     cred::{capable, Capability},
     prelude::*,
     uaccess::UserPtr,
     uapi,
     userfaultfd::{
-        limits,
-        uapi::{
-            Api, Continue, Copy, Move, Poison, Range, Register, Request, Writeprotect, Zeropage,
-            UNREGISTER,
+        abi::{
+            Request, UffdioApi, UffdioContinue, UffdioCopy, UffdioMove, UffdioPoison, UffdioRange,
+            UffdioRegister, UffdioWriteprotect, UffdioZeropage, UNREGISTER,
         },
+        context::FEATURE_INITIALIZED,
+        supported, Context, OpenContext,
     },
 };
 
@@ -21,42 +22,42 @@ use kernel::{
 ///
 /// # Errors
 ///
-/// `EINVAL` for an unknown operation, and for all but the handshake before that was made; or what
-/// the operation answers.
-pub(crate) fn dispatch(context: &Context, cmd: u32, arg: UserPtr) -> Result {
-    if cmd != Api::CMD && !context.is_initialized() {
+/// `EINVAL` for an unknown operation, and for all operations but the handshake before the handshake
+/// was made; or the error of the operation.
+pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Result {
+    if cmd != UffdioApi::CMD && !context.is_initialized() {
         return Err(EINVAL);
     }
     match cmd {
-        Api::CMD => api(context, arg),
-        Register::CMD => register::register(context, arg),
-        UNREGISTER => register::unregister(context, arg),
-        Range::CMD => resolve::wake(context, arg),
-        Copy::CMD => resolve::fill::<Copy>(context, arg),
-        Zeropage::CMD => resolve::fill::<Zeropage>(context, arg),
-        Move::CMD => resolve::fill::<Move>(context, arg),
-        Continue::CMD => resolve::fill::<Continue>(context, arg),
-        Poison::CMD => resolve::fill::<Poison>(context, arg),
-        Writeprotect::CMD => resolve::writeprotect(context, arg),
+        UffdioApi::CMD => api(&context, arg),
+        UffdioRegister::CMD => register::register(context, arg),
+        UNREGISTER => register::unregister(&context, arg),
+        UffdioRange::CMD => resolve::wake(&context, arg),
+        UffdioCopy::CMD => resolve::fill::<UffdioCopy>(&context, arg),
+        UffdioZeropage::CMD => resolve::fill::<UffdioZeropage>(&context, arg),
+        UffdioMove::CMD => resolve::fill::<UffdioMove>(&context, arg),
+        UffdioContinue::CMD => resolve::fill::<UffdioContinue>(&context, arg),
+        UffdioPoison::CMD => resolve::fill::<UffdioPoison>(&context, arg),
+        UffdioWriteprotect::CMD => resolve::writeprotect(&context, arg),
         _ => Err(EINVAL),
     }
 }
 
-/// `UFFDIO_API`: agree upon the version and the features.
+/// `UFFDIO_API`: negotiates the version and the features.
 ///
 /// # Errors
 ///
-/// `EINVAL` for another version, features that are not to be had, or the second time; `EPERM`
-/// where forks are asked for without `CAP_SYS_PTRACE`. The structure is zeroed then. `EFAULT` where
-/// it cannot be accessed.
+/// `EINVAL` for another version, features that the kernel does not offer, or the second time;
+/// `EPERM` if the process asks for forks without `CAP_SYS_PTRACE`. The structure is zeroed then.
+/// `EFAULT` if it cannot be accessed.
 fn api(context: &Context, arg: UserPtr) -> Result {
-    let request = Api::read(arg)?;
+    let request = UffdioApi::read(arg)?;
 
-    agree(context, &request, arg).or_else(|err| {
+    negotiate_api(context, &request, arg).or_else(|err| {
         if err == EFAULT {
             return Err(err);
         }
-        let nothing = Api {
+        let nothing = UffdioApi {
             api: 0,
             features: 0,
             ioctls: 0,
@@ -66,9 +67,9 @@ fn api(context: &Context, arg: UserPtr) -> Result {
     })
 }
 
-/// Checks what is asked for, answers with what there is, and fixes the features of the context.
-fn agree(context: &Context, request: &Api, arg: UserPtr) -> Result {
-    if request.api != limits::API {
+/// Checks the request, writes what the kernel offers, and sets the features of the context.
+fn negotiate_api(context: &Context, request: &UffdioApi, arg: UserPtr) -> Result {
+    if request.api != supported::API {
         return Err(EINVAL);
     }
     if request.features & u64::from(uapi::UFFD_FEATURE_EVENT_FORK) != 0
@@ -76,17 +77,15 @@ fn agree(context: &Context, request: &Api, arg: UserPtr) -> Result {
     {
         return Err(EPERM);
     }
-    let features = negotiate(request.features, limits::FEATURES)?;
+    let features = negotiate(request.features, supported::FEATURES)?;
 
-    Api {
-        api: limits::API,
-        features: limits::FEATURES,
-        ioctls: limits::API_IOCTLS,
+    UffdioApi {
+        api: supported::API,
+        features: supported::FEATURES,
+        ioctls: supported::API_IOCTLS,
     }
     .write(arg)?;
 
     // CAST: All features that are offered are in the lower half.
-    context
-        .header()
-        .set_features(features as u32 | limits::FEATURE_INITIALIZED)
+    context.set_features(features as u32 | FEATURE_INITIALIZED)
 }

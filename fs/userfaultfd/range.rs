@@ -1,17 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which ranges of addresses make sense.
+//! Checks of ranges of addresses.
 
-use kernel::{page::PAGE_MASK, prelude::*};
+use kernel::{
+    page::PAGE_MASK,
+    prelude::*,
+    userfaultfd::{abi::UffdioRange, Context},
+};
 
-/// The addresses that an operation may name, in bytes.
+/// Checks that a range is of whole pages and in user space, and returns its first address and the
+/// one after its last.
+///
+/// # Errors
+///
+/// `EINVAL`
+pub(crate) fn check(context: &Context, range: UffdioRange) -> Result<(usize, usize)> {
+    Bounds::of(context).check(range.start, range.len)?;
+    // CAST: Addresses in user space fit.
+    Ok((range.start as usize, (range.start + range.len) as usize))
+}
+
+/// The addresses that a range may have, in bytes.
 pub(crate) struct Bounds {
-    /// The first one after user space.
+    /// The first address after user space.
     pub(crate) max: u64,
 }
 
 impl Bounds {
-    /// Checks a range whose length, and not its start, is that of whole pages.
+    /// Returns the bounds of the address space of a context.
+    pub(crate) fn of(context: &Context) -> Self {
+        Self {
+            max: context.task_size(),
+        }
+    }
+
+    /// Checks a range whose length is that of whole pages, and whose start is any address.
     ///
     /// # Errors
     ///
@@ -20,7 +43,7 @@ impl Bounds {
         if len == 0 || len & !(PAGE_MASK as u64) != 0 || start >= self.max {
             return Err(EINVAL);
         }
-        // This leaves no room for an overflow: the bound is an address.
+        // The sum cannot overflow, because it is at most the bound.
         if len > self.max - start {
             return Err(EINVAL);
         }

@@ -2,7 +2,7 @@
 
 //! Operations on pages, and wake-ups.
 
-use crate::{context::Context, range::Bounds};
+use crate::range::{self, Bounds};
 use kernel::{
     error::Error,
     mm::MmWithUser,
@@ -10,40 +10,20 @@ use kernel::{
     uaccess::UserPtr,
     uapi::{UFFD_PAGEFAULT_FLAG_MINOR, UFFD_PAGEFAULT_FLAG_WP},
     userfaultfd::{
-        limits, pages,
-        uapi::{
-            self, Answered, Continue, Copy, Move, Poison, Range, Request, Writeprotect, Zeropage,
+        abi::{
+            self, Answered, Request, UffdioContinue, UffdioCopy, UffdioMove, UffdioPoison,
+            UffdioRange, UffdioWriteprotect, UffdioZeropage,
         },
+        pages, Context,
     },
 };
 
-impl Bounds {
-    /// Returns the bounds for the address space of a context.
-    fn of(context: &Context) -> Self {
-        Self {
-            max: limits::task_size(context.mm()),
-        }
-    }
-}
-
-/// Checks that a range is of whole pages and in user space, and returns its first address and the
-/// one after its last.
-///
-/// # Errors
-///
-/// `EINVAL`
-pub(crate) fn check_range(context: &Context, range: Range) -> Result<(usize, usize)> {
-    Bounds::of(context).check(range.start, range.len)?;
-    // CAST: Addresses in user space fit.
-    Ok((range.start as usize, (range.start + range.len) as usize))
-}
-
 /// An operation that fills pages.
 pub(crate) trait Fill: Answered {
-    /// Where pages are filled.
-    fn target(&self) -> Range;
+    /// Returns the range of pages that are filled.
+    fn target(&self) -> UffdioRange;
 
-    /// The mode, in which [`uapi::MODE_DONTWAKE`] is the same for all.
+    /// Returns the mode.
     fn mode(&self) -> u64;
 
     /// Checks the arguments, in the order of the C implementation.
@@ -53,8 +33,45 @@ pub(crate) trait Fill: Answered {
     /// `EINVAL`
     fn check(&self, context: &Context) -> Result;
 
-    /// Fills the pages, and returns how many bytes were done.
+    /// Fills the pages, and returns the number of bytes that were done.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operation in [`pages`].
     fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64>;
+}
+
+/// An operation that fills pages and whose arguments are a range and a mode.
+trait FillRange: Answered {
+    /// The bits that the mode may have.
+    const MODES: u64;
+
+    fn range(&self) -> UffdioRange;
+
+    fn mode(&self) -> u64;
+
+    /// Fills `len` bytes at `start`.
+    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64>;
+}
+
+impl<T: FillRange> Fill for T {
+    fn target(&self) -> UffdioRange {
+        self.range()
+    }
+
+    fn mode(&self) -> u64 {
+        FillRange::mode(self)
+    }
+
+    fn check(&self, context: &Context) -> Result {
+        range::check(context, self.range())?;
+        check_mode(FillRange::mode(self), T::MODES)
+    }
+
+    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
+        let UffdioRange { start, len } = self.range();
+        FillRange::run(self, context, mm, addr(start), addr(len))
+    }
 }
 
 /// Checks that there are no unknown bits in a mode.
@@ -65,9 +82,15 @@ fn check_mode(mode: u64, known: u64) -> Result {
     Ok(())
 }
 
-impl Fill for Copy {
-    fn target(&self) -> Range {
-        Range {
+/// Returns an address or length that was checked against the bounds of user space, in bytes.
+fn addr(addr: u64) -> usize {
+    // CAST: Addresses in user space fit.
+    addr as usize
+}
+
+impl Fill for UffdioCopy {
+    fn target(&self) -> UffdioRange {
+        UffdioRange {
             start: self.dst,
             len: self.len,
         }
@@ -81,25 +104,25 @@ impl Fill for Copy {
         let bounds = Bounds::of(context);
         bounds.check_unaligned(self.src, self.len)?;
         bounds.check(self.dst, self.len)?;
-        check_mode(self.mode, uapi::MODE_DONTWAKE | uapi::MODE_WP)
+        check_mode(self.mode, abi::MODE_DONTWAKE | abi::COPY_MODE_WP)
     }
 
     fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-        let wp = self.mode & uapi::MODE_WP != 0;
-        pages::copy(
+        let (dst, src, len) = (addr(self.dst), addr(self.src), addr(self.len));
+        pages::mfill_copy(
             context,
             mm,
-            self.dst as usize,
-            self.src as usize,
-            self.len as usize,
-            wp,
+            dst,
+            src,
+            len,
+            self.mode & abi::COPY_MODE_WP != 0,
         )
     }
 }
 
-impl Fill for Move {
-    fn target(&self) -> Range {
-        Range {
+impl Fill for UffdioMove {
+    fn target(&self) -> UffdioRange {
+        UffdioRange {
             start: self.dst,
             len: self.len,
         }
@@ -122,103 +145,102 @@ impl Fill for Move {
         bounds.check(self.src, self.len)?;
         check_mode(
             self.mode,
-            uapi::MODE_DONTWAKE | uapi::MOVE_MODE_ALLOW_SRC_HOLES,
+            abi::MODE_DONTWAKE | abi::MOVE_MODE_ALLOW_SRC_HOLES,
         )
     }
 
     fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-        pages::relocate(
+        let (dst, src, len) = (addr(self.dst), addr(self.src), addr(self.len));
+        pages::move_pages(context, mm, dst, src, len, self.mode)
+    }
+}
+
+impl FillRange for UffdioZeropage {
+    const MODES: u64 = abi::MODE_DONTWAKE;
+
+    fn range(&self) -> UffdioRange {
+        self.range
+    }
+
+    fn mode(&self) -> u64 {
+        self.mode
+    }
+
+    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
+        pages::mfill_zeropage(context, mm, start, len)
+    }
+}
+
+impl FillRange for UffdioContinue {
+    const MODES: u64 = abi::MODE_DONTWAKE | abi::CONTINUE_MODE_WP;
+
+    fn range(&self) -> UffdioRange {
+        self.range
+    }
+
+    fn mode(&self) -> u64 {
+        self.mode
+    }
+
+    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
+        pages::mfill_continue(
             context,
             mm,
-            self.dst as usize,
-            self.src as usize,
-            self.len as usize,
-            self.mode,
+            start,
+            len,
+            self.mode & abi::CONTINUE_MODE_WP != 0,
         )
     }
 }
 
-/// Implements [`Fill`] for a structure that has a range and a mode.
-macro_rules! fill_range {
-    ($ty:ty, $known:expr, $run:expr) => {
-        impl Fill for $ty {
-            fn target(&self) -> Range {
-                self.range
-            }
+impl FillRange for UffdioPoison {
+    const MODES: u64 = abi::MODE_DONTWAKE;
 
-            fn mode(&self) -> u64 {
-                self.mode
-            }
+    fn range(&self) -> UffdioRange {
+        self.range
+    }
 
-            fn check(&self, context: &Context) -> Result {
-                check_range(context, self.range)?;
-                check_mode(self.mode, $known)
-            }
+    fn mode(&self) -> u64 {
+        self.mode
+    }
 
-            fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-                let run: fn(&Context, &MmWithUser, usize, usize, u64) -> Result<u64> = $run;
-                run(
-                    context,
-                    mm,
-                    self.range.start as usize,
-                    self.range.len as usize,
-                    self.mode,
-                )
-            }
-        }
-    };
+    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
+        pages::mfill_poison(context, mm, start, len)
+    }
 }
 
-fill_range!(
-    Zeropage,
-    uapi::MODE_DONTWAKE,
-    |context, mm, start, len, _| { pages::zeropage(context, mm, start, len) }
-);
-
-fill_range!(
-    Continue,
-    uapi::MODE_DONTWAKE | uapi::MODE_WP,
-    |context, mm, start, len, mode| {
-        pages::resume(context, mm, start, len, mode & uapi::MODE_WP != 0)
-    }
-);
-
-fill_range!(
-    Poison,
-    uapi::MODE_DONTWAKE,
-    |context, mm, start, len, _| { pages::poison(context, mm, start, len) }
-);
-
-/// `UFFDIO_COPY` and the other operations that fill pages: fill them, answer how many bytes were
-/// done or why none were, and wake the threads that wait for them.
+/// `UFFDIO_COPY` and the other operations that fill pages: fills them, reports the number of bytes
+/// that were done or why none were, and wakes the threads that wait for them.
 ///
-/// If the first page is there already, the threads that wait for it are woken as well: whoever put
-/// it there may have left them asleep, or raced with them.
+/// If the first page exists already, the threads that wait for it are woken as well, because the
+/// operation that filled it may have left them asleep, or raced with them.
 ///
 /// # Errors
 ///
-/// `EAGAIN` while the mappings change, or where not all was done; `ESRCH` where the process is
-/// gone; `EFAULT` where the structure cannot be accessed; `EINVAL` for arguments that make no
-/// sense; or what the operation answers.
+/// `EAGAIN` while the mappings change, or if not all was done; `ESRCH` if the process is gone;
+/// `EFAULT` if the structure cannot be accessed; `EINVAL` for invalid arguments; or the error of
+/// the operation.
 pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
-    let answer = |done: &Result<u64>| {
-        let answer = match done {
-            Ok(bytes) => *bytes,
-            // CAST: The field is signed.
-            Err(err) => i64::from(Error::to_errno(*err)) as u64,
-        };
-        T::answer(arg, answer)
+    let report = |done: &Result<u64>| {
+        T::answer(
+            arg,
+            match done {
+                Ok(bytes) => *bytes,
+                // CAST: The field is signed.
+                Err(err) => i64::from(Error::to_errno(*err)) as u64,
+            },
+        )
     };
 
-    if context.header().mmap_changing() {
-        answer(&Err(EAGAIN))?;
+    if context.mmap_changing() {
+        report(&Err(EAGAIN))?;
         return Err(EAGAIN);
     }
     let request = T::read(arg)?;
     request.check(context)?;
 
-    let Range { start, len } = request.target();
-    let wakes = request.mode() & uapi::MODE_DONTWAKE == 0;
+    let UffdioRange { start, len } = request.target();
+    let wakes = request.mode() & abi::MODE_DONTWAKE == 0;
     let done = {
         let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
         let done = request.run(context, &mm);
@@ -227,7 +249,7 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
         }
         done
     };
-    answer(&done)?;
+    report(&done)?;
 
     let done = done?;
     if wakes {
@@ -240,50 +262,50 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     }
 }
 
-/// Wakes the threads that wait for the page that begins at `start`, if it is there.
+/// Wakes the threads that wait for the page at `start`, if it exists.
 #[cold]
 fn wake_existing(context: &Context, mm: &MmWithUser, start: u64) {
-    let Some((page, size)) = pages::existing_at(mm, start as usize) else {
+    let Some((page, size)) = pages::existing_at(mm, addr(start)) else {
         return;
     };
     let range = start..start.saturating_add(size as u64);
-    // A page that is there does not resolve faults on its protection, and one that is not mapped no
-    // minor faults.
+    // A page that exists does not resolve faults on its protection, and no minor faults if it is
+    // not mapped.
     let mut others = UFFD_PAGEFAULT_FLAG_WP;
     if page == pages::Existing::Unmapped {
         others |= UFFD_PAGEFAULT_FLAG_MINOR;
     }
     context
         .waiters()
-        .wake_those(range, |fault| fault.flags & u64::from(others) == 0);
+        .wake_matching(range, |fault| fault.flags & u64::from(others) == 0);
 }
 
-/// `UFFDIO_WRITEPROTECT`: protect pages against writing; or lift the protection, and wake the
-/// threads that wait for that.
+/// `UFFDIO_WRITEPROTECT`: write-protects pages; or lifts the protection, and wakes the threads that
+/// wait for that.
 ///
 /// # Errors
 ///
-/// As for [`fill`], without an answer in the structure.
+/// As for [`fill`], without a report in the structure.
 pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
-    if context.header().mmap_changing() {
+    if context.mmap_changing() {
         return Err(EAGAIN);
     }
-    let request = Writeprotect::read(arg)?;
-    let (start, end) = check_range(context, request.range)?;
+    let request = UffdioWriteprotect::read(arg)?;
+    let (start, end) = range::check(context, request.range)?;
     check_mode(
         request.mode,
-        uapi::WRITEPROTECT_MODE_DONTWAKE | uapi::WRITEPROTECT_MODE_WP,
+        abi::WRITEPROTECT_MODE_DONTWAKE | abi::WRITEPROTECT_MODE_WP,
     )?;
-    let enable = request.mode & uapi::WRITEPROTECT_MODE_WP != 0;
-    let wake = request.mode & uapi::WRITEPROTECT_MODE_DONTWAKE == 0;
+    let enable = request.mode & abi::WRITEPROTECT_MODE_WP != 0;
+    let wake = request.mode & abi::WRITEPROTECT_MODE_DONTWAKE == 0;
     if enable && !wake {
-        // Nobody is woken by a protection.
+        // A protection wakes no thread.
         return Err(EINVAL);
     }
 
     {
         let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
-        pages::writeprotect(context, &mm, start, end - start, enable)?;
+        pages::mwriteprotect(context, &mm, start, end - start, enable)?;
     }
     if !enable && wake {
         context.waiters().wake(start as u64..end as u64);
@@ -291,14 +313,13 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
     Ok(())
 }
 
-/// `UFFDIO_WAKE`: wake the threads that sleep in faults in a range, whether or not something was
-/// done about them.
+/// `UFFDIO_WAKE`: wakes the threads that sleep in faults in a range, resolved or not.
 ///
 /// # Errors
 ///
-/// `EFAULT` where the structure cannot be accessed, `EINVAL` for a range that makes no sense.
+/// `EFAULT` if the structure cannot be accessed, `EINVAL` for an invalid range.
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
-    let (start, end) = check_range(context, Range::read(arg)?)?;
+    let (start, end) = range::check(context, UffdioRange::read(arg)?)?;
     context.waiters().wake(start as u64..end as u64);
     Ok(())
 }

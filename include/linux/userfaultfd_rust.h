@@ -2,10 +2,9 @@
 /*
  * The boundary between mm and the Rust implementation of userfaultfd.
  *
- * What mm calls is declared in userfaultfd_k.h, for either implementation.
- * This header has the rest: the functions of mm that the Rust code calls,
- * all of them through mm/userfaultfd_shim.c, and the one entry point that
- * the system call needs.
+ * The functions that mm calls are declared in userfaultfd_k.h, for either
+ * implementation. This header has those that the Rust code calls, which are
+ * in mm/userfaultfd_shim.c, and the one entry point of the system call.
  */
 #ifndef _LINUX_USERFAULTFD_RUST_H
 #define _LINUX_USERFAULTFD_RUST_H
@@ -20,7 +19,7 @@ void uffd_shim_release_fault_lock(struct vm_fault *vmf);
 void uffd_shim_hugetlb_lock_read(struct vm_area_struct *vma);
 bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason);
 
-/* Areas */
+/* VMAs */
 unsigned long uffd_shim_vma_pagesize(struct vm_area_struct *vma);
 bool uffd_shim_vma_can_userfault(struct vm_area_struct *vma,
 				 vm_flags_t vm_flags, bool wp_async);
@@ -45,10 +44,10 @@ void uffd_shim_release_all(struct userfaultfd_ctx *ctx);
 
 /* Pages */
 
-/* What there is, where an operation has found that there is something. */
+/* The page for which an operation has failed with EEXIST. */
 enum uffd_shim_page {
 	UFFD_SHIM_PAGE_NONE,		/* no page */
-	UFFD_SHIM_PAGE_UNMAPPED,	/* one that is not mapped, or not now */
+	UFFD_SHIM_PAGE_UNMAPPED,	/* not mapped, or not any more */
 	UFFD_SHIM_PAGE_MAPPED,
 };
 
@@ -70,7 +69,6 @@ int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
 
 /* The rest */
 unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file);
-int uffd_shim_sysfs_init(void);
 
 /* Implemented in Rust: userfaultfd(2). */
 int userfaultfd_rust_create(int flags);

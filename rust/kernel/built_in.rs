@@ -5,7 +5,7 @@
 /// Proof that code is built into the kernel: what is `'static` there lives as long as the kernel.
 ///
 /// In a loadable module `'static` ends when the module is removed. An abstraction that gives C a
-/// pointer to something `'static`, and never takes it back, asks for this proof.
+/// pointer to a `'static` object, and never takes it back, asks for this proof.
 ///
 /// It is made by [`built_in!`](crate::built_in), which a module cannot use.
 #[derive(Copy, Clone)]

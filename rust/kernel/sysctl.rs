@@ -11,10 +11,10 @@ use crate::{
     sync::atomic::{Atomic, Relaxed},
 };
 
-/// A switch in `/proc/sys` that is 0 or 1, mode 0644.
+/// A sysctl that is 0 or 1, mode 0644.
 ///
-/// Writing anything else fails with `EINVAL`. It stays visible as long as the kernel runs, so it is
-/// not for loadable modules.
+/// Writing any other value fails with `EINVAL`. The sysctl stays visible as long as the kernel
+/// runs, so it is not for loadable modules.
 pub struct BoolSysctl {
     #[cfg_attr(not(CONFIG_SYSCTL), expect(dead_code))]
     name: &'static CStr,
@@ -22,7 +22,7 @@ pub struct BoolSysctl {
 }
 
 impl BoolSysctl {
-    /// Declares a switch that is off and not visible yet.
+    /// Declares a sysctl that is 0 and not visible yet.
     pub const fn new(name: &'static CStr, _: BuiltIn) -> Self {
         Self {
             name,
@@ -30,17 +30,17 @@ impl BoolSysctl {
         }
     }
 
-    /// Whether the switch is on.
+    /// Returns true if the value is 1.
     pub fn get(&self) -> bool {
         self.value.load(Relaxed) != 0
     }
 
-    /// Makes the switch visible in the directory `path` below `/proc/sys`, for ever. Without
-    /// `CONFIG_SYSCTL` there is no such directory, and the switch stays off.
+    /// Makes the sysctl visible in the directory `path` below `/proc/sys`, forever. Without
+    /// `CONFIG_SYSCTL` there is no such directory, and the value stays 0.
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where there is no memory. May sleep.
+    /// `ENOMEM`. May sleep.
     #[cfg(CONFIG_SYSCTL)]
     pub fn register(&'static self, path: &'static CStr) -> Result {
         use crate::{alloc::KBox, bindings};
@@ -61,10 +61,10 @@ impl BoolSysctl {
             },
             GFP_KERNEL,
         )?);
-        // SAFETY: The switch is one of code that is built into the kernel, as the proof that it was
-        // made with says: it lives for ever, and so do its name, the bounds, and the table, which
-        // is leaked. This handler reads the bounds and never writes them, and accesses the value
-        // with `READ_ONCE()` and `WRITE_ONCE()`. The path is not kept.
+        // SAFETY: The sysctl belongs to code that is built into the kernel, because it was made
+        // with a `BuiltIn`. So it lives forever, as its name, the bounds, and the leaked table do.
+        // The handler only reads the bounds, and accesses the value with `READ_ONCE()` and
+        // `WRITE_ONCE()`. The path is not kept.
         let header = unsafe { bindings::register_sysctl_sz(path.as_char_ptr(), table, 1) };
         if header.is_null() {
             return Err(ENOMEM);
@@ -72,7 +72,7 @@ impl BoolSysctl {
         Ok(())
     }
 
-    /// Does nothing: there is no `/proc/sys`.
+    /// Does nothing, because there is no `/proc/sys`.
     #[cfg(not(CONFIG_SYSCTL))]
     pub fn register(&'static self, _path: &'static CStr) -> Result {
         Ok(())

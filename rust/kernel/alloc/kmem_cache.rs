@@ -16,8 +16,11 @@ use core::{marker::PhantomData, mem, ptr::NonNull};
 
 /// A named slab cache for objects of type `T` that lives as long as the kernel.
 ///
-/// It is declared as a `static` and created once by [`StaticKmemCache::create`]. Nothing destroys
-/// it, so it is not for loadable modules.
+/// It is declared as a `static` and created once by [`StaticKmemCache::create`]. It is never
+/// destroyed, so it is not for loadable modules.
+///
+/// Objects that are allocated in large numbers, or that administrators look up in `/proc/slabinfo`,
+/// need a dedicated cache. Others are allocated with [`KBox`](super::KBox).
 ///
 /// # Invariants
 ///
@@ -48,7 +51,7 @@ impl<T> StaticKmemCache<T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where there is no memory. May sleep.
+    /// `ENOMEM`. May sleep.
     pub fn create(&'static self) -> Result {
         if self.cache.load(Relaxed) != 0 {
             return Ok(());
@@ -58,7 +61,7 @@ impl<T> StaticKmemCache<T> {
             align: mem::align_of::<T>() as u32,
             ..Default::default()
         };
-        // SAFETY: The name is a string of code that is built into the kernel, so it lives for ever.
+        // SAFETY: The name is a string of code that is built into the kernel, so it lives forever.
         let cache = unsafe {
             bindings::__kmem_cache_create_args(
                 self.name.as_char_ptr(),
@@ -73,8 +76,8 @@ impl<T> StaticKmemCache<T> {
         // INVARIANT: The cache was created for objects of type `T`, and is only put in the place of
         // nothing.
         if self.cache.cmpxchg(0, cache as usize, Full).is_err() {
-            // Somebody else was faster.
-            // SAFETY: The cache was just created, and nobody else knows it.
+            // Another thread was faster.
+            // SAFETY: The cache was just created, and no other thread knows it.
             unsafe { bindings::kmem_cache_destroy(cache) };
         }
         Ok(())
@@ -88,7 +91,7 @@ impl<T> StaticKmemCache<T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` where there is no memory, or the cache was not created yet.
+    /// `ENOMEM` if there is no memory, or the cache was not created yet.
     pub fn alloc(&self, flags: Flags) -> Result<NonNull<T>> {
         let cache = self.as_ptr();
         if cache.is_null() {

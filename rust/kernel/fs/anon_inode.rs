@@ -14,74 +14,73 @@ use crate::{
     iov::IovIterDest,
     prelude::*,
     seq_file::SeqFile,
-    sync::{
-        aref::{ARef, AlwaysRefCounted},
-        poll::PollQueue,
-        rcu, Marked,
-    },
+    sync::{aref::ARef, poll_queue::PollQueue, rcu, ReadOnceCell},
     types::ForeignOwnable,
 };
 use core::{marker::PhantomData, mem::MaybeUninit, ptr::NonNull};
 
-/// The operations of a file on an anonymous inode, which owns a reference to a `Self`.
+/// The operations of a file on an anonymous inode, which owns [`AnonInodeFile::Data`].
 ///
-/// Seeking succeeds and does nothing, and 32-bit programs reach [`AnonInodeFile::ioctl`] with
-/// their pointer widened.
+/// Seeking succeeds and does nothing, and 32-bit programs reach [`AnonInodeFile::ioctl`] with their
+/// pointer widened.
 ///
 /// Open files do not keep a module loaded, so this is for code that is built into the kernel.
-pub trait AnonInodeFile: AlwaysRefCounted + HasBoundFile + Sized + Send + Sync + 'static {
-    /// The proof that the operations are there as long as files are.
+pub trait AnonInodeFile: Sized + 'static {
+    /// The proof that the operations exist as long as files do.
     const BUILT_IN: BuiltIn;
 
     /// The name of the inode, as in `/proc/PID/fd`.
     const NAME: &'static CStr;
 
-    /// Called when a descriptor of the file is closed, before its reference goes.
-    fn flush(&self) {}
+    /// The private data of the file. It is dropped when the last reference to the file goes.
+    type Data: ForeignOwnable + HasBoundFile + Send + Sync;
 
-    /// Called when the last reference to the file goes.
-    fn release(this: ARef<Self>);
+    /// Called when a descriptor of the file is closed, before its reference goes.
+    fn flush(_data: Borrowed<'_, Self>) {}
 
     /// Implements `read(2)` and its relatives.
-    fn read_iter(kiocb: Kiocb<'_, ARef<Self>>, iov: &mut IovIterDest<'_>) -> Result<usize>;
+    fn read_iter(kiocb: Kiocb<'_, Self::Data>, iov: &mut IovIterDest<'_>) -> Result<usize>;
 
-    /// The queue that pollers of the file are put on before [`AnonInodeFile::poll`] is called.
-    fn poll_queue(&self) -> &PollQueue;
+    /// Returns the queue that pollers are put on before [`AnonInodeFile::poll`] is called. It must
+    /// be the same one for each call.
+    fn poll_queue(data: Borrowed<'_, Self>) -> &PollQueue;
 
-    /// Returns the events that are ready, see [`crate::sync::poll::events`]. `requested` are those
-    /// that the caller asks for.
-    fn poll(&self, file: &File, requested: u32) -> u32;
+    /// Returns the events that are ready, see [`crate::sync::poll_queue::events`]. `requested` are
+    /// those that the caller asks for.
+    fn poll(data: Borrowed<'_, Self>, file: &File, requested: u32) -> u32;
 
     /// Implements `ioctl(2)`.
-    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize>;
+    fn ioctl(data: Borrowed<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
 
     /// Adds lines to `/proc/PID/fdinfo/FD`.
-    fn show_fdinfo(&self, m: &SeqFile);
+    fn show_fdinfo(data: Borrowed<'_, Self>, m: &SeqFile);
 }
 
-/// The file that has an [`AnonInodeFile`] as its private data, if there is one that is open. It is
-/// not a reference to the file.
+/// The private data of a file, borrowed for as long as the file is not released.
+pub type Borrowed<'a, T> = <<T as AnonInodeFile>::Data as ForeignOwnable>::Borrowed<'a>;
+
+/// The open file that owns some private data. It is not a reference to the file.
 ///
 /// # Invariants
 ///
-/// The value is zero, or the address of a file. From when it is zero again the memory of the file
+/// The value is zero, or the address of a file. After it was set to zero, the memory of the file
 /// stays that of a file for an RCU grace period.
-pub struct BoundFile(Marked<usize>);
+pub struct BoundFile(ReadOnceCell<usize>);
 
 impl BoundFile {
-    /// Makes one for data that no file has.
+    /// Creates one for data that no file owns.
     pub const fn new() -> Self {
         // INVARIANT: The value is zero.
-        Self(Marked::new(0))
+        Self(ReadOnceCell::new(0))
     }
 
-    /// Returns the address of the file, or null. It is not for access.
+    /// Returns the address of the file, or null. The file must not be accessed through it.
     pub(crate) fn as_ptr(&self) -> *mut bindings::file {
         self.0.read_once() as *mut bindings::file
     }
 
-    /// Whether there is an open file, with just `count` references to it: those of descriptors, of
-    /// messages that pass descriptors on, and of system calls that are under way.
+    /// Returns true if there is an open file and just `count` references to it: those of
+    /// descriptors, of messages that pass descriptors on, and of system calls that are under way.
     pub fn has_references(&self, count: u32) -> bool {
         let _guard = rcu::read_lock();
         let file = self.as_ptr();
@@ -90,34 +89,14 @@ impl BoundFile {
     }
 }
 
-/// A type with a [`BoundFile`] as one of its fields.
-///
-/// Implement it with [`impl_has_bound_file!`](crate::impl_has_bound_file).
+/// Private data with a [`BoundFile`].
 ///
 /// # Safety
 ///
-/// [`HasBoundFile::bound_file`] must return the same field each time.
+/// [`HasBoundFile::bound_file`] must return the same value each time.
 pub unsafe trait HasBoundFile {
-    /// Returns where the file is noted while it is open.
+    /// Returns the place in which the file is noted while it is open.
     fn bound_file(&self) -> &BoundFile;
-}
-
-/// Implements [`HasBoundFile`](crate::fs::anon_inode::HasBoundFile) for a type and one of its
-/// fields.
-#[macro_export]
-macro_rules! impl_has_bound_file {
-    (impl HasBoundFile for $ty:ty { self.$field:ident }) => {
-        // SAFETY: It is always the same field.
-        unsafe impl $crate::fs::anon_inode::HasBoundFile for $ty {
-            #[inline]
-            fn bound_file(&self) -> &$crate::fs::anon_inode::BoundFile {
-                // A raw pointer, so that nothing that merely stands for a field will do.
-                let this: *const Self = self;
-                // SAFETY: The pointer comes from a reference, which is borrowed.
-                unsafe { &*(&raw const (*this).$field) }
-            }
-        }
-    };
 }
 
 impl Default for BoundFile {
@@ -128,11 +107,11 @@ impl Default for BoundFile {
 
 /// A file on an anonymous inode of its own that has no private data yet.
 ///
-/// Dropping it undoes the creation, and [`AnonInodeFile::release`] is not called.
+/// Dropping it undoes the creation.
 ///
 /// # Invariants
 ///
-/// `file` has the operations of `T` and null as its private data, and is known to nobody else.
+/// `file` has the operations of `T` and null as its private data, and no other thread knows it.
 pub struct UnboundFile<T: AnonInodeFile> {
     file: ARef<File>,
     _ops: PhantomData<T>,
@@ -146,7 +125,7 @@ impl<T: AnonInodeFile> UnboundFile<T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `ENFILE`, or what the LSM answers. May sleep.
+    /// `ENOMEM`, `ENFILE`, or the error of the LSM hook. May sleep.
     #[doc(alias = "anon_inode_create_getfile")]
     pub fn create(flags: u32, context: Option<&LocalFile>) -> Result<Self> {
         let inode = match context {
@@ -155,7 +134,7 @@ impl<T: AnonInodeFile> UnboundFile<T> {
             None => core::ptr::null_mut(),
         };
         let _: BuiltIn = T::BUILT_IN;
-        // SAFETY: The name and the operations live for ever, because they are built into the
+        // SAFETY: The name and the operations live forever, because they are built into the
         // kernel; the inode is null or valid.
         let file = from_err_ptr(unsafe {
             bindings::anon_inode_create_getfile(
@@ -167,7 +146,7 @@ impl<T: AnonInodeFile> UnboundFile<T> {
             )
         })?;
         // SAFETY: It is a valid pointer, and the one reference to the new file is ours. `File` is
-        // layout compatible with `struct file`, and nobody can have called `fdget_pos` on it.
+        // layout compatible with `struct file`, and there was no `fdget_pos` call on it.
         let file = unsafe { ARef::from_raw(NonNull::new_unchecked(file).cast()) };
         // INVARIANT: The file was just created with these operations and no private data.
         Ok(Self {
@@ -178,16 +157,16 @@ impl<T: AnonInodeFile> UnboundFile<T> {
 
     /// Declares that the file honours `IOCB_NOWAIT`.
     pub fn set_nowait(&mut self) {
-        // SAFETY: By the type invariants nobody else knows the file.
+        // SAFETY: By the type invariants no other thread knows the file.
         unsafe { (*self.file.as_ptr()).f_mode |= bindings::FMODE_NOWAIT };
     }
 
     /// Gives the file its private data. It is ready to be installed then.
-    pub fn bind(self, data: ARef<T>) -> ARef<File> {
+    pub fn bind(self, data: T::Data) -> ARef<File> {
         // INVARIANT: `release` writes zero before the file is freed. The memory of files is freed
         // after a grace period.
         data.bound_file().0.write_once(self.file.as_ptr() as usize);
-        // SAFETY: By the type invariants nobody else knows the file.
+        // SAFETY: By the type invariants no other thread knows the file.
         unsafe { (*self.file.as_ptr()).private_data = data.into_foreign() };
         self.file
     }
@@ -202,10 +181,11 @@ impl<T: AnonInodeFile> FileVTable<T> {
     /// # Safety
     ///
     /// `file` must be a file of `T` that was bound to its data and is not released during `'a`.
-    unsafe fn data<'a>(file: *mut bindings::file) -> &'a T {
+    #[inline(always)]
+    unsafe fn data<'a>(file: *mut bindings::file) -> Borrowed<'a, T> {
         // SAFETY: By the safety requirements the private data comes from `into_foreign` in `bind`,
         // and `from_foreign` in `release` comes after `'a`.
-        unsafe { ARef::borrow((*file).private_data) }
+        unsafe { T::Data::borrow((*file).private_data) }
     }
 
     /// # Safety
@@ -213,7 +193,7 @@ impl<T: AnonInodeFile> FileVTable<T> {
     /// `file` must be an open file of `T`.
     unsafe extern "C" fn flush(file: *mut bindings::file, _: bindings::fl_owner_t) -> c_int {
         // SAFETY: An open file is not released during the call.
-        unsafe { Self::data(file) }.flush();
+        T::flush(unsafe { Self::data(file) });
         0
     }
 
@@ -221,12 +201,11 @@ impl<T: AnonInodeFile> FileVTable<T> {
     ///
     /// `file` must be a file of `T` that is being released.
     unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: The private data of a file is null until `bind` puts there what `into_foreign`
+        // SAFETY: The private data of a file is null until `bind` stores there what `into_foreign`
         // returned, and the release call owns it.
-        if let Some(data) = unsafe { ARef::<T>::try_from_foreign((*file).private_data) } {
+        if let Some(data) = unsafe { T::Data::try_from_foreign((*file).private_data) } {
             // INVARIANT: The value is zero.
             data.bound_file().0.write_once(0);
-            T::release(data);
         }
         0
     }
@@ -258,16 +237,17 @@ impl<T: AnonInodeFile> FileVTable<T> {
         table: *mut bindings::poll_table,
     ) -> bindings::__poll_t {
         // SAFETY: An open file is not released during the call.
-        let this: &T = unsafe { Self::data(file) };
+        let queue = T::poll_queue(unsafe { Self::data(file) });
         // SAFETY: These are the arguments of a `poll` operation. The queue is borrowed from the
         // private data, which stays until the file is released.
-        unsafe { this.poll_queue().register(file, table) };
-        // SAFETY: An open file is not released during the call, and there is no `fdget_pos` of
-        // this thread that bypasses the position lock.
-        let file = unsafe { File::from_raw_file(file) };
+        unsafe { queue.register(file, table) };
         // SAFETY: The table is null or valid; as in `poll_requested_events()`.
         let requested = unsafe { table.as_ref() }.map_or(u32::MAX, |table| table._key);
-        this.poll(file, requested)
+        // SAFETY: An open file is not released during the call.
+        let data = unsafe { Self::data(file) };
+        // SAFETY: As for the data; and no `fdget_pos` of this thread bypasses the position lock.
+        let file = unsafe { File::from_raw_file(file) };
+        T::poll(data, file, requested)
     }
 
     /// # Safety
@@ -275,7 +255,7 @@ impl<T: AnonInodeFile> FileVTable<T> {
     /// `file` must be an open file of `T`.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: An open file is not released during the call.
-        match unsafe { Self::data(file) }.ioctl(cmd, arg) {
+        match T::ioctl(unsafe { Self::data(file) }, cmd, arg) {
             Ok(ret) => ret as c_long,
             Err(err) => err.to_errno() as c_long,
         }
@@ -286,7 +266,7 @@ impl<T: AnonInodeFile> FileVTable<T> {
     /// `file` must be an open file of `T`, `m` a valid `struct seq_file` that we can write to.
     unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
         // SAFETY: An open file is not released during the call, and the `seq_file` is valid.
-        unsafe { Self::data(file).show_fdinfo(SeqFile::from_raw(m)) };
+        unsafe { T::show_fdinfo(Self::data(file), SeqFile::from_raw(m)) };
     }
 
     const VTABLE: bindings::file_operations = bindings::file_operations {

@@ -7,10 +7,11 @@
 //! declarations, for a type that implements [`Operations`].
 
 use super::{
+    context::{Context, MmapChanging},
+    event_list::{EventList, PendingFork, PendingUnmap},
     fault::{Fault, FaultOutcome},
-    header::{Context, MmapChanging},
-    pending::{Note, Pending},
     vma::{Vma, VmaMut},
+    waitset::Fork,
 };
 use crate::{
     bindings,
@@ -20,77 +21,66 @@ use crate::{
 };
 use core::{ops::Range, ptr::NonNull};
 
-/// What an implementation of userfaultfd does when mm calls it.
-pub trait Operations: Context {
-    /// What is noted about a context while its address space is duplicated.
-    type Fork: Note;
-
-    /// What is noted about a range that is unmapped.
-    type Unmap: Note;
-
-    /// Handles a page fault in a registered area; `handle_userfault()`.
+/// What userfaultfd does when mm calls it.
+pub trait Operations {
+    /// Handles a page fault in a registered VMA; `handle_userfault()`.
     ///
     /// Sleeps, unless the fault does not allow it.
-    fn handle_fault<'a>(fault: Fault<'a, Self>) -> FaultOutcome<'a>;
+    fn handle_fault<'a>(fault: Fault<'a>) -> FaultOutcome<'a>;
 
-    /// Whether faults on write-protected pages are resolved by the kernel;
+    /// Returns true if the kernel itself resolves faults on write-protected pages;
     /// `userfaultfd_wp_async()`. Must not sleep.
-    fn is_wp_async(&self) -> bool;
+    fn is_wp_async(context: &Context) -> bool;
 
-    /// Whether pages that are missing can be write-protected; `userfaultfd_wp_unpopulated()`.
-    /// Must not sleep.
-    fn is_wp_unpopulated(&self) -> bool;
+    /// Returns true if missing pages can be write-protected; `userfaultfd_wp_unpopulated()`. Must
+    /// not sleep.
+    fn is_wp_unpopulated(context: &Context) -> bool;
 
-    /// Prepares an area of a new process whose original is registered; `dup_userfaultfd()`.
-    ///
-    /// `vma` is the copy. Both mmap locks are held for writing.
+    /// Prepares a VMA of a child, which is a copy of a registered one; `dup_userfaultfd()`. Both
+    /// mmap locks are held for writing.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, which makes the fork fail.
-    fn fork(vma: VmaMut<'_, Self>, forks: &mut Pending<'_, Self::Fork>) -> Result;
+    fn fork(vma: VmaMut<'_>, forks: &mut EventList<'_, PendingFork>) -> Result;
 
-    /// The process was duplicated; `dup_userfaultfd_complete()`. Sleeps; no lock is held.
-    fn fork_complete(fork: Self::Fork);
+    /// Finishes a fork; `dup_userfaultfd_complete()`. Sleeps; no lock is held.
+    fn fork_complete(fork: Fork);
 
-    /// The process could not be duplicated; `dup_userfaultfd_fail()`. Its areas must not be looked
-    /// at. Sleeps; no lock is held.
-    fn fork_fail(fork: Self::Fork);
-
-    /// Prepares an area that was moved; `mremap_userfaultfd_prep()`. The mmap lock is held for
+    /// Prepares a VMA that was moved; `mremap_userfaultfd_prep()`. The mmap lock is held for
     /// writing.
     ///
-    /// Returns nothing where nobody wants to know.
-    fn remap(vma: VmaMut<'_, Self>) -> Option<MmapChanging<Self>>;
+    /// Returns `None` if the monitor did not ask for the event.
+    fn remap(vma: VmaMut<'_>) -> Option<MmapChanging>;
 
-    /// The area was moved; `mremap_userfaultfd_complete()`. Sleeps; no lock is held.
-    fn remap_complete(changing: MmapChanging<Self>, from: usize, to: usize, len: usize);
+    /// Finishes a move of `len` bytes; `mremap_userfaultfd_complete()`. Sleeps; no lock is held.
+    fn remap_complete(changing: MmapChanging, from: usize, to: usize, len: usize);
 
-    /// Whether somebody wants to know that pages of `vma` are removed; `userfaultfd_remove_prep()`.
-    fn remove(vma: Vma<'_, Self>) -> Option<MmapChanging<Self>>;
-
-    /// Pages are about to be removed; the second half of `userfaultfd_remove_prep()`. Sleeps; no
-    /// lock is held.
+    /// Prepares a removal of pages from a VMA; `userfaultfd_remove_prep()`. The mmap lock is held
+    /// for reading.
     ///
-    /// What this returns is dropped when the pages are gone, maybe with the mmap lock held.
-    fn removing(changing: MmapChanging<Self>, range: Range<usize>) -> MmapChanging<Self>;
+    /// Returns `None` if the monitor did not ask for the event.
+    fn remove(vma: Vma<'_>) -> Option<MmapChanging>;
 
-    /// Notes that a range of `vma` is going to be unmapped; `userfaultfd_unmap_prep()`. The mmap
+    /// Tells the monitor about pages that are going to be removed; the second half of
+    /// `userfaultfd_remove_prep()`. Sleeps; no lock is held.
+    ///
+    /// The result is dropped when the pages are gone, maybe with the mmap lock held.
+    fn removing(changing: MmapChanging, range: Range<usize>) -> MmapChanging;
+
+    /// Notes that a range of a VMA is going to be unmapped; `userfaultfd_unmap_prep()`. The mmap
     /// lock is held for writing.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, which makes the operation fail.
-    fn unmap(
-        vma: Vma<'_, Self>,
-        range: Range<usize>,
-        unmaps: &mut Pending<'_, Self::Unmap>,
-    ) -> Result;
+    fn unmap(vma: Vma<'_>, range: Range<usize>, unmaps: &mut EventList<'_, PendingUnmap>)
+        -> Result;
 
-    /// The range was unmapped; `userfaultfd_unmap_complete()`. Sleeps; no lock is held.
-    fn unmap_complete(unmap: Self::Unmap);
+    /// Finishes an unmapping; `userfaultfd_unmap_complete()`. Sleeps; no lock is held.
+    fn unmap_complete(unmap: PendingUnmap);
 
-    /// Creates a descriptor; `userfaultfd(2)`. Returns its number.
+    /// Creates a descriptor and returns its number; `userfaultfd(2)`.
     ///
     /// # Errors
     ///
@@ -98,87 +88,100 @@ pub trait Operations: Context {
     fn create(flags: u32) -> Result<u32>;
 }
 
+/// Handles a fault; `handle_userfault()`.
+///
 /// # Safety
 ///
-/// `vmf` must be a fault that is being handled, with the fault lock held. This drops the lock as
-/// `handle_userfault()` does.
+/// `vmf` must be a fault that is being handled, with the fault lock held. The lock is dropped if
+/// the result says so, as mm expects it.
+#[inline]
 pub unsafe fn handle_userfault<T: Operations>(
     vmf: *mut bindings::vm_fault,
     reason: c_ulong,
 ) -> bindings::vm_fault_t {
-    // SAFETY: By the safety requirements. The contexts are those of the one implementation.
+    // SAFETY: `vmf` is valid and the lock is held by the safety requirements.
     T::handle_fault(unsafe { Fault::from_raw(&mut *vmf, reason) }).into_raw()
 }
 
-/// Wraps an area that mm passes.
+/// Wraps a VMA that mm passes.
 ///
 /// # Safety
 ///
 /// `vma` must be valid and locked for `'a`.
-unsafe fn area<'a, T: Operations>(vma: *mut bindings::vm_area_struct) -> Vma<'a, T> {
-    // SAFETY: By the safety requirements. The contexts are those of the one implementation.
-    unsafe { Vma::from_ref(VmaRef::from_raw(vma)) }
+unsafe fn wrap<'a>(vma: *mut bindings::vm_area_struct) -> Vma<'a> {
+    // SAFETY: `vma` is valid and locked for `'a` by the safety requirements.
+    Vma::from_ref(unsafe { VmaRef::from_raw(vma) })
 }
 
+/// Implements `userfaultfd_wp_async()`.
+///
 /// # Safety
 ///
 /// `vma` must be valid and locked.
 pub unsafe fn wp_async<T: Operations>(vma: *mut bindings::vm_area_struct) -> bool {
-    // SAFETY: By the safety requirements.
-    unsafe { area::<T>(vma) }
-        .context()
-        .is_some_and(T::is_wp_async)
+    // SAFETY: `vma` is valid and locked by the safety requirements.
+    unsafe { wrap(vma) }.context().is_some_and(T::is_wp_async)
 }
 
+/// Implements `userfaultfd_wp_unpopulated()`.
+///
 /// # Safety
 ///
 /// `vma` must be valid and locked.
 pub unsafe fn wp_unpopulated<T: Operations>(vma: *mut bindings::vm_area_struct) -> bool {
-    // SAFETY: By the safety requirements.
-    unsafe { area::<T>(vma) }
+    // SAFETY: `vma` is valid and locked by the safety requirements.
+    unsafe { wrap(vma) }
         .context()
         .is_some_and(T::is_wp_unpopulated)
 }
 
+/// Implements `dup_userfaultfd()`.
+///
 /// # Safety
 ///
-/// `vma` must be a valid area of a process that is being created, `forks` a list that only
-/// [`fork`], [`fork_complete`] and [`fork_fail`] work on.
+/// `vma` must be a valid VMA of a process that is being created, `forks` a list that only [`fork`],
+/// [`fork_complete`] and [`fork_fail`] work on. One of the latter must be called when the locks are
+/// dropped: [`fork_fail`] only if the new address space is thrown away.
 pub unsafe fn fork<T: Operations>(
     vma: *mut bindings::vm_area_struct,
     forks: *mut bindings::list_head,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: By the safety requirements.
+        // SAFETY: No other thread sees the VMA of a process that is being created.
         let vma = unsafe { VmaMut::from_raw(vma) };
-        // SAFETY: By the safety requirements.
-        T::fork(vma, &mut unsafe { Pending::from_raw(forks) })?;
+        // SAFETY: The list is one of forks by the safety requirements.
+        T::fork(vma, &mut unsafe { EventList::from_raw(forks) })?;
         Ok(0)
     })
 }
 
+/// Implements `dup_userfaultfd_complete()`.
+///
 /// # Safety
 ///
-/// As for [`fork`], with the locks dropped.
+/// `forks` must have been passed to [`fork`], for a fork that succeeded. No lock may be held.
 pub unsafe fn fork_complete<T: Operations>(forks: *mut bindings::list_head) {
-    // SAFETY: By the safety requirements.
-    let mut forks = unsafe { Pending::from_raw(forks) };
-    while let Some(fork) = forks.pop() {
+    // SAFETY: The list is one of forks by the safety requirements.
+    let mut forks = unsafe { EventList::from_raw(forks) };
+    while let Some(fork) = forks.pop_fork() {
         T::fork_complete(fork);
     }
 }
 
+/// Implements `dup_userfaultfd_fail()`: drops the contexts of the child, and lets pages of the
+/// parent be filled again. The VMAs of the child go with its address space.
+///
 /// # Safety
 ///
-/// As for [`fork`], with the locks dropped.
+/// `forks` must have been passed to [`fork`], for a fork that failed. No lock may be held.
 pub unsafe fn fork_fail<T: Operations>(forks: *mut bindings::list_head) {
-    // SAFETY: By the safety requirements.
-    let mut forks = unsafe { Pending::from_raw(forks) };
-    while let Some(fork) = forks.pop() {
-        T::fork_fail(fork);
-    }
+    // SAFETY: The list is one of forks by the safety requirements.
+    let mut forks = unsafe { EventList::<PendingFork>::from_raw(forks) };
+    while forks.pop().is_some() {}
 }
 
+/// Implements `mremap_userfaultfd_prep()`.
+///
 /// # Safety
 ///
 /// `vma` must be valid and locked for writing, `vm_ctx` valid and passed to [`remap_complete`] or
@@ -187,88 +190,92 @@ pub unsafe fn remap<T: Operations>(
     vma: *mut bindings::vm_area_struct,
     vm_ctx: *mut bindings::vm_userfaultfd_ctx,
 ) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: `vma` is valid and locked for writing by the safety requirements.
     if let Some(changing) = T::remap(unsafe { VmaMut::from_raw(vma) }) {
-        // SAFETY: By the safety requirements.
+        // SAFETY: `vm_ctx` is valid by the safety requirements.
         unsafe { (*vm_ctx).ctx = changing.into_raw() };
     }
 }
 
-/// Takes back what [`remap`] or [`remove`] left.
+/// Takes back what [`remap`] or [`remove`] stored.
 ///
 /// # Safety
 ///
 /// `vm_ctx` must have been passed to one of them, or be null inside.
-unsafe fn taken_back<T: Operations>(
-    vm_ctx: *mut bindings::vm_userfaultfd_ctx,
-) -> Option<MmapChanging<T>> {
-    // SAFETY: By the safety requirements it is valid.
+unsafe fn take_back(vm_ctx: *mut bindings::vm_userfaultfd_ctx) -> Option<MmapChanging> {
+    // SAFETY: `vm_ctx` is valid by the safety requirements.
     let ctx = unsafe { core::mem::replace(&mut (*vm_ctx).ctx, core::ptr::null_mut()) };
     let ctx = NonNull::new(ctx)?;
-    // SAFETY: By the safety requirements it comes from `into_raw`, and is taken back once.
+    // SAFETY: The pointer comes from `into_raw`, and was replaced, so it is taken back once.
     Some(unsafe { MmapChanging::from_raw(ctx) })
 }
 
+/// Implements `mremap_userfaultfd_complete()`.
+///
 /// # Safety
 ///
-/// `vm_ctx` must have been passed to [`remap`], or be null inside.
+/// `vm_ctx` must have been passed to [`remap`], or be null inside. No lock may be held.
 pub unsafe fn remap_complete<T: Operations>(
     vm_ctx: *mut bindings::vm_userfaultfd_ctx,
     from: c_ulong,
     to: c_ulong,
     len: c_ulong,
 ) {
-    // SAFETY: By the safety requirements.
-    if let Some(changing) = unsafe { taken_back::<T>(vm_ctx) } {
+    // SAFETY: `vm_ctx` was passed to `remap` by the safety requirements.
+    if let Some(changing) = unsafe { take_back(vm_ctx) } {
         T::remap_complete(changing, from, to, len);
     }
 }
 
+/// Implements `mremap_userfaultfd_fail()`: nothing was moved, so there is nothing to tell.
+///
 /// # Safety
 ///
 /// `vm_ctx` must have been passed to [`remap`], or be null inside.
 pub unsafe fn remap_fail<T: Operations>(vm_ctx: *mut bindings::vm_userfaultfd_ctx) {
-    // Nothing was moved, so there is nothing to tell: the mark goes.
-    // SAFETY: By the safety requirements.
-    drop(unsafe { taken_back::<T>(vm_ctx) });
+    // SAFETY: `vm_ctx` was passed to `remap` by the safety requirements.
+    drop(unsafe { take_back(vm_ctx) });
 }
 
-/// Returns whether the mmap lock is still held.
+/// Implements `userfaultfd_remove_prep()`. Returns true if the mmap lock is still held.
 ///
 /// # Safety
 ///
-/// `vma` must be valid, with the mmap lock held for reading; this may drop the lock. `vm_ctx` must
-/// be valid, null inside, and passed to [`remove_complete`] later.
+/// `vma` must be valid, with the mmap lock held for reading, which this may drop. `vm_ctx` must be
+/// valid, null inside, and passed to [`remove_complete`] later.
 pub unsafe fn remove<T: Operations>(
     vma: *mut bindings::vm_area_struct,
     start: c_ulong,
     end: c_ulong,
     vm_ctx: *mut bindings::vm_userfaultfd_ctx,
 ) -> bool {
-    // SAFETY: By the safety requirements.
-    let area = unsafe { area::<T>(vma) };
-    let mm = area.mm().as_raw();
-    let Some(changing) = T::remove(area) else {
+    // SAFETY: `vma` is valid and locked by the safety requirements.
+    let vma = unsafe { wrap(vma) };
+    let mm = vma.mm().as_raw();
+    let Some(changing) = T::remove(vma) else {
         return true;
     };
-    // SAFETY: The lock is held by the safety requirements, and the caller learns that it is not
-    // any more.
+    // SAFETY: The lock is held by the safety requirements, and the result tells the caller that it
+    // was dropped.
     unsafe { bindings::mmap_read_unlock(mm) };
     let changing = T::removing(changing, start..end);
-    // SAFETY: By the safety requirements.
+    // SAFETY: `vm_ctx` is valid by the safety requirements.
     unsafe { (*vm_ctx).ctx = changing.into_raw() };
     false
 }
 
+/// Implements `userfaultfd_remove_complete()`: the pages are gone, so others can be filled again.
+///
 /// # Safety
 ///
 /// `vm_ctx` must be null inside, or have been passed to [`remove`], and not be used any more.
 pub unsafe fn remove_complete<T: Operations>(vm_ctx: *mut bindings::vm_userfaultfd_ctx) {
-    // The pages are gone: the mark goes.
-    // SAFETY: By the safety requirements.
-    drop(unsafe { taken_back::<T>(vm_ctx) });
+    // SAFETY: `vm_ctx` was passed to `remove` by the safety requirements.
+    drop(unsafe { take_back(vm_ctx) });
 }
 
+/// Implements `userfaultfd_unmap_prep()`.
+///
 /// # Safety
 ///
 /// `vma` must be valid, with the mmap lock held for writing, `unmaps` a list that only [`unmap`]
@@ -280,27 +287,30 @@ pub unsafe fn unmap<T: Operations>(
     unmaps: *mut bindings::list_head,
 ) -> c_int {
     from_result(|| {
-        // SAFETY: By the safety requirements.
-        let mut unmaps = unsafe { Pending::from_raw(unmaps) };
-        // SAFETY: By the safety requirements.
-        T::unmap(unsafe { area(vma) }, start..end, &mut unmaps)?;
+        // SAFETY: The list is one of unmaps by the safety requirements.
+        let mut unmaps = unsafe { EventList::from_raw(unmaps) };
+        // SAFETY: `vma` is valid and locked by the safety requirements.
+        T::unmap(unsafe { wrap(vma) }, start..end, &mut unmaps)?;
         Ok(0)
     })
 }
 
+/// Implements `userfaultfd_unmap_complete()`.
+///
 /// # Safety
 ///
-/// As for [`unmap`], with the lock dropped.
+/// `unmaps` must have been passed to [`unmap`]. No lock may be held.
 pub unsafe fn unmap_complete<T: Operations>(unmaps: *mut bindings::list_head) {
-    // SAFETY: By the safety requirements.
-    let mut unmaps = unsafe { Pending::from_raw(unmaps) };
+    // SAFETY: The list is one of unmaps by the safety requirements.
+    let mut unmaps = unsafe { EventList::from_raw(unmaps) };
     while let Some(unmap) = unmaps.pop() {
         T::unmap_complete(unmap);
     }
 }
 
-/// Implements the system call.
+/// Implements `userfaultfd(2)`.
 pub fn create<T: Operations>(flags: c_int) -> c_int {
+    // CAST: Both have 32 bits, and the number of a descriptor is not negative as an `int`.
     from_result(|| T::create(flags as u32).map(|fd| fd as c_int))
 }
 

@@ -2,7 +2,10 @@
 
 //! Page faults, and the lock that is held during one.
 
-use super::{header::Context, vma::Vma};
+use super::{
+    supported::{VM_UFFD_FLAGS, VM_UFFD_MINOR, VM_UFFD_WP},
+    vma::Vma,
+};
 use crate::{
     bindings,
     mm::virt::{vm_flags_t, VmaRef},
@@ -12,87 +15,83 @@ use crate::{
 };
 use core::{marker::PhantomData, ops::Deref};
 
-/// Why a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and `VM_UFFD_MINOR`.
+/// The reason for which a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and
+/// `VM_UFFD_MINOR`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct Reason(vm_flags_t);
 
 impl Reason {
-    /// Whether a write met a write-protected page.
+    /// Returns true for a write to a write-protected page.
     #[inline]
     pub fn is_write_protect(self) -> bool {
-        self.0 & super::limits::VM_UFFD_WP != 0
+        self.0 & VM_UFFD_WP != 0
     }
 
-    /// Whether the page exists but is not mapped.
+    /// Returns true if the page exists but is not mapped.
     #[inline]
     pub fn is_minor(self) -> bool {
-        self.0 & super::limits::VM_UFFD_MINOR != 0
+        self.0 & VM_UFFD_MINOR != 0
     }
 
-    /// Whether it is just one of the reasons that there are.
+    /// Returns true if it is just one of the three.
     pub fn is_valid(self) -> bool {
-        self.0 & !super::limits::VM_UFFD_FLAGS == 0 && self.0.is_power_of_two()
+        self.0 & !VM_UFFD_FLAGS == 0 && self.0.is_power_of_two()
     }
 }
 
-/// A page fault in an area, with the fault lock held: the mmap lock or that of the area, for
-/// reading.
+/// A page fault in a VMA, with the fault lock held: the mmap lock or the VMA lock, for reading.
 ///
 /// A value of this type is turned into a [`FaultOutcome`], with the lock held or dropped as the
-/// outcome demands. Whoever handles a fault has to return the outcome of just this one: `'a` stands
-/// for it, and for no other.
+/// outcome demands. The handler has to return the outcome of the fault that it was called for,
+/// because `'a` stands for this fault only.
 ///
 /// # Invariants
 ///
 /// `vmf` is valid, and the fault lock is held.
-pub struct Fault<'a, T> {
+pub struct Fault<'a> {
     vmf: &'a mut bindings::vm_fault,
     reason: Reason,
-    _context: PhantomData<&'a T>,
-    _brand: Brand<'a>,
     // The lock is that of this thread.
     _nts: NotThreadSafe,
 }
 
-/// Ties a value to one fault: the lifetime can be neither longer nor shorter.
-type Brand<'a> = PhantomData<fn(&'a ()) -> &'a ()>;
-
-/// What a fault allows for, as [`Fault::kind`] finds out.
-pub enum Kind<'a, T> {
-    /// It must not be answered by a retry.
-    Final(Fault<'a, T>),
-    /// It must not block, and may be taken again.
-    Nowait(NowaitFault<'a, T>),
-    /// It may sleep, and be taken again.
-    Sleepable(SleepableFault<'a, T>),
+/// What a fault allows, as [`Fault::kind`] finds out.
+pub enum FaultKind<'a> {
+    /// It may be neither retried nor slept in, because `FAULT_FLAG_ALLOW_RETRY` is not set.
+    NoRetry(Fault<'a>),
+    /// It may be retried but not slept in: `FAULT_FLAG_RETRY_NOWAIT`.
+    Nowait(NowaitFault<'a>),
+    /// It may be slept in and retried.
+    Sleepable(SleepableFault<'a>),
 }
 
-/// A fault that must not block, and may be taken again.
-pub struct NowaitFault<'a, T> {
-    _fault: Fault<'a, T>,
+/// A fault that must not block, and may be retried.
+pub struct NowaitFault<'a> {
+    _fault: Fault<'a>,
 }
 
-/// A fault that may sleep, with the lock dropped, and be taken again.
-pub struct SleepableFault<'a, T>(Fault<'a, T>);
+/// A fault that may be slept in, with the lock dropped, and retried.
+pub struct SleepableFault<'a>(Fault<'a>);
 
-/// A fault whose lock was dropped. The area may be gone.
+/// A fault whose lock was dropped. The VMA may be gone.
 pub struct UnlockedFault<'a> {
-    _brand: Brand<'a>,
+    _fault: PhantomData<&'a mut bindings::vm_fault>,
     _nts: NotThreadSafe,
 }
 
 /// What `handle_userfault()` returns to mm about a fault.
+#[must_use]
 pub struct FaultOutcome<'a> {
     raw: bindings::vm_fault_t,
-    _brand: Brand<'a>,
+    _fault: PhantomData<&'a mut bindings::vm_fault>,
 }
 
-impl<'a> FaultOutcome<'a> {
+impl FaultOutcome<'_> {
     #[inline]
     fn new(raw: bindings::vm_fault_reason) -> Self {
         Self {
             raw,
-            _brand: PhantomData,
+            _fault: PhantomData,
         }
     }
 
@@ -106,7 +105,7 @@ impl<'a> UnlockedFault<'a> {
     #[inline]
     fn new() -> Self {
         Self {
-            _brand: PhantomData,
+            _fault: PhantomData,
             _nts: NotThreadSafe,
         }
     }
@@ -118,35 +117,32 @@ impl<'a> UnlockedFault<'a> {
     }
 }
 
-impl<'a, T: Context> Fault<'a, T> {
+impl<'a> Fault<'a> {
     /// Wraps a fault that mm reports.
     ///
     /// # Safety
     ///
-    /// `vmf` must be a fault that is being handled, with the fault lock held as this function is
-    /// called. Contexts of its area must be those of `T`.
+    /// `vmf` must be a fault that is being handled, and the fault lock must be held.
     #[inline]
     pub(super) unsafe fn from_raw(vmf: &'a mut bindings::vm_fault, reason: vm_flags_t) -> Self {
         if cfg!(any(CONFIG_DEBUG_VM, CONFIG_LOCKDEP)) {
             // SAFETY: The fault is valid. This checks that the lock is held.
             unsafe { bindings::uffd_shim_assert_fault_locked(vmf) };
         }
-        // INVARIANT: By the safety requirements.
+        // INVARIANT: The fault is valid and the lock is held by the safety requirements.
         Self {
             vmf,
             reason: Reason(reason),
-            _context: PhantomData,
-            _brand: PhantomData,
             _nts: NotThreadSafe,
         }
     }
 
-    /// Returns the area that the fault is in.
+    /// Returns the VMA that the fault is in.
     #[inline]
-    pub fn vma(&self) -> Vma<'_, T> {
-        // SAFETY: By the type invariants the fault lock is held, which keeps the area valid; and
-        // it is not dropped while the result borrows from us.
-        unsafe { Vma::from_ref(VmaRef::from_raw(self.vmf.__bindgen_anon_1.vma)) }
+    pub fn vma(&self) -> Vma<'_> {
+        // SAFETY: By the type invariants the fault lock is held, which keeps the VMA valid; it is
+        // not dropped while the result borrows from the fault.
+        Vma::from_ref(unsafe { VmaRef::from_raw(self.vmf.__bindgen_anon_1.vma) })
     }
 
     /// Returns the address of the page, in bytes. For hugetlb that of the huge page.
@@ -161,7 +157,7 @@ impl<'a, T: Context> Fault<'a, T> {
         self.vmf.__bindgen_anon_1.real_address
     }
 
-    /// Returns why the fault is reported.
+    /// Returns the reason for which the fault is reported.
     #[inline]
     pub fn reason(&self) -> Reason {
         self.reason
@@ -172,30 +168,31 @@ impl<'a, T: Context> Fault<'a, T> {
         self.vmf.flags & flag != 0
     }
 
-    /// Whether it is a write.
+    /// Returns true for a write.
     #[inline]
     pub fn is_write(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_WRITE)
     }
 
-    /// Whether it was taken in user mode, and not by the kernel on behalf of the process.
+    /// Returns true if the fault was taken in user mode, and not by the kernel on behalf of the
+    /// process.
     #[inline]
     pub fn is_user(&self) -> bool {
         self.has(bindings::fault_flag_FAULT_FLAG_USER)
     }
 
-    /// Finds out what may be done about it.
+    /// Returns the fault with what it allows.
     #[inline]
-    pub fn kind(self) -> Kind<'a, T> {
+    pub fn kind(self) -> FaultKind<'a> {
         if !self.has(bindings::fault_flag_FAULT_FLAG_ALLOW_RETRY) {
             if cfg!(CONFIG_DEBUG_VM) {
                 warn_on_once!(self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT));
             }
-            Kind::Final(self)
+            FaultKind::NoRetry(self)
         } else if self.has(bindings::fault_flag_FAULT_FLAG_RETRY_NOWAIT) {
-            Kind::Nowait(NowaitFault { _fault: self })
+            FaultKind::Nowait(NowaitFault { _fault: self })
         } else {
-            Kind::Sleepable(SleepableFault(self))
+            FaultKind::Sleepable(SleepableFault(self))
         }
     }
 
@@ -206,31 +203,30 @@ impl<'a, T: Context> Fault<'a, T> {
     }
 }
 
-impl<'a, T: Context> NowaitFault<'a, T> {
-    /// Asks for the fault to be taken again. The lock stays held, as it does for a fault that must
-    /// not block.
+impl<'a> NowaitFault<'a> {
+    /// The fault is to be taken again. The lock stays held, because the fault must not block.
     #[inline]
     pub fn retry(self) -> FaultOutcome<'a> {
         FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_RETRY)
     }
 }
 
-impl<'a, T> Deref for SleepableFault<'a, T> {
-    type Target = Fault<'a, T>;
+impl<'a> Deref for SleepableFault<'a> {
+    type Target = Fault<'a>;
 
     #[inline]
-    fn deref(&self) -> &Fault<'a, T> {
+    fn deref(&self) -> &Fault<'a> {
         &self.0
     }
 }
 
-impl<'a, T: Context> SleepableFault<'a, T> {
+impl<'a> SleepableFault<'a> {
     /// Returns the task state to sleep in.
     ///
-    /// A fault of the kernel itself is taken again for any signal but a fatal one, until the page
-    /// is there: that would be a busy wait. So only faults of user mode, and those for a caller of
-    /// GUP that returns for a signal, are interruptible. The others sleep as long as these, so they
-    /// do not count as load either.
+    /// If a signal that is not fatal ended the sleep of the kernel itself, the architecture would
+    /// take the fault again at once, in a busy wait until the page is there. So only faults of user
+    /// mode, and those for a caller of GUP that returns for a signal, are interruptible. The others
+    /// do not count as load either, because they depend on user space in the same way.
     #[inline]
     pub fn blocking_state(&self) -> SleepState {
         let returns =
@@ -262,15 +258,15 @@ impl<'a, T: Context> SleepableFault<'a, T> {
         UnlockedFault::new()
     }
 
-    /// Takes what the thread must not sleep in any more once it has set its task state: the lock of
-    /// a hugetlb area, without which its page tables cannot be looked at. May sleep.
+    /// Takes the hugetlb VMA lock, which protects the page tables of a hugetlb VMA. It may sleep,
+    /// so it is taken before the task state is set.
     #[inline]
-    pub fn lock_page_tables(self) -> WalkableFault<'a, T> {
+    pub fn lock_page_tables(self) -> WalkableFault<'a> {
         if self.vma().is_hugetlb() {
-            // SAFETY: The area is valid by the type invariants.
+            // SAFETY: By the type invariants the fault lock is held, which keeps the VMA valid.
             unsafe { bindings::uffd_shim_hugetlb_lock_read(self.vma().as_ptr()) };
         }
-        // INVARIANT: For hugetlb the lock of the area was taken.
+        // INVARIANT: For hugetlb the VMA lock was taken.
         WalkableFault(self.0)
     }
 }
@@ -279,13 +275,13 @@ impl<'a, T: Context> SleepableFault<'a, T> {
 ///
 /// # Invariants
 ///
-/// In a hugetlb area the lock of that is held for reading, besides the fault lock.
+/// For a hugetlb VMA the hugetlb VMA lock is held for reading, besides the fault lock.
 #[must_use = "locks are held"]
-pub struct WalkableFault<'a, T>(Fault<'a, T>);
+pub struct WalkableFault<'a>(Fault<'a>);
 
-impl<'a, T: Context> WalkableFault<'a, T> {
-    /// Finds out whether the fault is still to be handled, by a look at the page tables, and drops
-    /// the locks. Does not sleep.
+impl<'a> WalkableFault<'a> {
+    /// Returns true if the fault is still pending according to the page tables, and drops the
+    /// locks. Does not sleep.
     #[inline]
     pub fn must_wait_unlock(self) -> (bool, UnlockedFault<'a>) {
         let Fault { vmf, reason, .. } = self.0;

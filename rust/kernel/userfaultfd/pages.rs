@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations on the pages of registered areas.
+//! Operations on the pages of registered VMAs.
 //!
-//! Each takes the context whose areas it works on and a proof that the address space of the
-//! context has users. Addresses and lengths are in bytes. Those that fill pages return how many
-//! bytes were done, which may be fewer than asked for. All of them sleep.
+//! Each takes the context whose VMAs it works on and a proof that the address space of the context
+//! has users. Addresses and lengths are in bytes. Operations that fill pages return the number of
+//! bytes that were done, which may be smaller than asked for. All of them sleep, because they take
+//! the mmap lock or a VMA lock.
 //!
-//! They fail with `EAGAIN` while [`Header::mmap_changing`](super::Header::mmap_changing), besides
-//! what `userfaultfd(2)` and the pages of the operations in `ioctl_userfaultfd(2)` list.
+//! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, with `EINVAL` if the
+//! address space is not that of the context or a range is not one of whole pages, and otherwise as
+//! the pages of the operations in `ioctl_userfaultfd(2)` say.
 
-use super::header::Context;
+use super::context::Context;
 use crate::{
     bindings,
     error::{code::EINVAL, to_result, Error, Result},
@@ -17,36 +19,37 @@ use crate::{
     page::PAGE_MASK,
 };
 
-/// Checks what the functions of mm rely on: that the address space is the one of the context, and
-/// that ranges are of whole pages and do not wrap around.
+/// Checks what the functions of mm rely on: that the address space is that of the context, and that
+/// ranges are of whole pages and do not wrap around.
 ///
-/// Callers have checked that already, with the errors of the interface.
+/// Callers have checked this before, with the errors of the interface. It is checked again because
+/// the functions below are safe.
 #[inline]
-fn check<T: Context>(context: &T, mm: &MmWithUser, starts: &[usize], len: usize) -> Result {
+fn check(context: &Context, mm: &MmWithUser, starts: &[usize], len: usize) -> Result {
     let is_range = |start: usize| {
         (start | len) & !PAGE_MASK == 0 && len != 0 && start.checked_add(len).is_some()
     };
-    if !core::ptr::eq(&**mm, context.header().mm()) || !starts.iter().all(|start| is_range(*start))
-    {
+    if !core::ptr::eq(&**mm, context.mm()) || !starts.iter().all(|start| is_range(*start)) {
         return Err(EINVAL);
     }
     Ok(())
 }
 
-/// Turns a count of bytes or negative errno into a result.
+/// Turns a number of bytes or a negative errno into a result.
 #[inline]
 fn bytes(ret: isize) -> Result<u64> {
     match u64::try_from(ret) {
         Ok(bytes) => Ok(bytes),
+        // CAST: An errno fits.
         Err(_) => Err(Error::from_errno(ret as i32)),
     }
 }
 
-/// Fills pages at `dst` with the contents of the caller's memory at `src`, write-protected where
-/// `wp` says so.
+/// Fills pages at `dst` with the contents of the caller's memory at `src`, write-protected if `wp`.
 #[doc(alias = "mfill_atomic_copy")]
-pub fn copy<T: Context>(
-    context: &T,
+#[inline]
+pub fn mfill_copy(
+    context: &Context,
     mm: &MmWithUser,
     dst: usize,
     src: usize,
@@ -55,43 +58,46 @@ pub fn copy<T: Context>(
 ) -> Result<u64> {
     check(context, mm, &[dst], len)?;
     // SAFETY: The context is valid, its mm has users, and the range makes sense.
-    bytes(unsafe { bindings::uffd_shim_copy(context.header().as_raw(), dst, src, len, wp) })
+    bytes(unsafe { bindings::uffd_shim_copy(context.as_raw(), dst, src, len, wp) })
 }
 
 /// Fills pages at `dst` with zeroes.
 #[doc(alias = "mfill_atomic_zeropage")]
-pub fn zeropage<T: Context>(context: &T, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+#[inline]
+pub fn mfill_zeropage(context: &Context, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
     check(context, mm, &[dst], len)?;
-    // SAFETY: As in `copy`.
-    bytes(unsafe { bindings::uffd_shim_zeropage(context.header().as_raw(), dst, len) })
+    // SAFETY: As in `mfill_copy`.
+    bytes(unsafe { bindings::uffd_shim_zeropage(context.as_raw(), dst, len) })
 }
 
-/// Maps pages at `dst` that are in the page cache already, write-protected where `wp` says so.
+/// Maps pages at `dst` that are in the page cache already, write-protected if `wp`.
 #[doc(alias = "mfill_atomic_continue")]
-pub fn resume<T: Context>(
-    context: &T,
+#[inline]
+pub fn mfill_continue(
+    context: &Context,
     mm: &MmWithUser,
     dst: usize,
     len: usize,
     wp: bool,
 ) -> Result<u64> {
     check(context, mm, &[dst], len)?;
-    // SAFETY: As in `copy`.
-    bytes(unsafe { bindings::uffd_shim_continue(context.header().as_raw(), dst, len, wp) })
+    // SAFETY: As in `mfill_copy`.
+    bytes(unsafe { bindings::uffd_shim_continue(context.as_raw(), dst, len, wp) })
 }
 
-/// Makes access to the pages at `dst` fail.
+/// Makes accesses to the pages at `dst` fail.
 #[doc(alias = "mfill_atomic_poison")]
-pub fn poison<T: Context>(context: &T, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
+#[inline]
+pub fn mfill_poison(context: &Context, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
     check(context, mm, &[dst], len)?;
-    // SAFETY: As in `copy`.
-    bytes(unsafe { bindings::uffd_shim_poison(context.header().as_raw(), dst, len) })
+    // SAFETY: As in `mfill_copy`.
+    bytes(unsafe { bindings::uffd_shim_poison(context.as_raw(), dst, len) })
 }
 
 /// Moves pages from `src` to `dst` within the address space. `mode` is that of `UFFDIO_MOVE`.
-#[doc(alias = "move_pages")]
-pub fn relocate<T: Context>(
-    context: &T,
+#[inline]
+pub fn move_pages(
+    context: &Context,
     mm: &MmWithUser,
     dst: usize,
     src: usize,
@@ -99,38 +105,37 @@ pub fn relocate<T: Context>(
     mode: u64,
 ) -> Result<u64> {
     check(context, mm, &[dst, src], len)?;
-    // SAFETY: As in `copy`.
-    bytes(unsafe { bindings::uffd_shim_move(context.header().as_raw(), dst, src, len, mode) })
+    // SAFETY: As in `mfill_copy`.
+    bytes(unsafe { bindings::uffd_shim_move(context.as_raw(), dst, src, len, mode) })
 }
 
-/// Write-protects pages, or lifts the protection.
+/// Write-protects pages if `enable`, otherwise lifts the protection.
 #[doc(alias = "mwriteprotect_range")]
-pub fn writeprotect<T: Context>(
-    context: &T,
+#[inline]
+pub fn mwriteprotect(
+    context: &Context,
     mm: &MmWithUser,
     start: usize,
     len: usize,
     enable: bool,
 ) -> Result {
     check(context, mm, &[start], len)?;
-    // SAFETY: As in `copy`.
-    to_result(unsafe {
-        bindings::uffd_shim_writeprotect(context.header().as_raw(), start, len, enable)
-    })
+    // SAFETY: As in `mfill_copy`.
+    to_result(unsafe { bindings::uffd_shim_writeprotect(context.as_raw(), start, len, enable) })
 }
 
-/// What an operation on a page that is there already has found.
+/// What an operation that failed with `EEXIST` has found.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum Existing {
-    /// It is mapped.
+    /// A page that is mapped.
     Mapped,
-    /// It is in the page cache, or was unmapped since.
+    /// A page that is in the page cache, or was unmapped since.
     Unmapped,
 }
 
-/// Returns the page at `address`, about which an operation has just answered `EEXIST`, and the size
-/// of the pages there, in bytes. Returns nothing if there is none: `EEXIST` may also stand for a
-/// marker, or for a lack of huge pages.
+/// Returns what exists at `address`, for which an operation has just failed with `EEXIST`, and the
+/// size of the pages there, in bytes. Returns `None` if there is no page, because `EEXIST` may also
+/// stand for a marker, or for a lack of huge pages.
 ///
 /// Sleeps: it takes the mmap lock.
 pub fn existing_at(mm: &MmWithUser, address: usize) -> Option<(Existing, usize)> {

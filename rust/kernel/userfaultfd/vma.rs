@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Areas of an address space, and their registration with a context.
+//! VMAs, and their registration with a context.
 
 use super::{
-    header::Context,
-    limits::{VM_UFFD_FLAGS, VM_UFFD_WP},
+    context::{Context, OpenContext},
+    supported::{VM_UFFD_FLAGS, VM_UFFD_WP},
 };
 use crate::{
     bindings,
@@ -22,151 +22,126 @@ use core::{
     ops::{Deref, Range},
 };
 
-/// An area whose context, where it has one, is a `T`.
-///
-/// # Invariants
-///
-/// The contexts of the area are those of `T`, and valid as long as the lock is held that keeps
-/// the area valid: an area is taken off its context before the context goes, under that lock.
-pub struct Vma<'a, T> {
-    vma: &'a VmaRef,
-    _context: PhantomData<&'a T>,
-}
+/// A VMA that may be registered with a context.
+#[derive(Copy, Clone)]
+pub struct Vma<'a>(&'a VmaRef);
 
-impl<T> Copy for Vma<'_, T> {}
-impl<T> Clone for Vma<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Deref for Vma<'_, T> {
+impl Deref for Vma<'_> {
     type Target = VmaRef;
 
+    #[inline]
     fn deref(&self) -> &VmaRef {
-        self.vma
+        self.0
     }
 }
 
-impl<'a, T: Context> Vma<'a, T> {
-    /// Wraps an area.
-    ///
-    /// # Safety
-    ///
-    /// The contexts of the area must be those of `T`.
+impl<'a> Vma<'a> {
+    /// Wraps a VMA.
     #[inline]
-    pub(super) unsafe fn from_ref(vma: &'a VmaRef) -> Self {
-        // INVARIANT: By the safety requirements.
-        Self {
-            vma,
-            _context: PhantomData,
-        }
+    pub fn from_ref(vma: &'a VmaRef) -> Self {
+        Self(vma)
     }
 
-    /// Returns the context that the area is registered with.
+    /// Returns the context that the VMA is registered with.
     ///
-    /// The area holds no reference: the result is borrowed from the lock.
+    /// The VMA holds no reference: the result is borrowed from the lock.
     #[inline]
-    pub fn context(&self) -> Option<&'a T> {
-        // SAFETY: The area is valid, and the lock that keeps it so keeps the pointer from
-        // changing.
+    pub fn context(&self) -> Option<&'a Context> {
+        // SAFETY: The VMA is valid, and the lock that keeps it so keeps the pointer from changing.
         let ctx = unsafe { (*self.as_ptr()).vm_userfaultfd_ctx.ctx };
-        // SAFETY: By the type invariants it is null or the header of a valid `T`.
-        unsafe { ctx.cast::<T>().as_ref() }
+        // SAFETY: A context stays valid as long as VMAs are registered with it: its owner takes
+        // them off with the lock held for writing, see `ContextOwner`.
+        unsafe { Context::from_raw(ctx) }
     }
 
-    /// Whether the area is of huge pages (hugetlb).
+    /// Returns true for a VMA of huge pages (hugetlb).
     #[inline]
     pub fn is_hugetlb(&self) -> bool {
         self.flags() & flags::HUGETLB != 0
     }
 
-    /// Returns the size of its pages, in bytes.
+    /// Returns the size of the pages of the VMA, in bytes.
     pub fn pagesize(&self) -> usize {
-        // SAFETY: The area is valid.
+        // SAFETY: The VMA is valid.
         unsafe { bindings::uffd_shim_vma_pagesize(self.as_ptr()) }
     }
 
-    /// Whether an area of this kind can be registered in the modes that `flags` has.
+    /// Returns true if a VMA of this kind can be registered in the modes that `flags` has.
     pub fn can_userfault(&self, flags: vm_flags_t, wp_async: bool) -> bool {
-        // SAFETY: The area is valid.
+        // SAFETY: The VMA is valid.
         unsafe { bindings::uffd_shim_vma_can_userfault(self.as_ptr(), flags, wp_async) }
     }
 }
 
-/// An area that is locked for writing.
+/// A VMA that is locked for writing.
 ///
 /// # Invariants
 ///
-/// The area is locked for writing, or not visible to others yet.
-pub struct VmaMut<'a, T>(Vma<'a, T>);
+/// The VMA is locked for writing, or not visible to other threads yet.
+pub struct VmaMut<'a>(Vma<'a>);
 
-impl<'a, T> Deref for VmaMut<'a, T> {
-    type Target = Vma<'a, T>;
+impl<'a> Deref for VmaMut<'a> {
+    type Target = Vma<'a>;
 
-    fn deref(&self) -> &Vma<'a, T> {
+    fn deref(&self) -> &Vma<'a> {
         &self.0
     }
 }
 
-impl<'a, T: Context> VmaMut<'a, T> {
-    /// Wraps an area that is locked for writing.
+impl VmaMut<'_> {
+    /// Wraps a VMA that is locked for writing.
     ///
     /// # Safety
     ///
-    /// The area must be valid and locked for writing for `'a`, or not visible to others, and its
-    /// contexts must be those of `T`.
+    /// For the lifetime of the result the VMA must be valid, and locked for writing or not visible
+    /// to other threads.
     pub(super) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
-        // INVARIANT: By the safety requirements.
-        // SAFETY: By the safety requirements.
-        Self(unsafe { Vma::from_ref(VmaRef::from_raw(vma)) })
+        // INVARIANT: The VMA is locked for writing by the safety requirements.
+        // SAFETY: The VMA is valid and locked by the safety requirements.
+        Self(Vma::from_ref(unsafe { VmaRef::from_raw(vma) }))
     }
 
-    /// Takes the area off its context, and out of all modes.
+    /// Takes the VMA off its context, and out of all modes.
     #[doc(alias = "userfaultfd_reset_ctx")]
     pub fn reset(&mut self) {
-        // SAFETY: By the type invariants we have write access.
+        // SAFETY: By the type invariants the VMA may be written to.
         unsafe { bindings::uffd_shim_vma_reset(self.as_ptr()) };
     }
 
-    /// Moves the area to another context, in the same modes.
+    /// Moves the VMA to another context, in the same modes.
     ///
     /// # Safety
     ///
-    /// The area must be taken off the context, or go away, before the context does.
-    pub unsafe fn set_context(&mut self, context: &T) {
-        // SAFETY: By the type invariants we have write access.
-        unsafe { (*self.as_ptr()).vm_userfaultfd_ctx.ctx = context.header().as_raw() };
+    /// The context must have an owner before its last reference goes, or the VMA must go away
+    /// before.
+    pub(super) unsafe fn set_context(&mut self, context: &Context) {
+        // SAFETY: By the type invariants the VMA may be written to.
+        unsafe { (*self.as_ptr()).vm_userfaultfd_ctx.ctx = context.as_raw() };
     }
 }
 
-/// Goes through the areas of a range of addresses.
+/// A cursor over the VMAs of a range of addresses.
 ///
 /// # Invariants
 ///
 /// `vmi` is an initialised iterator over the address space `mm`, which `'a` keeps locked for
-/// writing. `current` is null or a valid area there.
-pub struct VmaCursor<'a, T> {
+/// writing. `current` is null or a valid VMA there.
+pub struct VmaCursor<'a> {
     vmi: Opaque<bindings::vma_iterator>,
     mm: *mut bindings::mm_struct,
     current: *mut bindings::vm_area_struct,
     range: Range<usize>,
-    /// Whether the first area that was gone to begins before the range.
+    /// Set if the first VMA begins before the range.
     cuts_first: bool,
-    /// Whether the last area that was gone to ends behind the range.
+    /// Set if the last VMA ends behind the range.
     cuts_last: bool,
-    /// Whether there was no area left to go to.
+    /// Set if the cursor was moved behind the last VMA.
     is_done: bool,
     _lock: PhantomData<&'a MmapWriteGuard<'a>>,
-    _context: PhantomData<&'a T>,
 }
 
-impl<'a, T: Context> VmaCursor<'a, T> {
-    /// Places the cursor before the first area that reaches into `start..end` (addresses in
-    /// bytes).
-    ///
-    /// Contexts of areas are always those of the one implementation that is linked, so `T` must
-    /// be its type; there is no other implementation of [`Context`] in a kernel.
+impl<'a> VmaCursor<'a> {
+    /// Places the cursor before the first VMA that reaches into `start..end` (addresses in bytes).
     pub fn new(guard: &'a mut MmapWriteGuard<'_>, start: usize, end: usize) -> Self {
         let vmi = Opaque::uninit();
         // SAFETY: The iterator may be written to, and the mm is valid.
@@ -181,16 +156,13 @@ impl<'a, T: Context> VmaCursor<'a, T> {
             cuts_last: false,
             is_done: false,
             _lock: PhantomData,
-            _context: PhantomData,
         }
     }
 
-    /// Moves to the next area that begins before the end of the range.
-    pub fn advance(&mut self) -> Option<Vma<'_, T>> {
+    /// Moves to the next VMA that begins before the end of the range.
+    pub fn advance(&mut self) -> Option<Vma<'_>> {
         let is_first = self.current.is_null();
-        // INVARIANT: The iterator returns null or a valid area.
-        // SAFETY: The iterator is initialised and the mm locked by the type invariants.
-        self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.range.end) };
+        self.find();
         self.is_done = self.current.is_null();
         let vma = self.current()?;
         let (starts_before, ends_behind) =
@@ -200,36 +172,31 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         self.current()
     }
 
-    /// Returns the area that the cursor is on.
-    pub fn current(&self) -> Option<Vma<'_, T>> {
+    /// Returns the VMA that the cursor is on.
+    pub fn current(&self) -> Option<Vma<'_>> {
         if self.current.is_null() {
             return None;
         }
-        // SAFETY: By the type invariants the area is valid and the mm is locked. See `new` for the
-        // type of its contexts.
-        Some(unsafe { Vma::from_ref(VmaRef::from_raw(self.current)) })
+        // SAFETY: By the type invariants the VMA is valid and the mm is locked.
+        Some(Vma::from_ref(unsafe { VmaRef::from_raw(self.current) }))
     }
 
     /// Registers the whole range with `context`, in the modes that `flags` has, or none of it.
     ///
-    /// The range must have been gone through to its end and found to be fit for it.
+    /// The caller has advanced the cursor to the end of the range, and checked each VMA.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the context is that of another address space, the cursor is not at the end, or
-    /// an area of huge pages would have to be split within one of them; `ENOMEM` if there is no
-    /// memory, or may be no area more, to split one.
-    ///
-    /// # Safety
-    ///
-    /// The areas must be taken off the context before it goes away.
+    /// a hugetlb VMA would have to be split within a huge page; `ENOMEM` if there is no memory to
+    /// split a VMA, or the process may have no more of them.
     #[doc(alias = "userfaultfd_register_range")]
-    pub unsafe fn register(self, context: &T, flags: vm_flags_t) -> Result {
-        if context.header().mm().as_raw() != self.mm {
+    pub fn register(self, context: OpenContext<'_>, flags: vm_flags_t) -> Result {
+        if context.mm().as_raw() != self.mm {
             return Err(EINVAL);
         }
         let to = Registration {
-            ctx: context.header().as_raw(),
+            ctx: context.as_raw(),
             modes: flags,
         };
         self.change(to, |_, _| {})
@@ -237,8 +204,8 @@ impl<'a, T: Context> VmaCursor<'a, T> {
 
     /// Takes the whole range off its contexts, or none of it.
     ///
-    /// The range must have been gone through to its end. Calls `done` with each part that was
-    /// registered, and the modes that it was registered in, when it is off its context.
+    /// The caller has advanced the cursor to the end of the range. Calls `done` with each part that
+    /// was registered, and the modes that it was registered in, when it is off its context.
     ///
     /// # Errors
     ///
@@ -259,12 +226,12 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         })
     }
 
-    /// Changes what the areas of the range are registered with, all of them or none. Calls `done`
+    /// Changes what the VMAs of the range are registered with, all of them or none. Calls `done`
     /// with each part that was changed, and the modes that it had.
     ///
-    /// Only an area that is changed in part may have to be split, which may fail. So these come
-    /// first: at most two. If there are two, the last one is split only, which changes nothing that
-    /// it is registered with, then the first one is changed. After that nothing fails.
+    /// Only a VMA of which a part is changed may have to be split, which may fail. At most two are,
+    /// so these come first. If there are two, the last one is only split, so that its registration
+    /// stays as it is, then the first one is changed. After that nothing fails.
     fn change(
         mut self,
         to: Registration,
@@ -276,13 +243,12 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         let start = self.range.start;
         let mut last = None;
         if self.cuts_last {
-            self.seek(self.range.end - 1);
-            self.find();
+            self.go_to(self.range.end - 1);
             let from = start.max(self.start_of_current());
             if self.cuts_first && from != start {
                 last = self.split_last(from, to)?;
             } else {
-                // There is no other one. It may have to be split twice, and only once succeed.
+                // There is no other one. It may have to be split twice, and succeed only once.
                 self.seek(from);
                 match self.change_next(to) {
                     Ok(Some(part)) => done(part.range, part.before.modes),
@@ -323,7 +289,7 @@ impl<'a, T: Context> VmaCursor<'a, T> {
                 Ok(Some(part)) => done(part.range, part.before.modes),
                 Ok(None) if self.current.is_null() => return Ok(()),
                 Ok(None) => {}
-                // An area that is changed as a whole is not split.
+                // A VMA that is changed as a whole is not split.
                 Err(err) => {
                     warn_on_once!(true);
                     return Err(err);
@@ -332,64 +298,78 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         }
     }
 
-    /// Places the cursor before the area of `address`.
+    /// Places the cursor before the VMA of `address`.
     fn seek(&mut self, address: usize) {
-        // INVARIANT: The iterator returns null or a valid area.
+        // INVARIANT: The iterator returns null or a valid VMA.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
         self.current = unsafe { bindings::uffd_shim_vma_rewind(self.vmi.get(), address) };
     }
 
-    /// Moves to the next area of the range.
+    /// Moves to the next VMA of the range.
     fn find(&mut self) {
-        // INVARIANT: The iterator returns null or a valid area.
+        // INVARIANT: The iterator returns null or a valid VMA.
         // SAFETY: The iterator is initialised and the mm locked by the type invariants.
         self.current = unsafe { bindings::uffd_shim_vma_find(self.vmi.get(), self.range.end) };
     }
 
-    /// Returns where the current area begins.
+    /// Moves to the VMA of `address`. Returns the VMA that precedes it, or null.
+    fn go_to(&mut self, address: usize) -> *mut bindings::vm_area_struct {
+        self.seek(address);
+        let prev = self.current;
+        self.find();
+        prev
+    }
+
+    /// Returns the first address of the current VMA.
     fn start_of_current(&self) -> usize {
         self.current().map_or(usize::MAX, |vma| vma.start())
     }
 
-    /// Returns where the current area ends.
+    /// Returns the address after the last of the current VMA.
     fn end_of_current(&self) -> usize {
         self.current().map_or(0, |vma| vma.end())
     }
 
-    /// Moves to the next area of the range and changes what of it is in the range, unless there is
-    /// no need to. Afterwards the cursor is on an area that contains that part.
+    /// Moves to the next VMA of the range and changes the part of it that is in the range, unless
+    /// there is no need to. Afterwards the cursor is on a VMA that contains that part.
     fn change_next(&mut self, to: Registration) -> Result<Option<Part>> {
-        let before_that = self.current;
+        let prev = self.current;
         self.find();
-        let Some(vma) = self.current() else {
+        let Some(part) = self.part_to_change(&to) else {
             return Ok(None);
         };
-        let before = Registration::of(&vma);
-        if !before.has_to_become(&to) {
-            return Ok(None);
-        }
-        let range = self.range.start.max(vma.start())..self.range.end.min(vma.end());
-        // What precedes the part is the rest of its area, if that is split there.
-        let prev = if vma.start() < range.start {
-            self.current
-        } else {
-            before_that
-        };
-        self.modify(prev, range.clone(), to)?;
-        Ok(Some(Part { range, before }))
+        self.modify(prev, part.range.clone(), to)?;
+        Ok(Some(part))
     }
 
-    /// Changes what `range` of the current area is registered with. The cursor is then on an area
-    /// that contains it.
+    /// Returns the part of the current VMA that is in the range, if it has to be changed.
+    fn part_to_change(&self, to: &Registration) -> Option<Part> {
+        let vma = self.current()?;
+        let before = Registration::of(&vma);
+        if !before.has_to_become(to) {
+            return None;
+        }
+        let range = self.range.start.max(vma.start())..self.range.end.min(vma.end());
+        Some(Part { range, before })
+    }
+
+    /// Changes the registration of `range`, which is in the current VMA. `prev` precedes this VMA.
+    /// The cursor is then on a VMA that contains the range.
     fn modify(
         &mut self,
         prev: *mut bindings::vm_area_struct,
         range: Range<usize>,
         to: Registration,
     ) -> Result {
-        // INVARIANT: On success the function returns a valid area.
-        // SAFETY: By the type invariants the areas are valid and the mm is locked for writing. The
-        // range is one of pages of the current area, and the context null or one of this mm.
+        // The rest of the VMA precedes the range if the VMA is split there.
+        let prev = if self.start_of_current() < range.start {
+            self.current
+        } else {
+            prev
+        };
+        // INVARIANT: On success the function returns a valid VMA.
+        // SAFETY: By the type invariants the VMAs are valid and the mm is locked for writing. The
+        // range is one of pages of the current VMA, and the context null or one of this mm.
         self.current = from_err_ptr(unsafe {
             bindings::uffd_shim_vma_modify(
                 self.vmi.get(),
@@ -404,41 +384,32 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         Ok(())
     }
 
-    /// Splits the last area at the end of the range, so that its part from `from` on can be changed
-    /// as a whole. Returns nothing if it need not be changed.
+    /// Splits the last VMA at the end of the range, so that its part from `from` on can be changed
+    /// as a whole. Returns `None` if the part need not be changed.
     ///
-    /// If the area cannot be split, there may be a neighbour that the part can be merged with: then
-    /// it is changed at once.
+    /// If the VMA cannot be split, there may be a neighbour that the part can be merged with: then
+    /// the part is changed at once.
     fn split_last(&mut self, from: usize, to: Registration) -> Result<Option<Last>> {
-        self.seek(from);
-        let before_that = self.current;
-        self.find();
-        let Some(vma) = self.current() else {
+        let prev = self.go_to(from);
+        let Some(part) = self.part_to_change(&to) else {
             return Ok(None);
         };
-        let before = Registration::of(&vma);
-        if !before.has_to_become(&to) {
-            return Ok(None);
-        }
-        let range = from..self.range.end;
-        let is_split = self.modify(before_that, range.clone(), before).is_ok()
-            && self.end_of_current() == range.end;
+        let is_split = self.modify(prev, part.range.clone(), part.before).is_ok()
+            && self.end_of_current() == part.range.end;
         if !is_split {
             self.seek(from);
             self.change_next(to)?;
         }
         Ok(Some(Last {
-            part: Part { range, before },
+            part,
             is_changed: !is_split,
         }))
     }
 
-    /// Merges the area that begins at `address`, if one does, with the one that precedes it, if they
-    /// are registered alike. No area is needed for that; without memory they stay two.
+    /// Merges the VMA that begins at `address`, if there is one, with the VMA that precedes it, if
+    /// they are registered alike. No VMA is needed for that; without memory they stay two.
     fn rejoin(&mut self, address: usize) {
-        self.seek(address);
-        let prev = self.current;
-        self.find();
+        let prev = self.go_to(address);
         let Some(vma) = self.current().filter(|vma| vma.start() == address) else {
             return;
         };
@@ -446,24 +417,17 @@ impl<'a, T: Context> VmaCursor<'a, T> {
         let _ = self.modify(prev, range, before);
     }
 
-    /// Makes a part what it was, which also merges it with the rest of its area again.
+    /// Makes a part what it was, which also merges it with the rest of its VMA again.
     ///
-    /// No area is needed for that. If there is no memory to merge, a part that was only split stays
-    /// an area of its own; one that was changed already stays changed.
+    /// No VMA is needed for that. If there is no memory to merge, a part that was only split stays
+    /// a VMA of its own; one that was changed already stays changed.
     fn undo(&mut self, part: Part) {
-        self.seek(part.range.start);
-        let before_that = self.current;
-        self.find();
-        let prev = if self.start_of_current() < part.range.start {
-            self.current
-        } else {
-            before_that
-        };
+        let prev = self.go_to(part.range.start);
         let _ = self.modify(prev, part.range, part.before);
     }
 }
 
-/// What an area is registered with.
+/// What a VMA is registered with.
 #[derive(Copy, Clone)]
 struct Registration {
     /// The context, or null.
@@ -473,30 +437,30 @@ struct Registration {
 }
 
 impl Registration {
-    fn of<T: Context>(vma: &Vma<'_, T>) -> Self {
+    fn of(vma: &Vma<'_>) -> Self {
         Self {
             ctx: vma
                 .context()
-                .map_or(core::ptr::null_mut(), |context| context.header().as_raw()),
+                .map_or(core::ptr::null_mut(), |context| context.as_raw()),
             modes: vma.flags() & VM_UFFD_FLAGS,
         }
     }
 
-    /// Whether an area with this registration has to be changed to get another one. An area that
-    /// has all of its modes, and maybe more, stays as it is; otherwise they replace those it has.
+    /// Returns true if a VMA with this registration has to be changed to get another one. A VMA
+    /// that has all modes of that, and maybe more, stays as it is; otherwise they replace its own.
     fn has_to_become(&self, to: &Self) -> bool {
         self.ctx != to.ctx || self.modes & to.modes != to.modes
     }
 }
 
-/// The part of the last area.
+/// The part of the last VMA.
 struct Last {
     part: Part,
-    /// Whether it was changed, and not only split off.
+    /// Set if the part was changed, and not only split off.
     is_changed: bool,
 }
 
-/// A part of an area that is changed.
+/// A part of a VMA that is changed.
 struct Part {
     /// Its addresses.
     range: Range<usize>,
@@ -504,25 +468,24 @@ struct Part {
     before: Registration,
 }
 
-/// Takes all areas off `context` that are still registered with it, in an address space that has
-/// users or may have lost them.
+/// Takes all VMAs off `context`, in an address space whose users may be gone.
 ///
 /// Sleeps: it takes the mmap lock.
 #[doc(alias = "userfaultfd_release_all")]
-pub fn release_all<T: Context>(context: &T) {
-    // SAFETY: The context is valid; the function looks after the users of the mm by itself.
-    unsafe { bindings::uffd_shim_release_all(context.header().as_raw()) };
+pub(super) fn release_all(context: &Context) {
+    // SAFETY: The context is valid; the function takes a reference to the users of the mm.
+    unsafe { bindings::uffd_shim_release_all(context.as_raw()) };
 }
 
-/// Takes all areas off `context`, which belongs to a child whose fork event nobody read.
+/// Takes all VMAs off `context`, which belongs to a child whose fork event was not read.
 ///
-/// The child was not started yet, so its address space has users; where it has none, there are no
-/// areas. Sleeps: it takes the mmap lock.
+/// The child was not started yet, so its address space has users; if it has none, there are no
+/// VMAs. Sleeps: it takes the mmap lock.
 #[doc(alias = "userfaultfd_release_new")]
-pub fn release_new<T: Context>(context: &T) {
-    let Some(_mm) = context.header().mm().mmget_not_zero() else {
+pub(super) fn release_new(context: &Context) {
+    let Some(_mm) = context.mm().mmget_not_zero() else {
         return;
     };
     // SAFETY: The context is valid, and its mm has users.
-    unsafe { bindings::uffd_shim_release_new(context.header().as_raw()) };
+    unsafe { bindings::uffd_shim_release_new(context.as_raw()) };
 }

@@ -10,15 +10,18 @@
 
 #[path = "../../../fs/userfaultfd/features.rs"]
 mod features;
-#[path = "../../../fs/userfaultfd/message.rs"]
-mod message;
 #[path = "../../../fs/userfaultfd/range.rs"]
 mod range;
 
-// What the files of the kernel crate itself expect to be there.
+// The files of the kernel crate itself expect these in their crate.
 #[cfg(rbtree)]
-use kernel::{bindings, prelude};
+use kernel::bindings;
+use kernel::{prelude, uapi};
 
 #[cfg(rbtree)]
-#[path = "../../../rust/kernel/userfaultfd/index.rs"]
+#[path = "../../../rust/kernel/userfaultfd/waitset/index.rs"]
 mod index;
+#[path = "../../../rust/kernel/userfaultfd/message.rs"]
+mod message;
+#[path = "../../../rust/kernel/userfaultfd/waitset/queue.rs"]
+mod queue;

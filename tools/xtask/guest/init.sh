@@ -22,7 +22,7 @@ ip link set lo up
 # The console is for the kernel, the second port for the job.
 stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
-echo "@@ ready $(uname -r) $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)"
+echo "@@ ready $(uname -r) $(dmesg | grep -q 'userfaultfd: implemented in Rust' && echo rust || echo c)"
 cd /tmp || exit 1
 # shellcheck disable=SC1091 # The host writes it.
 . "$out/job.sh"

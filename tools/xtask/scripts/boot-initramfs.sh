@@ -15,7 +15,7 @@ busybox mount -t proc proc /proc
 busybox --install -s /bin
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-echo userfaultfd: $(cat /sys/kernel/mm/userfaultfd/implementation 2>/dev/null || echo c)
+echo userfaultfd: $(dmesg | grep -q 'userfaultfd: implemented in Rust' && echo rust || echo c)
 setsid cttyhack sh
 poweroff -f
 END

@@ -34,6 +34,26 @@ pub mod page {
     pub const PAGE_MASK: usize = !(PAGE_SIZE - 1);
 }
 
+/// As in `rust/kernel/userfaultfd.rs`.
+pub mod userfaultfd {
+    /// The tests make no contexts.
+    pub enum Context {}
+
+    impl Context {
+        pub fn task_size(&self) -> u64 {
+            match *self {}
+        }
+    }
+
+    pub mod abi {
+        #[derive(Copy, Clone)]
+        pub struct UffdioRange {
+            pub start: u64,
+            pub len: u64,
+        }
+    }
+}
+
 /// What bindgen makes of `include/uapi/linux/userfaultfd.h`.
 #[allow(non_camel_case_types)]
 pub mod uapi {
