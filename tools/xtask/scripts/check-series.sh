@@ -27,8 +27,25 @@ for file in $new; do
 	head -n 2 "$file" | grep -q 'SPDX-License-Identifier: GPL-2.0' ||
 		{ echo "no SPDX line: $file"; fail=1; }
 done
-echo "== bindings"
-if grep -rnw --include='*.rs' bindings fs/userfaultfd; then
-	echo "fs/userfaultfd names the bindings"; fail=1
+echo "== bindings and unsafe code"
+if grep -rnwE --include='*.rs' 'bindings|unsafe' fs/userfaultfd; then
+	echo "fs/userfaultfd names the bindings, or has unsafe code"; fail=1
 fi
+echo "== size"
+for patch in "$out"/patches/*.patch; do
+	awk -v name="$(basename "$patch")" '
+		/^\+\+\+ / { doc = $2 ~ /^b\/Documentation\// || $2 ~ /\.rst$/; comment = 0; next }
+		doc || !/^\+/ { next }
+		{ sub(/^\+[ \t]*/, "") }
+		comment { if (/\*\//) comment = 0; next }
+		/^\/\*/ { if (!/\*\//) comment = 1; next }
+		/^$/ || /^\/\// { next }
+		{ lines++ }
+		END { if (lines > 500) { print name ": " lines " lines of code"; exit 1 } }
+	' "$patch" || fail=1
+done
+for file in $(echo "$new" | tr ' ' '\n' | grep '\.rs$'); do
+	lines=$(wc -l < "$file")
+	[ "$lines" -le 600 ] || { echo "$file: $lines lines"; fail=1; }
+done
 test -z "$fail"
