@@ -2,8 +2,8 @@
 /*
  * The C side of the Rust implementation of userfaultfd (fs/userfaultfd/).
  *
- * Rust cannot call inline functions and macros, and functions of mm have other
- * names in other kernels. Each function here stands for one C construct, which
+ * Rust cannot call inline functions and macros, and functions of mm may be
+ * renamed. Each function here stands for one C construct, which
  * its comment names. There is no policy here, except for the page table walk,
  * which decides if a fault is still pending.
  */
@@ -90,7 +90,7 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
 #endif
 
 /*
- * The page table walk of the fault handler: is the fault still pending?
+ * userfaultfd_must_wait(), of fs/userfaultfd.c: is the fault still pending?
  *
  * If a page is mapped, the fault is pending while the page is protected for
  * userfaultfd, because lifting that protection need not make it writable. If

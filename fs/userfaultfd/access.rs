@@ -36,6 +36,7 @@ static_assert!(SHARED_FLAGS & USER_MODE_ONLY == 0);
 /// # Errors
 ///
 /// As in `userfaultfd(2)`: `EPERM` without the permission, and those of [`create`].
+#[doc(alias = "userfaultfd_syscall_allowed")]
 pub(crate) fn create_checked(flags: u32) -> Result<u32> {
     let allowed =
         flags & USER_MODE_ONLY != 0 || capable(Capability::SYS_PTRACE) || UNPRIVILEGED.get();
@@ -50,14 +51,15 @@ pub(crate) fn create_checked(flags: u32) -> Result<u32> {
 /// # Errors
 ///
 /// `EINVAL` for unknown flags, `ENOMEM`, `EMFILE`, `ENFILE`, or the error of the LSM hook.
+#[doc(alias = "new_userfaultfd")]
 fn create(flags: u32) -> Result<u32> {
     if flags & !(SHARED_FLAGS | USER_MODE_ONLY) != 0 {
         return Err(EINVAL);
     }
     let task = current!();
     let context = Context::new(task.mm().ok_or(EINVAL)?, flags, 0)?;
-    let owner = ContextOwner::new(context);
-    Ok(NewDescriptor::reserve(flags, None)?.install_nowait(owner))
+    let new = NewDescriptor::reserve(flags, None)?;
+    Ok(new.install_nowait(ContextOwner::new(context)))
 }
 
 /// `/dev/userfaultfd`

@@ -3,10 +3,11 @@
 //! Events: forks, moves and removals of memory, for a monitor that manages another process.
 //!
 //! The thread that causes an event waits until a reader has it. No pages can be filled meanwhile,
-//! because the monitor does not know the layout of the address space until it has read the event.
-//! A fork, a move and an unmapping are done when they are reported, so pages can be filled again as
+//! because the monitor does not know the layout of the address space until it has read the event. A
+//! fork, a move and an unmapping are done when they are reported, so pages can be filled again as
 //! soon as a reader has the message. A removal of pages is reported before it is done, so none can
-//! be filled until it is over, because they would be removed as well.
+//! be filled until it is over, because they would be removed as well. `MADV_REMOVE` is an
+//! exception: there they can be filled earlier.
 
 use core::ops::Range;
 use kernel::{
@@ -14,7 +15,7 @@ use kernel::{
     sync::aref::ARef,
     uapi,
     userfaultfd::{
-        event_list::{EventList, PendingFork, PendingUnmap},
+        event_list::{EventList, PendingUnmap},
         message::Message,
         vma::{Vma, VmaMut},
         waitset::Event,
@@ -26,23 +27,6 @@ use kernel::{
 fn mark_changing(vma: &Vma<'_>, feature: u32) -> Option<MmapChanging> {
     let context = vma.context().filter(|context| context.has(feature))?;
     Some(MmapChanging::new(ARef::from(context)))
-}
-
-/// Prepares a VMA of a child: it is registered with a context of its own if the monitor asked for
-/// forks, and with none otherwise.
-///
-/// # Errors
-///
-/// `ENOMEM`
-pub(crate) fn fork(mut vma: VmaMut<'_>, forks: &mut EventList<'_, PendingFork>) -> Result {
-    let Some(parent) = vma.context() else {
-        return Ok(());
-    };
-    if parent.has(uapi::UFFD_FEATURE_EVENT_FORK) {
-        return forks.duplicate(vma);
-    }
-    vma.reset();
-    Ok(())
 }
 
 /// Prepares a VMA that was moved: it stays registered only if the monitor asked for moves.

@@ -23,7 +23,7 @@ pub(crate) fn handle<'a>(fault: Fault<'a>) -> FaultOutcome<'a> {
         return fault.sigbus();
     }
     let fault = match fault.kind() {
-        // The thread can neither sleep, nor look at the page again afterwards.
+        // The lock cannot be dropped, so the thread cannot sleep.
         FaultKind::NoRetry(fault) => return fault.sigbus(),
         FaultKind::Nowait(fault) => return fault.retry(),
         FaultKind::Sleepable(fault) => fault,
@@ -62,6 +62,7 @@ fn is_refused(fault: &Fault<'_>, task: &CurrentTask) -> bool {
 }
 
 /// Returns the message about a fault, which depends on the features of the context.
+#[doc(alias = "userfault_msg")]
 #[inline(always)]
 fn message(features: u32, fault: &Fault<'_>) -> PageFault {
     let mut flags = 0;

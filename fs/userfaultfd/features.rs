@@ -12,7 +12,7 @@ use kernel::{prelude::*, uapi};
 pub(crate) fn negotiate(wanted: u64, offered: u64) -> Result<u64> {
     let mut features = wanted;
     if features & u64::from(uapi::UFFD_FEATURE_WP_ASYNC) != 0 {
-        // The faults that the kernel resolves by itself include those on missing pages.
+        // Asynchronous write protection tracks missing pages as well.
         features |= u64::from(uapi::UFFD_FEATURE_WP_UNPOPULATED);
     }
     if features & !offered != 0 {

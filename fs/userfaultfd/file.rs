@@ -165,6 +165,7 @@ impl Buffer {
 ///
 /// Returns false if the next message is not about a fork any more.
 #[cold]
+#[doc(alias = "resolve_userfault_fork")]
 fn read_fork(
     context: &Context,
     file: &LocalFile,
@@ -215,6 +216,7 @@ impl AnonInodeFile for Descriptor {
         context.waiters().note_close();
     }
 
+    #[doc(alias = "userfaultfd_read_iter")]
     #[inline]
     fn read_iter(kiocb: Kiocb<'_, ContextOwner>, iov: &mut IovIterDest<'_>) -> Result<usize> {
         let context = kiocb.file();
@@ -245,9 +247,11 @@ impl AnonInodeFile for Descriptor {
         context.get().waiters().pollers()
     }
 
+    #[doc(alias = "userfaultfd_poll")]
     #[inline]
     fn poll(context: Borrowed<'_, Self>, file: &File, requested: u32) -> u32 {
-        // A message may be gone before it is read, so a blocking descriptor cannot be polled.
+        // A message may be gone before it is read, and `read()` may block then. So this is an error
+        // for a blocking descriptor.
         if !context.is_initialized() || file.flags() & flags::O_NONBLOCK == 0 {
             return events::ERR;
         }
@@ -270,6 +274,7 @@ impl AnonInodeFile for Descriptor {
         ioctl::dispatch(context, cmd, UserPtr::from_addr(arg)).map(|()| 0)
     }
 
+    #[doc(alias = "userfaultfd_show_fdinfo")]
     fn show_fdinfo(context: Borrowed<'_, Self>, m: &SeqFile) {
         let (pending, total) = context.waiters().count();
         seq_print!(

@@ -24,6 +24,7 @@ use kernel::{
 ///
 /// `EINVAL` for an unknown operation, and for all operations but the handshake before the handshake
 /// was made; or the error of the operation.
+#[doc(alias = "userfaultfd_ioctl")]
 pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Result {
     if cmd != UffdioApi::CMD && !context.is_initialized() {
         return Err(EINVAL);
@@ -50,6 +51,7 @@ pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Resu
 /// `EINVAL` for another version, features that the kernel does not offer, or the second time;
 /// `EPERM` if the process asks for forks without `CAP_SYS_PTRACE`. The structure is zeroed then.
 /// `EFAULT` if it cannot be accessed.
+#[doc(alias = "userfaultfd_api")]
 fn api(context: &Context, arg: UserPtr) -> Result {
     let request = UffdioApi::read(arg)?;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The calls from mm. Each is declared in `include/linux/userfaultfd_k.h`.
+//! The calls from mm, which `include/linux/userfaultfd_k.h` declares, and the system call.
+//!
+//! [`Operations`] names the C function that each stands for.
 
 use crate::{access, event, fault, Userfaultfd};
 use core::ops::Range;
@@ -9,7 +11,7 @@ use kernel::{
     prelude::*,
     uapi,
     userfaultfd::{
-        event_list::{EventList, PendingFork, PendingUnmap},
+        event_list::{EventList, PendingUnmap},
         vma::{Vma, VmaMut},
         waitset::Fork,
         Context, Fault, FaultOutcome, MmapChanging, Operations,
@@ -32,8 +34,8 @@ impl Operations for Userfaultfd {
         context.has(uapi::UFFD_FEATURE_WP_UNPOPULATED)
     }
 
-    fn fork(vma: VmaMut<'_>, forks: &mut EventList<'_, PendingFork>) -> Result {
-        event::fork(vma, forks)
+    fn wants_fork(context: &Context) -> bool {
+        context.has(uapi::UFFD_FEATURE_EVENT_FORK)
     }
 
     fn fork_complete(fork: Fork) {

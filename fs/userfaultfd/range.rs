@@ -14,6 +14,7 @@ use kernel::{
 /// # Errors
 ///
 /// `EINVAL`
+#[doc(alias = "validate_range")]
 pub(crate) fn check(context: &Context, range: UffdioRange) -> Result<(usize, usize)> {
     Bounds::of(context).check(range.start, range.len)?;
     // CAST: Addresses in user space fit.
@@ -39,6 +40,7 @@ impl Bounds {
     /// # Errors
     ///
     /// `EINVAL`
+    #[doc(alias = "validate_unaligned_range")]
     pub(crate) fn check_unaligned(&self, start: u64, len: u64) -> Result {
         if len == 0 || len & !(PAGE_MASK as u64) != 0 || start >= self.max {
             return Err(EINVAL);

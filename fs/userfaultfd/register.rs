@@ -38,6 +38,7 @@ fn enter(cursor: &mut VmaCursor<'_>, start: usize) -> Result {
 /// is a VMA that cannot be registered; `ENOMEM` if the process is gone or there is no memory;
 /// `EPERM` for a mapping that can never be written to; `EBUSY` if a VMA is registered with another
 /// descriptor.
+#[doc(alias = "userfaultfd_register")]
 pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
     let request = UffdioRegister::read(arg)?;
     let flags = supported::register_flags(request.mode).ok_or(EINVAL)?;
@@ -99,6 +100,7 @@ pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
 /// `EFAULT` if the structure cannot be accessed; `EINVAL` for an invalid range, or if there is a
 /// VMA that cannot be registered or is registered with another descriptor; `ENOMEM` if the process
 /// is gone or there is no memory.
+#[doc(alias = "userfaultfd_unregister")]
 pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
     let (start, end) = range::check(context, UffdioRange::read(arg)?)?;
     let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);

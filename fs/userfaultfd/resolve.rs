@@ -220,6 +220,11 @@ impl FillRange for UffdioPoison {
 /// `EAGAIN` while the mappings change, or if not all was done; `ESRCH` if the process is gone;
 /// `EFAULT` if the structure cannot be accessed; `EINVAL` for invalid arguments; or the error of
 /// the operation.
+#[doc(alias = "userfaultfd_copy")]
+#[doc(alias = "userfaultfd_zeropage")]
+#[doc(alias = "userfaultfd_continue")]
+#[doc(alias = "userfaultfd_poison")]
+#[doc(alias = "userfaultfd_move")]
 pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     let report = |done: &Result<u64>| {
         T::answer(
@@ -286,6 +291,7 @@ fn wake_existing(context: &Context, mm: &MmWithUser, start: u64) {
 /// # Errors
 ///
 /// As for [`fill`], without a report in the structure.
+#[doc(alias = "userfaultfd_writeprotect")]
 pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
     if context.mmap_changing() {
         return Err(EAGAIN);
@@ -318,6 +324,7 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
 /// # Errors
 ///
 /// `EFAULT` if the structure cannot be accessed, `EINVAL` for an invalid range.
+#[doc(alias = "userfaultfd_wake")]
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
     let (start, end) = range::check(context, UffdioRange::read(arg)?)?;
     context.waiters().wake(start as u64..end as u64);

@@ -10,7 +10,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`operations`] | the calls from mm, on one screen |
+//! | [`operations`] | the calls from mm and the system call, on one screen |
 //! | [`fault`] | page faults |
 //! | [`event`] | forks, moves and removals |
 //! | [`access`] | the permission to create a descriptor |

@@ -19,7 +19,8 @@
 //! * [`Operations`] and [`declare_userfaultfd!`](crate::declare_userfaultfd): the entry points that
 //!   mm calls.
 //!
-//! All calls into mm go through the shims of `mm/userfaultfd_shim.c`.
+//! Calls into the userfaultfd, VMA and page table code of mm go through the shims of
+//! `mm/userfaultfd_shim.c`.
 //!
 //! C header: [`include/linux/userfaultfd_rust.h`](srctree/include/linux/userfaultfd_rust.h)
 

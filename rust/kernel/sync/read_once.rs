@@ -50,8 +50,8 @@ impl<T: private::Word> ReadOnceCell<T> {
     ///
     /// # Safety
     ///
-    /// For `'a`, `ptr` must be valid, and all accesses to the value must be marked, as those of
-    /// `READ_ONCE()`, `WRITE_ONCE()` and `atomic_*()` in C are.
+    /// For `'a`, `ptr` must be valid, and all accesses that may race with one through the result
+    /// must be marked, as those of `READ_ONCE()`, `WRITE_ONCE()` and `atomic_*()` in C are.
     #[inline(always)]
     pub unsafe fn from_ptr<'a>(ptr: *mut T) -> &'a Self {
         // SAFETY: The pointer is valid by the safety requirements, and the type is transparent.

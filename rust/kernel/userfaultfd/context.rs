@@ -59,11 +59,18 @@ pub struct Context {
 
 const _: () = assert!(core::mem::offset_of!(Context, raw) == 0);
 
-// SAFETY: All fields that a shared reference gives access to are atomic, constant, or behind a
-// lock.
+// SAFETY: The fields of `raw` that Rust code accesses are atomic or constant, and `mm` may be
+// dropped on any thread. The compiler checks the other fields below.
 unsafe impl Send for Context {}
 // SAFETY: As for `Send`.
 unsafe impl Sync for Context {}
+
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Refcount>();
+    is_send_and_sync::<BoundFile>();
+    is_send_and_sync::<WaitSet>();
+};
 
 impl Context {
     /// Allocates a context for `mm`. It is charged to the memory cgroup of the current task.
@@ -150,7 +157,8 @@ impl Context {
     /// [`FEATURE_INITIALIZED`], or zero before the handshake. Takes no lock.
     #[inline]
     pub fn features(&self) -> u32 {
-        // SAFETY: By the type invariants the field is initialised.
+        // SAFETY: By the type invariants the field is initialised. `set_features` changes it once,
+        // and the plain reads of mm come after that, because no VMA is registered before.
         unsafe { ReadOnceCell::from_ptr(&raw mut (*self.as_raw()).features) }.read_once()
     }
 
@@ -190,7 +198,8 @@ impl Context {
     /// lock.
     #[inline]
     pub fn mmap_changing(&self) -> bool {
-        // SAFETY: By the type invariants the field is initialised. This is an `atomic_read()`.
+        // SAFETY: By the type invariants the field is initialised. All accesses to it are atomic,
+        // and this is an `atomic_read()`.
         unsafe { ReadOnceCell::from_ptr(&raw mut (*self.as_raw()).mmap_changing.counter) }
             .read_once()
             != 0
@@ -229,11 +238,13 @@ impl PinnedDrop for Context {
 
 // SAFETY: The count is kept in the context, which is freed when it drops to zero.
 unsafe impl AlwaysRefCounted for Context {
+    #[doc(alias = "userfaultfd_ctx_get")]
     #[inline]
     fn inc_ref(&self) {
         self.refcount.inc();
     }
 
+    #[doc(alias = "userfaultfd_ctx_put")]
     #[inline]
     unsafe fn dec_ref(context: NonNull<Self>) {
         // SAFETY: The caller gives up a reference, which kept the context alive until now.
@@ -306,7 +317,10 @@ unsafe impl ForeignOwnable for ContextOwner {
 
     fn into_foreign(self) -> *mut c_void {
         let this = ManuallyDrop::new(self);
-        ptr::from_ref::<Context>(&this.0).cast_mut().cast()
+        // SAFETY: `this` is not used any more, and not dropped.
+        ARef::into_raw(unsafe { ptr::read(&this.0) })
+            .as_ptr()
+            .cast()
     }
 
     unsafe fn from_foreign(ptr: *mut c_void) -> Self {
@@ -363,7 +377,7 @@ impl<'a> OpenContext<'a> {
 /// A mark on a context that its address space is changing: no pages can be filled meanwhile.
 ///
 /// [`Context::mmap_changing`] returns true from when this is made until it is
-/// [lowered](Self::lower) or dropped. It owns a reference to the context; dropping it may sleep.
+/// lowered or dropped. It owns a reference to the context; dropping it may sleep.
 pub struct MmapChanging {
     context: ARef<Context>,
     is_raised: ReadOnceCell<bool>,

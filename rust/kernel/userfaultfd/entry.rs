@@ -36,13 +36,9 @@ pub trait Operations {
     /// not sleep.
     fn is_wp_unpopulated(context: &Context) -> bool;
 
-    /// Prepares a VMA of a child, which is a copy of a registered one; `dup_userfaultfd()`. Both
-    /// mmap locks are held for writing.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`, which makes the fork fail.
-    fn fork(vma: VmaMut<'_>, forks: &mut EventList<'_, PendingFork>) -> Result;
+    /// Returns true if the child of a fork gets a context of its own, because the monitor asked for
+    /// the event; `dup_userfaultfd()`. Otherwise its VMAs are not registered. Must not sleep.
+    fn wants_fork(context: &Context) -> bool;
 
     /// Finishes a fork; `dup_userfaultfd_complete()`. Sleeps; no lock is held.
     fn fork_complete(fork: Fork);
@@ -148,9 +144,16 @@ pub unsafe fn fork<T: Operations>(
 ) -> c_int {
     from_result(|| {
         // SAFETY: No other thread sees the VMA of a process that is being created.
-        let vma = unsafe { VmaMut::from_raw(vma) };
-        // SAFETY: The list is one of forks by the safety requirements.
-        T::fork(vma, &mut unsafe { EventList::from_raw(forks) })?;
+        let mut vma = unsafe { VmaMut::from_raw(vma) };
+        match vma.context() {
+            Some(context) if T::wants_fork(context) => {
+                // SAFETY: The list is one of forks by the safety requirements.
+                unsafe { EventList::from_raw(forks) }.duplicate(vma)?;
+            }
+            // The copy of the VMA must not stay with a context of another address space.
+            Some(_) => vma.reset(),
+            None => {}
+        }
         Ok(0)
     })
 }

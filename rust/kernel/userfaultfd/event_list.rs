@@ -55,7 +55,7 @@ pub struct EventList<'a, T> {
 
 /// A context whose address space is being duplicated, in a list until fork(2) has dropped its
 /// locks. C: `struct userfaultfd_fork_ctx`.
-pub struct PendingFork {
+pub(super) struct PendingFork {
     /// The mark on the context of the parent.
     changing: MmapChanging,
     /// The context of the child. VMAs of the child are registered with it.
@@ -100,7 +100,7 @@ impl EventList<'_, PendingFork> {
     ///
     /// `ENOMEM`
     #[doc(alias = "dup_userfaultfd")]
-    pub fn duplicate(&mut self, mut vma: VmaMut<'_>) -> Result {
+    pub(super) fn duplicate(&mut self, mut vma: VmaMut<'_>) -> Result {
         let Some(parent) = vma.context() else {
             return Ok(());
         };

@@ -221,7 +221,7 @@ impl<'a> Deref for SleepableFault<'a> {
 }
 
 impl<'a> SleepableFault<'a> {
-    /// Returns the task state to sleep in.
+    /// Returns the task state to sleep in: `userfaultfd_get_blocking_state()`.
     ///
     /// If a signal that is not fatal ended the sleep of the kernel itself, the architecture would
     /// take the fault again at once, in a busy wait until the page is there. So only faults of user

@@ -13,6 +13,7 @@ use crate::{
         virt::{flags, vm_flags_t, VmaRef},
         MmapWriteGuard,
     },
+    page::PAGE_MASK,
     task::cond_resched,
     types::Opaque,
     warn_on_once,
@@ -187,12 +188,13 @@ impl<'a> VmaCursor<'a> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the context is that of another address space, the cursor is not at the end, or
-    /// a hugetlb VMA would have to be split within a huge page; `ENOMEM` if there is no memory to
-    /// split a VMA, or the process may have no more of them.
+    /// `EINVAL` if the context is that of another address space, the range is not one of whole
+    /// pages, the cursor is not at the end, there are other flags than those of modes, or a hugetlb
+    /// VMA would have to be split within a huge page; `ENOMEM` if there is no memory to split a
+    /// VMA, or the process may have no more of them.
     #[doc(alias = "userfaultfd_register_range")]
     pub fn register(self, context: OpenContext<'_>, flags: vm_flags_t) -> Result {
-        if context.mm().as_raw() != self.mm {
+        if context.mm().as_raw() != self.mm || flags == 0 || flags & !VM_UFFD_FLAGS != 0 {
             return Err(EINVAL);
         }
         let to = Registration {
@@ -237,13 +239,13 @@ impl<'a> VmaCursor<'a> {
         to: Registration,
         mut done: impl FnMut(Range<usize>, vm_flags_t),
     ) -> Result {
-        if !self.is_done {
+        let Range { start, end } = self.range;
+        if !self.is_done || start >= end || (start | end) & !PAGE_MASK != 0 {
             return Err(EINVAL);
         }
-        let start = self.range.start;
         let mut last = None;
         if self.cuts_last {
-            self.go_to(self.range.end - 1);
+            self.go_to(end - 1);
             let from = start.max(self.start_of_current());
             if self.cuts_first && from != start {
                 last = self.split_last(from, to)?;
@@ -419,8 +421,9 @@ impl<'a> VmaCursor<'a> {
 
     /// Makes a part what it was, which also merges it with the rest of its VMA again.
     ///
-    /// No VMA is needed for that. If there is no memory to merge, a part that was only split stays
-    /// a VMA of its own; one that was changed already stays changed.
+    /// This needs no more VMAs. If there is no memory to merge, a part that was only split stays a
+    /// VMA of its own; one that was changed already, because it could be merged with a neighbour,
+    /// stays changed.
     fn undo(&mut self, part: Part) {
         let prev = self.go_to(part.range.start);
         let _ = self.modify(prev, part.range, part.before);

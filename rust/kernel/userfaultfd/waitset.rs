@@ -18,37 +18,22 @@
 //! message that cannot be delivered is not lost. A reader that has to prepare something for an
 //! event *claims* it first, and other readers do not see it meanwhile.
 //!
-//! C has two wait queues instead: `fault_pending_wqh` and `fault_wqh` for unread and read faults,
-//! and `event_wqh`.
+//! C has wait queues instead: `fault_pending_wqh` and `fault_wqh` for unread and read faults,
+//! `event_wqh` for events, and `fd_wqh` for readers and pollers.
 //!
 //! | module | |
 //! |---|---|
 //! | `fault` | the thread that faults, and the waker |
 //! | `reader` | the thread that reads |
 //! | `event` | the thread that waits for its event to be read, and claims |
-//! | `inbox` | the unread messages: all pointers between threads |
+//! | `inbox` | the unread messages, and the nodes through which threads know each other |
 //! | `index`, `queue` | the containers |
 //!
 //! Counters use wrapping arithmetic because `CONFIG_RUST_OVERFLOW_CHECKS` would add a panic to each
 //! of them. The path of a fault is `#[inline(always)]`, because each call that it does not make
 //! saves some instructions of every fault.
 //!
-//! # Lock order
-//!
-//! ```text
-//! mmap lock or VMA lock
-//!   hugetlb VMA lock
-//!     Shard::tree
-//!       WaitSet::inbox
-//!         the scheduler's locks
-//! aio's own lock, irqs off
-//!   WaitSet::pollers (the lock within, irqs off)
-//!     those of epoll, and the scheduler's
-//! ```
-//!
-//! The lock of the poll queue nests inside locks that are taken in interrupts, so the wait queue
-//! functions take it with irqs off. No other lock here is held around it, so none of them needs
-//! irqs to be off.
+//! The lock order is in `Documentation/mm/userfaultfd-rust.rst`.
 //!
 //! # No wake-up is lost
 //!
@@ -69,7 +54,7 @@
 //! sides have a full barrier, at least one of them sees what the other wrote. This also holds if
 //! one thread changes the page table and another one, which knows of the change, wakes
 //! (`uffd-fault+resolve`). A thread that sees the change takes the fault again. The thread looks at
-//! the page table only: a page that came into the page cache in another way changes nothing.
+//! the page table only: a page that enters the page cache and is not mapped does not end the wait.
 //!
 //! A waker that drops the shard lock between batches skips waiters that enqueued after it began:
 //! those with a sequence number of at least `limit`. It samples `limit` under the inbox lock, after
@@ -91,16 +76,16 @@
 //!
 //! *Readers.* A reader that finds no message queues up to sleep without dropping the inbox lock in
 //! between. A thread that adds a message holds the same lock and wakes one sleeping reader, which
-//! leaves the queue with that. So while readers sleep there are no more messages than readers on
-//! their way to them, whichever of them takes which. Only a reader that returns without a message
-//! breaks this, so it calls [`WaitSet::pass_on`]. A reader that is about to die takes no message,
-//! because the message would be lost with it: it passes its wake-up on. Sleeping readers are queued
-//! by priority.
+//! leaves the queue with that. So while readers sleep, there is a woken reader that has not run yet
+//! for each unread message. Only a reader that returns without a message breaks this, so it wakes
+//! another one, for example with [`WaitSet::pass_on`]. A reader that is about to die takes no
+//! message, because the message would be lost with it: it passes its wake-up on. Sleeping readers
+//! are queued by priority.
 //!
 //! *Claims.* A reader that claims an event hides it from the others. A reader or poller that finds
 //! no message meanwhile sets `missed`, with the inbox lock held, so that pollers are told if the
 //! event is offered again. If no thread has looked, none is told, because the reader that could not
-//! deliver the event knows.
+//! deliver the event knows: its `read()` fails, or it tries again.
 
 mod event;
 mod fault;
@@ -142,11 +127,11 @@ pub struct WaitSet {
     /// Set if a reader or poller found no message while an event was claimed. Accessed with the
     /// inbox locked.
     missed: ReadOnceCell<bool>,
-    /// Set when the descriptor is closed: no thread may start to sleep.
+    /// Set when the file of the descriptor is released: no thread may start to sleep.
     released: ReadOnceCell<bool>,
     /// Set when a poller asks for [`events::OUT`] for the first time.
     wants_out: ReadOnceCell<bool>,
-    /// Set when one of the descriptors of the file is closed for the first time. Written with the
+    /// Set when a descriptor of the file is closed, of which there may be several. Written with the
     /// inbox locked, read without.
     was_closed: ReadOnceCell<bool>,
     #[pin]
@@ -186,13 +171,13 @@ impl WaitSet {
         });
     }
 
-    /// Returns true if the descriptor is closed. Takes no lock.
+    /// Returns true if the file of the descriptor is released. Takes no lock.
     #[inline]
     pub fn is_released(&self) -> bool {
         self.released.read_once()
     }
 
-    /// Notes that the descriptor is closed: no thread starts to sleep any more.
+    /// Notes that the file of the descriptor is released: no thread starts to sleep any more.
     pub(super) fn set_released(&self) {
         self.released.write_once(true);
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 use core::{cell::UnsafeCell, ptr::NonNull};
 
-/// The time after which a thread whose event holds up a process checks if a reader is left.
+/// The time after which a thread that waits for a fork event checks if a reader is left.
 const RECHECK_MS: u32 = 100;
 
 /// An event that waits to be read.
@@ -34,9 +34,15 @@ enum Kind {
     Fork(ARef<Context>),
     /// The mappings changed.
     Changed(Message),
-    /// Pages are going to be removed when the message was read.
+    /// Pages will be removed once the message has been read.
     Removing(Message),
 }
+
+const _: () = {
+    const fn is_sync<T: Sync>() {}
+    // Readers access the event of another thread.
+    is_sync::<Event>();
+};
 
 /// How the wait for an event to be read ended.
 #[derive(PartialEq, Eq)]
@@ -199,7 +205,7 @@ impl WaitSet {
                 EventState::Abandoned => return Outcome::Abandoned,
                 EventState::Unread | EventState::Claimed => (),
             }
-            // A child that has no descriptor holds up no reader.
+            // If the child has no copy of the descriptor, it does not keep the file open.
             rechecks =
                 child.is_some() && self.was_closed.read_once() && !(is_counted && holders == 0);
             // SAFETY: The lock is held.
@@ -218,7 +224,7 @@ impl WaitSet {
 
     /// Notes that a descriptor of the file is being closed. From the first time on, threads whose
     /// events hold up processes check periodically if a reader is left: see
-    /// [`WaitSet::wait_event`]. Before that a process that runs has a descriptor.
+    /// `wait_event`. Before that a process that runs has a descriptor.
     pub fn note_close(&self) {
         if self.was_closed.read_once() {
             return;
@@ -257,6 +263,7 @@ impl WaitSet {
     /// # Safety
     ///
     /// `node` must be in `inbox`, which must be that of this set.
+    #[doc(alias = "userfaultfd_event_complete")]
     pub(super) unsafe fn end_delivered(
         &self,
         mut inbox: SpinLockGuard<'_, Inbox>,
@@ -302,8 +309,9 @@ impl WaitSet {
 }
 
 impl ForkClaim<'_> {
-    /// Calls `deliver` with the inbox locked: it must not sleep. If it returns true, the event
-    /// leaves the inbox, and the thread that forks goes on; otherwise the event is offered again.
+    /// Calls `deliver` with the inbox locked: it must not sleep, nor use the wait set. If it
+    /// returns true, the event leaves the inbox, and the thread that forks goes on; otherwise the
+    /// event is offered again.
     ///
     /// Returns `None` if the thread that forks does not wait any more, or what `deliver` returned:
     /// the owner of the child's context if the event was delivered. A thread that is about to die

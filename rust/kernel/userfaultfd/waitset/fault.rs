@@ -117,7 +117,8 @@ impl WaitSet {
         self.wake_matching(range, |_| true);
     }
 
-    /// Like [`WaitSet::wake`], for the threads for whose faults `matches` returns true.
+    /// Like [`WaitSet::wake`], for the threads for whose faults `matches` returns true. It is
+    /// called with a spinlock held: it must not sleep, nor use the wait set.
     #[inline(always)]
     pub fn wake_matching(&self, range: Range<u64>, matches: impl Fn(&PageFault) -> bool + Copy) {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
@@ -184,7 +185,7 @@ impl WaitSet {
                     break;
                 }
                 if (*node).seq >= *limit {
-                    // So have all later waiters of this address.
+                    // Later waiters of this address have higher numbers: go to the next address.
                     seen = seen.wrapping_add(1);
                     next = tree.first_of(&((*node).message.address.wrapping_add(1)..range.end));
                     continue;
@@ -195,7 +196,8 @@ impl WaitSet {
                 } else {
                     tree.next_of(node, range)
                 };
-                // These are not counted, because they would be the first again in the next batch.
+                // Not counted, because a batch of such waiters would begin at the same address
+                // again, and never advance.
                 if !matches(&(*node).message) {
                     continue;
                 }

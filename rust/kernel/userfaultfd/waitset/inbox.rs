@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The messages that were not read yet, and what threads see of each other.
+//! The messages that were not read yet, and the nodes through which threads know each other.
 
 use super::{
     event::Event,
@@ -32,8 +32,8 @@ pub(super) struct FaultNode {
     pub(super) unread: Atomic<u32>,
     /// Set when a waker took the node out of its shard; written with the lock of the shard held.
     pub(super) woken: ReadOnceCell<bool>,
-    /// Zero from when the node enters its shard until the waker does not access it, nor the task,
-    /// any more.
+    /// Zero while other threads know the node. The waker sets it as its last access to the node and
+    /// the task.
     pub(super) unlinked: Atomic<u32>,
     /// The sequence number of the fault.
     pub(super) seq: u64,

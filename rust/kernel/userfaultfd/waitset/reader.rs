@@ -29,7 +29,8 @@ impl WaitSet {
     /// in their order if there are no faults. Returns `None` if the next message is about a fork,
     /// which has to be [claimed](WaitSet::claim_fork).
     ///
-    /// `deliver` is called with the inbox locked: it must not sleep, nor drop anything that may.
+    /// `deliver` is called with the inbox locked: it must not sleep, nor drop anything that may,
+    /// nor use the wait set.
     ///
     /// # Errors
     ///

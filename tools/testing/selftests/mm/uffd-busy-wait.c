@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A task that waits for a page where it cannot be interrupted, because it is
- * inside of a system call or of the delivery of a signal, sleeps until the
- * page comes, whatever else there is to be done for it: handled signals, stops
- * by a tracer, freezing, notifications. It does not take a CPU meanwhile, and
- * reports the fault once. What was to be done is done at the latest when the
- * page has come. A fatal signal ends the wait, and a thread that waits in user
- * mode handles a signal at once.
+ * A task that waits for a page inside of a system call or of the delivery of a
+ * signal cannot be interrupted. So it sleeps until the page comes, even if
+ * handled signals, stops by a tracer, freezing or notifications are pending. It
+ * does not take a CPU meanwhile, and reports the fault once. The pending work
+ * is done when the page has come. A fatal signal ends the wait, and a thread
+ * that waits in user mode handles a signal at once.
  */
 #include "uffd-cases.h"
 #include <linux/io_uring.h>
@@ -192,7 +191,7 @@ static void in_frame(void)
 	state->result = 8;
 }
 
-/* A thread that the C library has not given an area of its own. */
+/* A thread for which the C library has not registered rseq memory. */
 static int sequenced(void *area)
 {
 	cpu_set_t all, one;
@@ -204,7 +203,7 @@ static int sequenced(void *area)
 	state->tid = gettid();
 	madvise(area, page_size, MADV_DONTNEED);
 	while (state->stage < 2) {
-		/* If it runs elsewhere, the kernel writes to the area. */
+		/* If it runs on another CPU, the kernel writes to the memory. */
 		do {
 			i = (i + 1) % CPU_SETSIZE;
 		} while (!CPU_ISSET(i, &all));
@@ -349,7 +348,7 @@ static void a_second(const char *what)
 	ksft_test_result(most == 1, "%s: one message for one fault\n", what);
 }
 
-/* Accounts for @n statements where there is no victim. Returns whether that is so. */
+/* Accounts for @n results if there is no victim. Returns true if there is none. */
 static bool no_victim(int code, int n, const char *what, const char *lacking)
 {
 	if (code == KSFT_PASS)

@@ -106,7 +106,7 @@ static inline int knob_read(const char *path, char *buf, size_t len)
 		return -EIO;
 	buf[n] = 0;
 	buf[strcspn(buf, "\n")] = 0;
-	/* Where one of several words is chosen, it stands in brackets. */
+	/* If one of several words is chosen, it stands in brackets. */
 	from = strchr(buf, '[');
 	to = from ? strchr(from, ']') : NULL;
 	if (to) {
@@ -294,7 +294,7 @@ static inline int memfd(size_t len, unsigned int flags)
 	return fd;
 }
 
-/* The size of transparent huge pages, or 0 where there are none. */
+/* The size of transparent huge pages, or 0 if there are none. */
 static inline size_t thp_size(void)
 {
 	char buf[64];
@@ -329,7 +329,7 @@ static inline size_t hugetlb_size(long pages)
 	return meminfo_of("Hugepagesize") << 10;
 }
 
-/* A descriptor, or -EINVAL where the kernel does not have all the features. */
+/* A descriptor, or -EINVAL if the kernel does not have all the features. */
 static inline int uffd_open_with(int flags, uint64_t features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };

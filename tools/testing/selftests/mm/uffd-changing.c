@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * While the layout of an address space changes, nobody can fill its pages: the
- * answer is EAGAIN. When is that over?
+ * While the layout of an address space changes, pages cannot be filled: the
+ * operations fail with EAGAIN. This test checks when they succeed again.
  *
- * A fork, a move and an unmapping are done before the event is sent, so it is
- * over when the event has been read. A removal is done after that, so it is
- * over when the pages are gone: none that was filled may be taken away again.
- * poll() says when: a descriptor is ready for output while nothing changes. So
- * a handler sleeps instead of trying again and again.
+ * A fork, a move and an unmapping are done before the event is sent, so they
+ * do when the event has been read. A removal is done after that, so they do
+ * when the pages are gone, because no page that was filled may be removed.
+ * A descriptor is ready for output while nothing changes, so that a handler can
+ * sleep in poll() instead of trying again and again.
  */
 #include "uffd-cases.h"
 #include <sys/epoll.h>
@@ -19,13 +19,13 @@
 #define NR_ROUNDS	400
 #define SECS		1.0
 
-#define CAUSE_AT	8	/* where events come from */
+#define CAUSE_AT	8	/* the pages that events are about */
 #define OTHER_AT	4	/* nothing happens here but fills */
 
 /*
- * What is removed: pages to keep the removal busy for a while, and the page
- * that is filled. That has another page table, where they have 512 entries, so
- * its lock is not the one that the removal holds.
+ * The removal is busy with many pages for a while. The page that is filled has
+ * another page table if tables have 512 entries, so its lock is not the one
+ * that the removal holds.
  */
 #define REMOVE_AT	512
 #define NR_REMOVED	(512 + 1)
@@ -57,7 +57,7 @@ static void cause(enum kind what)
 		fork_and_wait(0);
 		break;
 	case REMAP:
-		/* The pages stay what they are, and an area comes from it elsewhere. */
+		/* The pages stay the same, and there is another VMA of them. */
 		mremap(p, page_size, page_size,
 		       MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, elsewhere);
 		break;
@@ -137,7 +137,7 @@ static void teardown(void)
 {
 	struct uffd_msg msg;
 
-	/* If anybody is stuck, this gets him out. */
+	/* If the thread is stuck, this lets it go on. */
 	while (!finished(0.1) && uffd_read(uffd, &msg, 0.1))
 		;
 	quit = 1;

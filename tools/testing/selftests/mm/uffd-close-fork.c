@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whoever waits for a fault or an event of a userfaultfd goes on when the last
- * descriptor is closed that a program can close. While fork() waits for its
- * event, its child that is not there yet has a copy of the descriptor already,
- * which nobody can close, and which does not count. All others do, wherever
- * they are: a duplicate, another process, a message on its way.
+ * A thread that waits for a fault or an event of a userfaultfd goes on when the
+ * last descriptor is closed that a program can close. While fork() waits for
+ * its event, the child, which has not run yet, has a copy of the descriptor
+ * that no program can close, so it does not count. All other references do:
+ * a duplicate, one of another process, one in a message.
  */
 #include "uffd-cases.h"
 #include <sys/socket.h>
@@ -471,8 +471,8 @@ int main(void)
 	test(other_process, NULL, "another process is left: it gets the fork and a fault");
 	test(other_process_killed, NULL, "another process is left and killed: fork goes on");
 	test(on_its_way, NULL, "a descriptor on its way is left: fork and a fault get there");
-	test_stress(4, "close at any moment, without forks: nobody hangs");
-	test_stress(5, "close at any moment, with forks: nobody hangs");
+	test_stress(4, "close at any moment, without forks: no thread hangs");
+	test_stress(5, "close at any moment, with forks: no thread hangs");
 
 	ksft_finished();
 }

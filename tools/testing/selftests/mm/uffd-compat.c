@@ -42,7 +42,7 @@ static void *touch(void *unused)
 	return NULL;
 }
 
-/* Creates a descriptor, through the device where @device says so. */
+/* Creates a descriptor, through the device if @device is set. */
 static int create(bool device)
 {
 	int dev, fd;

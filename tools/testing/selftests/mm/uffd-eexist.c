@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A fill that answers EEXIST says that the page is there, so nobody has to wait
- * for it any more: those that do are woken, unless the fill was told not to.
- * So a handler that takes EEXIST for "somebody else has done it" strands
- * nobody, also where that somebody did not wake.
+ * If a fill fails with EEXIST the page is there, so the threads that wait for
+ * it are woken, unless the mode has DONTWAKE. So a handler may take EEXIST for
+ * "another thread has done it", and no thread stays asleep, even if the other
+ * thread did not wake.
  *
  * Usage: uffd-eexist [number of faults of a race]
  * Without a number, a race ends after some seconds, too.
@@ -58,7 +58,7 @@ static bool asleep(long n)
 	return !wait_for(&awake[n], 1, ASLEEP_SECS);
 }
 
-/* Wakes it if nobody has. The page must be there. */
+/* Wakes the thread if it is asleep. The page must be there. */
 static void end_sleep(long n)
 {
 	if (!awake[n])
@@ -336,7 +336,7 @@ static void bring(long i, long pages, uint64_t mode)
 		return;
 	do {
 		ret = uffd_copy(race_uffd, race_page(i), race_source, pages * page_size, mode);
-		/* Part of it is enough, with nobody to ask for the rest. */
+		/* A part is enough, because no thread waits for the rest. */
 	} while (ret == -EAGAIN && pages == 1);
 	eexist += ret == -EEXIST;
 }
@@ -451,7 +451,7 @@ static void test_race(const char *what, uint64_t mode, long limit, double secs)
 	measured(name, eexist);
 	snprintf(name, sizeof(name), "%s: stranded", what);
 	measured(name, stranded);
-	ksft_test_result(rounds && !stranded, "%s: nobody is stranded\n", what);
+	ksft_test_result(rounds && !stranded, "%s: no thread is stranded\n", what);
 }
 
 int main(int argc, char **argv)

@@ -2,7 +2,7 @@
 /*
  * Write protection lasts as long as its registration, mostly that of hugetlb
  * memory: mremap() leaves the neighbours registered, a bit that was left behind
- * stops nobody and does not spread, PAGEMAP_SCAN protects a hole and comes back,
+ * stops no thread and does not spread, PAGEMAP_SCAN protects a hole and returns,
  * and fork() takes no bit along while pages are migrated.
  *
  * The last one needs MADV_SOFT_OFFLINE. Each huge page that it migrates costs
@@ -17,7 +17,7 @@
 
 #define POOL		"/proc/sys/vm/nr_hugepages"
 
-#define PART		4	/* pages of an area that is moved */
+#define PART		4	/* pages of a VMA that is moved */
 
 #define NR_MIGRATED	4
 #define MAX_FORKS	60
@@ -65,7 +65,7 @@ static long unprotect(const char *p, size_t len)
 	return ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) ? -errno : 0;
 }
 
-/* Addresses that nobody else gets. */
+/* Addresses that are not used otherwise. */
 static char *reserve(size_t len)
 {
 	char *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -130,7 +130,7 @@ static int scan_hole(void *arg)
 	if (uffd < 0)
 		return lacking("no asynchronous write protection");
 	must_register(uffd, p, size, WP);
-	/* Nobody shall wait for the end of the output if this process does not end. */
+	/* The output has to end even if this process does not. */
 	for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
 		close(i);
 	ret = scan(fd, p + cut, size - 2 * cut, PAGE_IS_WPALLOWED, &region);
@@ -149,7 +149,7 @@ static int scan_hole(void *arg)
 	return 0;
 }
 
-/* Moves an area to another one of the same userfaultfd. */
+/* Moves a VMA beside another one of the same userfaultfd. */
 static int move_beside(void *arg)
 {
 	const char *where = arg;
@@ -172,7 +172,7 @@ static int move_beside(void *arg)
 	return 0;
 }
 
-/* Half of an area moves away, and back to where it was. */
+/* Half of a VMA moves away, and back to its place. */
 static int move_protected(void *unused)
 {
 	size_t len = PART * page_size;
@@ -204,8 +204,8 @@ static int move_protected(void *unused)
 }
 
 /*
- * Makes a huge page that was protected and is registered again, for something
- * else. If that cannot be had, @area is NULL, and what is returned says it all.
+ * Makes a huge page that was protected and is registered again, in another
+ * mode. If this is not possible, @area is NULL, and the result says why.
  */
 static int left_over(int flags, bool there)
 {
@@ -405,8 +405,8 @@ int main(void)
 	ksft_set_plan(ARRAY_SIZE(holes) + 3 + 4 + 1);
 	answer = shared(sizeof(*answer));
 
-	test(move_beside, "before", 3, "mremap to before an area: that stays registered");
-	test(move_beside, "behind", 3, "mremap to behind an area: that stays registered");
+	test(move_beside, "before", 3, "mremap to before a VMA: it stays registered");
+	test(move_beside, "behind", 3, "mremap to behind a VMA: it stays registered");
 	test(move_protected, NULL, 3, "mremap beside pages: they can be unprotected");
 	test_huge(1, write_left_over, &private_huge, 3, "a bit left over, private: a write ends");
 	test_huge(1, write_left_over, &shared_huge, 3, "a bit left over, shared: a write ends");

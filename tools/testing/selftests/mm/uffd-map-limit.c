@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * UFFDIO_REGISTER and UFFDIO_UNREGISTER where a mapping has to be split, and
- * there may be no more of them (vm.max_map_count): ENOMEM, and everything is as
- * it was before. Whole mappings can be registered and unregistered at the
- * limit, and closing a descriptor always works.
+ * UFFDIO_REGISTER and UFFDIO_UNREGISTER if a mapping has to be split, and the
+ * process may have no more of them (vm.max_map_count): they fail with ENOMEM,
+ * and nothing has changed. Whole mappings can be registered and unregistered at
+ * the limit, and closing a descriptor always works.
  */
 #include "uffd-cases.h"
 
@@ -129,7 +129,7 @@ static char *lonely(int pages)
 
 /*
  * Has a call split the first and the third mapping, with room for none, one and
- * more mappings. Where it fails nothing may have changed.
+ * more mappings. If it fails nothing may have changed.
  */
 static void test_parts(const char *what, int old, long (*call)(void), int changed)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guard page (MADV_GUARD_INSTALL) is there, although it has no contents:
- * whoever fills pages is told EEXIST, and it stays what it is. Markers of
- * userfaultfd itself give way: that of write protection, and poison to the
- * operations that bring or map contents.
+ * A guard page (MADV_GUARD_INSTALL) exists, although it has no contents: a fill
+ * fails with EEXIST, and the guard page stays. Fills replace the markers of
+ * userfaultfd itself: that of write protection, and poison if they bring or map
+ * contents.
  */
 #include "uffd-cases.h"
 #include <setjmp.h>
@@ -57,7 +57,7 @@ static int fd, uffd;
 
 static long fill(enum fill how, char *p)
 {
-	/* Somebody else's view of the memory puts the page into the page cache. */
+	/* Another mapping of the memory puts the page into the page cache. */
 	switch (how) {
 	case COPY:
 		return uffd_copy(uffd, p, source, size, 0);

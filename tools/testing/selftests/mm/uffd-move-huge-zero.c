@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * UFFDIO_MOVE of the huge zero page, as root and as nobody: the destination
+ * UFFDIO_MOVE of the huge zero page, as root and unprivileged: the destination
  * reads as zeros, or the move is refused. No other memory can be seen there,
  * and the numbers of the process's pages stay right.
  */

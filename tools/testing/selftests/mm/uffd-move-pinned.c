@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * UFFDIO_MOVE of a part of a huge page that somebody else holds a reference
- * to, so that it cannot be split: EBUSY soon, so that the caller can copy
- * instead. The reference may be held for ever, so waiting for it is of no use.
- * The same for any page that is pinned. A page that is moved as it is does not
- * mind a reference that is no pin.
+ * UFFDIO_MOVE of a part of a huge page that has another reference, so that it
+ * cannot be split: it fails with EBUSY soon, so that the caller can copy
+ * instead, because the reference may be held forever. The same for any page
+ * that is pinned. A page that need not be split can be moved if the reference
+ * is no pin.
  */
 #include "uffd-cases.h"
 #include <linux/io_uring.h>
@@ -15,7 +15,7 @@
 enum holder { NOBODY, PIPE, RING, NR_HOLDERS };
 
 static const char * const holders[] = {
-	"nobody", "a pipe", "an io_uring buffer",
+	"none", "a pipe", "an io_uring buffer",
 };
 
 struct request {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Threads that move parts of the same huge pages with UFFDIO_MOVE. The split
- * of a huge page makes a try fail that is made again within the call: a page
- * that moved then is counted, and whoever waits for it is woken. It is not
- * taken for one that was there before.
+ * Threads move parts of the same huge pages with UFFDIO_MOVE. The split of a
+ * huge page makes an attempt fail, which the call repeats. A page that moved at
+ * the second attempt is counted, and the threads that wait for it are woken. It
+ * is not taken for a page that was there before.
  */
 #include "uffd-cases.h"
 
@@ -62,14 +62,14 @@ static void *mover(void *number)
 		if (ret == (long)page_size)
 			moved++;
 		else if (ret == -EEXIST && present(word(dst, i)) && empty(word(src, i)))
-			lied++;	/* Nobody else moves this page. */
+			lied++;	/* No other thread moves this page. */
 		else
 			others++;
 	}
 	return NULL;
 }
 
-/* All pages are moved, each by one thread, and nobody waits for them. */
+/* All pages are moved, each by one thread, and no thread waits for them. */
 static void test_movers(void)
 {
 	pthread_t threads[NR_THREADS];
@@ -97,7 +97,7 @@ static void test_movers(void)
 	measured("EEXIST for a page that the thread had moved itself", lied);
 	ksft_test_result(!lied && moved == total, "a move that worked says so\n");
 	ksft_test_result(!others, "no other answers\n");
-	ksft_test_result(!wrong, "all pages are where they belong\n");
+	ksft_test_result(!wrong, "all pages are in their places\n");
 }
 
 /*
@@ -198,7 +198,7 @@ static void test_faults(void)
 	measured("rounds of faults", rounds);
 	measured("stranded threads", stranded);
 	ksft_test_result(rounds && !stranded && finished == NR_THREADS,
-			 "whoever waits for a page that moved is woken\n");
+			 "threads that wait for a page that moved are woken\n");
 	ksft_test_result(rounds && !wrong, "faults find the pages that moved\n");
 }
 
