@@ -50,6 +50,7 @@ pub fn conformance(session: &Session, options: &Options) -> Result<()> {
     for difference in &found.documented {
         println!("documented: {difference}");
     }
+    println!("answers: {} and {}", rust.display(), c.display());
     println!("{}", found.summary());
     println!("total time: {}", ui::duration(start.elapsed()));
     problems.extend(found.problems);

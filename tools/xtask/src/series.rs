@@ -179,6 +179,7 @@ type Step = (String, String, &'static str);
 
 const OFF: &str = "--disable USERFAULTFD_RUST";
 const ON: &str = "--enable USERFAULTFD_RUST";
+const WITHOUT: &str = "--disable USERFAULTFD";
 
 /// Lists the steps of the build, and returns the number of the step with all fixes.
 fn steps(session: &Session, source: &Source, commits: &[String]) -> Result<(Vec<Step>, usize)> {
@@ -201,5 +202,8 @@ fn steps(session: &Session, source: &Source, commits: &[String]) -> Result<(Vec<
             steps.push(step);
         }
     }
+    // The kernel crate and its bindings do without userfaultfd, too.
+    let last = commits.last().context("there is no patch")?;
+    steps.push(("the series".to_string(), last.clone(), WITHOUT));
     Ok((steps, fixed))
 }

@@ -73,6 +73,7 @@ impl Session {
         let lab = self.lab()?;
         let source = self.source()?;
         let tree_id = source.prepare(&self.ui, &self.repo)?;
+        source.check_tree(&self.repo)?;
         Ok(Builder {
             session: self,
             lab,

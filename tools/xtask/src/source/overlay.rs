@@ -63,6 +63,22 @@ impl Source {
         Ok(())
     }
 
+    /// Fails if a file of the repository differs from the tree that kernels are built from, because
+    /// its patch was not brought up to date after an edit.
+    pub fn check_tree(&self, repo: &Path) -> Result<()> {
+        let is_stale =
+            |file: &String| fs::read(self.tree.join(file)).ok() != fs::read(repo.join(file)).ok();
+        let stale: Vec<_> = overlay(repo)?.into_iter().filter(is_stale).collect();
+        if !stale.is_empty() {
+            bail!(
+                "kernels are built from the patches, which lack edits of these files; `cargo xtask \
+                 series` brings the patches up to date:\n  {}",
+                stale.join("\n  ")
+            );
+        }
+        Ok(())
+    }
+
     /// Writes the files of the repository into the patches that add them.
     pub fn regenerate(&self, ui: &Ui, repo: &Path) -> Result<()> {
         let patches = patches(repo)?;
