@@ -31,8 +31,8 @@
 //!    results with `sys::Answer`, messages with `uffd::describe`. Where something depends on luck,
 //!    wait until it is decided (`Uffd::wait_for_sleepers`, `process::sleeping_thread`), or sort.
 //! 4. Ask both kernels: `cargo xtask conformance PREFIX` compares the answers of the cases whose
-//!    names start with `PREFIX`, and `cargo xtask test` asks all questions, and one kernel twice, so that an
-//!    answer that depends on luck shows.
+//!    names start with `PREFIX`, and prints in which files they are. `cargo xtask test --long` asks
+//!    the C kernel twice, so that an answer that depends on luck shows.
 //! 5. If the two implementations answer differently, and are meant to, list the question in
 //!    `tools/uffd-conformance/differences.rst` with the answer of the one in Rust. Any other
 //!    difference is a defect.
