@@ -7,7 +7,7 @@
 /// In a loadable module `'static` ends when the module is removed. An abstraction that gives C a
 /// pointer to a `'static` object, and never takes it back, asks for this proof.
 ///
-/// It is made by [`built_in!`](crate::built_in), which a module cannot use.
+/// It is made by [`built_in!`](macro@crate::built_in), which a module cannot use.
 #[derive(Copy, Clone)]
 pub struct BuiltIn(());
 
