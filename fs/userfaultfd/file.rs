@@ -124,6 +124,12 @@ fn read_message_slow(
                 buffer.fault_in(iov, &message)?;
             }
             None => {
+                // The fork made the buffer read-only if it belongs to the process that forked. Make
+                // it present before a descriptor is reserved, because readers compete for these.
+                if !buffer.was_tried {
+                    let present = buffer.fault_in(iov, &[0; SIZE]);
+                    present.inspect_err(|_| context.waiters().pass_on())?;
+                }
                 if read_fork(context, file, iov, &mut buffer)? {
                     return Ok(());
                 }
@@ -172,37 +178,36 @@ fn read_fork(
     iov: &mut IovIterDest<'_>,
     buffer: &mut Buffer,
 ) -> Result<bool> {
-    let mut reserved = None;
     loop {
         let Some(claim) = context.waiters().claim_fork() else {
             // Another reader was faster, and there may be another message.
             return Ok(false);
         };
-        let new = match reserved.take() {
-            Some(new) => new,
-            None => match NewDescriptor::reserve(context.flags(), Some(file)) {
-                Ok(new) => new,
-                Err(err) => {
-                    claim.defer();
-                    return Err(err);
-                }
-            },
+        let new = match NewDescriptor::reserve(context.flags(), Some(file)) {
+            Ok(new) => new,
+            Err(err) => {
+                claim.defer();
+                return Err(err);
+            }
         };
         let message = Message::Fork { ufd: new.number() }.encode();
         match claim.deliver(|| iov.copy_to_iter_full_nofault(&message)) {
-            Some(Some(child)) => {
+            Some(Ok(child)) => {
                 new.install(child);
                 return Ok(true);
             }
             // The process that forks is gone.
             None => return Ok(false),
-            Some(None) => {}
+            Some(Err(claim)) => {
+                // Another reader that claims the event needs room for a descriptor.
+                drop(new);
+                drop(claim);
+            }
         }
         // Fault in the buffer before claiming the event again. If the buffer is registered with
         // this userfaultfd, another reader has to read this event before pages can be filled, so
         // it must stay visible until then.
         buffer.fault_in(iov, &message)?;
-        reserved = Some(new);
     }
 }
 

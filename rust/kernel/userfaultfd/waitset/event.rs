@@ -310,28 +310,25 @@ impl WaitSet {
 
 impl ForkClaim<'_> {
     /// Calls `deliver` with the inbox locked: it must not sleep, nor use the wait set. If it
-    /// returns true, the event leaves the inbox, and the thread that forks goes on; otherwise the
-    /// event is offered again.
+    /// returns true, the event leaves the inbox, and the thread that forks goes on.
     ///
-    /// Returns `None` if the thread that forks does not wait any more, or what `deliver` returned:
-    /// the owner of the child's context if the event was delivered. A thread that is about to die
+    /// Returns the owner of the child's context if the event was delivered, otherwise the claim; or
+    /// `None` if the thread that forks does not wait any more. A thread that is about to die
     /// delivers nothing.
-    pub fn deliver(self, deliver: impl FnOnce() -> bool) -> Option<Option<ContextOwner>> {
+    pub fn deliver(self, deliver: impl FnOnce() -> bool) -> Option<Result<ContextOwner, Self>> {
         let inbox = self.set.inbox.lock();
         let node = inbox.claimed_event(self.seq)?;
+        if current!().fatal_signal_pending() || !deliver() {
+            drop(inbox);
+            return Some(Err(self));
+        }
         // SAFETY: The node is in the inbox, so it is valid and the thread of the event waits.
         let child = unsafe { (*node.as_ptr()).event.as_ref() }.child()?.clone();
-        let owner = if !current!().fatal_signal_pending() && deliver() {
-            // SAFETY: The node is in the inbox of this set.
-            unsafe { self.set.end_delivered(inbox, node) };
-            Some(ContextOwner::new(child))
-        } else {
-            self.offer_again(inbox, node, false);
-            None
-        };
+        // SAFETY: The node is in the inbox of this set.
+        unsafe { self.set.end_delivered(inbox, node) };
         // There is nothing left to offer.
         core::mem::forget(self);
-        Some(owner)
+        Some(Ok(ContextOwner::new(child)))
     }
 
     /// Offers the event again, behind the other events, because it cannot be delivered now and
