@@ -127,8 +127,9 @@ fn read_message_slow(
                 // The fork made the buffer read-only if it belongs to the process that forked. Make
                 // it present before a descriptor is reserved, because readers compete for these.
                 if !buffer.was_tried {
-                    let present = buffer.fault_in(iov, &[0; SIZE]);
-                    present.inspect_err(|_| context.waiters().pass_on())?;
+                    // This may sleep as well.
+                    context.waiters().pass_on();
+                    buffer.fault_in(iov, &[0; SIZE])?;
                 }
                 if read_fork(context, file, iov, &mut buffer)? {
                     return Ok(());

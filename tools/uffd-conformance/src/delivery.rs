@@ -19,8 +19,8 @@ use crate::{
     },
     transcript::{Case, Transcript},
     uffd::{
-        child_of, describe, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING,
-        UNREGISTER, WAKE, WP, WRITEPROTECT,
+        child_of, describe, message_of, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR,
+        MISSING, UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
 };
 use linux_raw_sys::general::*;
@@ -377,6 +377,50 @@ fn overtaken(log: &mut Transcript) {
         log.record(question("fill"), watched.fill(0));
         log.record(question("load"), sleeper.join().expect("no panic"));
     }
+}
+
+/// Two threads wait in read(), and the first one is woken for a message that its buffer has no page
+/// for. The other one gets the message meanwhile, and the first one the next.
+fn passed_on(log: &mut Transcript) {
+    catch_signals();
+    const FAULT: Change = ("fault", 0, |page| load(page, &Names::new(&[])));
+    for (name, feature, run) in [&FAULT].into_iter().chain(CHANGES) {
+        let question = |text: &str| format!("{name},{text}");
+        let watched = Watched::new(0, *feature, PAGES);
+        let buffer = Area::anon(2, 1);
+        let resolver = Uffd::new(0);
+        resolver.must_register(buffer.start, PAGE, MISSING);
+        // All run on one processor, so the first reader is also the first one to run.
+        run_on(Some(0));
+        let (fd, start) = (watched.uffd.fd(), buffer.start);
+        let first = sleeping_thread(move || {
+            set_priority(10);
+            read_into(fd, start, MESSAGE)
+        });
+        let other = watched.reader(0);
+        let last = watched.area.at(PAGES - 1);
+        let thread = std::thread::spawn(move || run(last));
+        resolver.wait_for_sleepers(1);
+        log.record(question("other reader ends"), ends_soon(&other));
+        let copied = resolver.copy(start, watched.source.start, PAGE, 0);
+        log.record(question("copy"), copied);
+        log.record(question("first reader ends"), ends_soon(&first));
+        let sleeper = watched.load(0);
+        log.record(question("first reader"), first.join().expect("no panic"));
+        let mut message = [0; MESSAGE];
+        read_bytes(start, &mut message);
+        let text = describe(&message_of(&message), &watched.names);
+        log.record(question("its message"), text);
+        log.record(question("other reader"), other.join().expect("no panic"));
+        log.record(question("fill"), watched.fill(0));
+        log.record(question("load"), sleeper.join().expect("no panic"));
+        if *name == "fault" {
+            watched.fill(PAGES - 1);
+        }
+        log.record(question("thread"), thread.join().expect("no panic"));
+        munmap(last + (1 << 31), PAGE);
+    }
+    run_on(None);
 }
 
 /// A fork cannot be read about, over and over: how often threads that wait in one way or
@@ -793,6 +837,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("review/killed reader", killed_reader),
         Case::new("review/failed read", failed_read),
         Case::new("review/overtaken", overtaken),
+        Case::new("review/passed on", passed_on),
         Case::new("review/failing rounds", failing_rounds),
         Case::new("review/room elsewhere", room_elsewhere),
         Case::new("review/memory of contexts", memory_of_contexts),
