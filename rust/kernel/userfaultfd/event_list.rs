@@ -35,7 +35,6 @@ pub unsafe trait ListItem: Sized + 'static {
 }
 
 /// A [`ListItem`] in its list.
-#[repr(C)]
 pub struct Item<T> {
     links: bindings::list_head,
     data: T,
