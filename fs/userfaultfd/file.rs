@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The descriptor: read, poll, release, fdinfo.
+//! Descriptors: making and installing one, read, poll, fdinfo.
 
 use crate::ioctl;
 use kernel::{

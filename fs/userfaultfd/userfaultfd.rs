@@ -14,7 +14,7 @@
 //! | [`fault`] | page faults |
 //! | [`event`] | forks, moves and removals |
 //! | [`access`] | the permission to create a descriptor |
-//! | [`file`] | read, poll, release, fdinfo |
+//! | [`file`] | descriptors: making and installing one, read, poll, fdinfo |
 //! | [`ioctl`] | the handshake, and the dispatch to the other operations |
 //! | [`features`] | negotiation of features |
 //! | [`register`] | registration of VMAs |
@@ -22,8 +22,8 @@
 //! | [`resolve`] | operations on pages, and wake-ups |
 //!
 //! This is the policy. The mechanism is in [`kernel::userfaultfd`]: all calls into C, and all that
-//! threads share, which is in [`kernel::userfaultfd::waitset`] with the lock order. See
-//! `Documentation/mm/userfaultfd-rust.rst` for the design.
+//! threads share, which is in [`kernel::userfaultfd::waitset`]. See
+//! `Documentation/mm/userfaultfd-rust.rst` for the design and the lock order.
 
 use kernel::{
     c_str,

@@ -45,7 +45,7 @@
 //!
 //! ```text
 //! FaultWaiter::enqueue           change the page table
-//!   Shard::len = len + 1         smp_mb() in WaitSet::wake
+//!   Shard::len = len + 1         smp_mb() in wake_matching
 //! set_state(): smp_mb()          read Shard::len
 //! read the page table
 //! ```

@@ -8,9 +8,10 @@ cd "$src" || exit
 echo "== checkpatch"
 for patch in "$out"/fixes/*.patch "$out"/patches/*.patch; do
 	test -e "$patch" || continue
-	# The ignored types are about lines that submitters add, and about lists of files.
+	# The ignored types are about lines that submitters add, about lists of files, and about
+	# commits of mainline, which this tree does not have.
 	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
-		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF \
+		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF,GIT_COMMIT_ID \
 		"$patch" || fail=1
 done
 echo "== rustfmt"

@@ -25,13 +25,14 @@ use std::{
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Run the selftests on a kernel with sanitizers, lockdep and assertions.
+    /// Run all suites on a Rust kernel with sanitizers, lockdep and assertions. There is no C kernel
+    /// to compare with.
     #[arg(long, conflicts_with = "rt")]
     debug: bool,
     /// Run the unit tests that need no kernel, and nothing else.
     #[arg(long, conflicts_with_all = ["debug", "rt"])]
     host: bool,
-    /// Run the selftests on a PREEMPT_RT kernel.
+    /// The same on a Rust kernel with PREEMPT_RT.
     #[arg(long)]
     rt: bool,
     /// Give the programs more memory and more rounds, and ask the C kernel all questions twice.
