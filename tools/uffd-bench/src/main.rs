@@ -21,10 +21,11 @@ use plan::{Case, Extent};
 use report::Report;
 use std::{
     env, io,
-    os::unix::process::CommandExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, ExitCode},
     time::Instant,
 };
+use uffd_guest::Child;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -124,47 +125,29 @@ fn forgo_randomization() -> Result<()> {
 
 /// Runs a case in a process of its own, so that it leaves nothing behind and has a time limit.
 fn in_child(case: impl FnOnce() -> Result<()>) -> Result<()> {
-    // SAFETY: There is one thread, so the child may do what it likes.
-    let child = unsafe { libc::fork() };
-    match child {
-        -1 => Err(io::Error::last_os_error().into()),
-        0 => {
-            // SAFETY: Neither has to do with memory.
-            unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                libc::alarm(LIMIT);
+    let child = Child::start(|| {
+        // The child ends itself. Its parent could not, because it may get no CPU while the child
+        // has a real-time priority.
+        // SAFETY: No pointers are involved.
+        unsafe { libc::alarm(LIMIT) };
+        match case() {
+            Ok(()) => 0,
+            Err(err) => {
+                eprintln!("error: {err:#}");
+                1
             }
-            let code = match case() {
-                Ok(()) => 0,
-                Err(err) => {
-                    eprintln!("error: {err:#}");
-                    1
-                }
-            };
-            // SAFETY: The threads end here, and all output was written.
-            unsafe { libc::_exit(code) }
         }
-        child => {
-            let mut status = 0;
-            // SAFETY: The status is valid. What the console still has to print would disturb the
-            // next case. If there is no console, this does nothing.
-            unsafe {
-                ensure!(
-                    libc::waitpid(child, &mut status, 0) == child,
-                    io::Error::last_os_error()
-                );
-                libc::tcdrain(libc::STDOUT_FILENO);
-            }
-            if libc::WIFSIGNALED(status) {
-                match libc::WTERMSIG(status) {
-                    libc::SIGALRM => bail!("it took more than {LIMIT} s"),
-                    signal => bail!("it was ended by signal {signal}"),
-                }
-            }
-            ensure!(libc::WEXITSTATUS(status) == 0, "it failed");
-            Ok(())
-        }
+    })?;
+    let status = child.wait()?;
+    // SAFETY: No pointers are involved. What the console still has to print would disturb the next
+    // case. If there is no console, this does nothing.
+    unsafe { libc::tcdrain(libc::STDOUT_FILENO) };
+    match status.signal() {
+        Some(libc::SIGALRM) => bail!("it took more than {LIMIT} s"),
+        Some(signal) => bail!("it was ended by signal {signal}"),
+        None => ensure!(status.success(), "it failed"),
     }
+    Ok(())
 }
 
 fn measure(mode: Mode, case: Case) -> Result<()> {

@@ -2,13 +2,14 @@
 
 //! Threads with small stacks, thousands of them, and the order in which they run.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{anyhow, ensure, Context, Result};
 use std::{
     ffi::c_void,
     fs, io, mem, ptr,
     sync::atomic::{AtomicU32, AtomicUsize, Ordering},
     time::Duration,
 };
+use uffd_guest::{Mmap, RW};
 
 /// The stack of a thread, in bytes.
 const STACK: usize = 32 << 10;
@@ -34,25 +35,16 @@ pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> Resu
     let body: &'static (dyn Fn(usize) + Sync) = Box::leak(Box::new(body));
     let starts = Vec::leak((0..count).map(|index| Start { body, index }).collect());
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: This maps fresh memory.
-    let stacks = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            count * STACK,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    };
-    ensure!(stacks != libc::MAP_FAILED, "no memory for {count} stacks");
+    let stacks = Mmap::new(None, count * STACK, RW, flags, None)
+        .map_err(|_| anyhow!("no memory for {count} stacks"))?
+        .leak();
     for (index, start) in starts.iter_mut().enumerate() {
         // SAFETY: Each thread has a stack of its own, and what it starts with is never freed.
         let error = unsafe {
             let mut attr: libc::pthread_attr_t = mem::zeroed();
             let mut thread = 0;
             libc::pthread_attr_init(&mut attr);
-            let stack = stacks.byte_add(index * STACK);
+            let stack = stacks.add(index * STACK).cast();
             match libc::pthread_attr_setstack(&mut attr, stack, STACK) {
                 0 => libc::pthread_create(&mut thread, &attr, enter, ptr::from_mut(start).cast()),
                 error => error,

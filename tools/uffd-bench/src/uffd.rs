@@ -8,15 +8,14 @@ use linux_raw_sys::{general as uapi, ioctl};
 use serde::Serialize;
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
     sync::atomic::{AtomicUsize, Ordering},
 };
+use uffd_guest::{memfd, Mmap, RW};
 
 pub use uapi::uffd_msg as Message;
-
-/// The size of a small page, in bytes.
-pub const PAGE: usize = 4096;
+pub use uffd_guest::PAGE;
 
 /// The address of the next mapping. Fixed addresses make runs repeatable.
 static NEXT: AtomicUsize = AtomicUsize::new(0x10_0000_0000);
@@ -71,23 +70,10 @@ fn check(ret: i32) -> io::Result<i32> {
 }
 
 /// Maps memory at the next fixed address.
-fn map(len: usize, flags: i32, fd: i32) -> io::Result<usize> {
-    let hint = NEXT.fetch_add(SPACING.max(len.next_power_of_two()), Ordering::Relaxed);
-    // SAFETY: Nothing that is mapped already is replaced.
-    let start = unsafe {
-        libc::mmap(
-            ptr::without_provenance_mut(hint),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
-            fd,
-            0,
-        )
-    };
-    match start {
-        libc::MAP_FAILED => Err(io::Error::last_os_error()),
-        start => Ok(start as usize),
-    }
+fn map(len: usize, flags: i32, file: Option<BorrowedFd>) -> io::Result<usize> {
+    let address = NEXT.fetch_add(SPACING.max(len.next_power_of_two()), Ordering::Relaxed);
+    let mapping = Mmap::new(Some(address), len, RW, flags | libc::MAP_NORESERVE, file)?;
+    Ok(mapping.leak() as usize)
 }
 
 impl Memory {
@@ -96,7 +82,7 @@ impl Memory {
         let len = pages * backing.page();
         let hugetlb = match backing {
             Backing::Anon => {
-                let start = map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+                let start = map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
                 return Ok(Self {
                     start,
                     pages,
@@ -107,21 +93,12 @@ impl Memory {
             Backing::Shmem => 0,
             Backing::Hugetlb => libc::MFD_HUGETLB,
         };
-        // SAFETY: The name is a string, and the descriptor is ours.
-        let fd = unsafe {
-            let fd = check(libc::memfd_create(
-                c"uffd-bench".as_ptr(),
-                libc::MFD_CLOEXEC | hugetlb,
-            ))?;
-            OwnedFd::from_raw_fd(fd)
-        };
-        // SAFETY: The descriptor is open.
-        check(unsafe { libc::ftruncate(fd.as_raw_fd(), len as i64) })?;
+        let file = memfd(c"uffd-bench", hugetlb, len)?;
         Ok(Self {
-            start: map(len, libc::MAP_SHARED, fd.as_raw_fd())?,
+            start: map(len, libc::MAP_SHARED, Some(file.as_fd()))?,
             pages,
             backing,
-            alias: Some(map(len, libc::MAP_SHARED, fd.as_raw_fd())?),
+            alias: Some(map(len, libc::MAP_SHARED, Some(file.as_fd()))?),
         })
     }
 
