@@ -23,6 +23,7 @@ use std::{
     },
     sync::LazyLock,
 };
+use uffd_guest::Mmap;
 
 const PAGES: usize = 16;
 const SIZE: usize = PAGES * PAGE;
@@ -35,16 +36,11 @@ const MMAP_MIN_ADDR: usize = 65536;
 /// Where user space ends on this machine. With five levels, pages can be mapped beyond the end that
 /// four levels have.
 static TASK_SIZE: LazyLock<usize> = LazyLock::new(|| {
-    let last = (TASK_SIZE_5 - PAGE) as *mut libc::c_void;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: Nothing is there, or the call fails. The page is not used.
-    unsafe {
-        if libc::mmap(last, PAGE, libc::PROT_NONE, flags, -1, 0) != last {
-            return TASK_SIZE_4;
-        }
-        libc::munmap(last, PAGE);
+    let (last, flags) = (TASK_SIZE_5 - PAGE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    match Mmap::new(Some(last), PAGE, libc::PROT_NONE, flags, None) {
+        Ok(_) => TASK_SIZE_5,
+        Err(_) => TASK_SIZE_4,
     }
-    TASK_SIZE_5
 });
 
 /// Addresses: a name, and the value for an area that starts at `base`.

@@ -26,6 +26,7 @@ use std::{
         unix::{fs::FileExt, net::UnixStream},
     },
 };
+use uffd_guest::Mmap;
 
 const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
 
@@ -48,18 +49,13 @@ fn fork_without_memory(log: &mut Transcript) {
             assert_eq!(written.expect("the setting can be written"), 1);
         };
         set(b"1");
-        // SAFETY: The kernel chooses an unmapped range.
-        let much = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            libc::mmap(std::ptr::null_mut(), MUCH, RW, flags, -1, 0)
-        };
-        assert_ne!(much, libc::MAP_FAILED);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let much = Mmap::new(None, MUCH, RW, flags, None).expect("there is memory");
         set(b"2");
         let answer = clone(0, || 0);
         set(b"0");
         drop(setting);
-        // SAFETY: Only the kernel has looked at it.
-        unsafe { libc::munmap(much, MUCH) };
+        drop(much);
         ask_after_fork(log, features, answer, &uffd, area.start);
     }
 }

@@ -9,7 +9,10 @@ use crate::{
         RW,
     },
     process::run_on,
-    sys::{errno, errno_name, fcntl, ftruncate, new_descriptor, open, write_file, Answer, PAGE},
+    sys::{
+        errno, errno_name, errno_of, fcntl, ftruncate, new_descriptor, open, write_file, Answer,
+        PAGE,
+    },
 };
 use linux_raw_sys::general::fsconfig_command::{self, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING};
 use std::{
@@ -97,11 +100,7 @@ fn private(slot: usize) -> Result<Area, i32> {
 
 /// A memfd of a size.
 pub fn memfd(flags: u32, len: usize) -> Result<OwnedFd, i32> {
-    let flags = flags | libc::MFD_CLOEXEC;
-    // SAFETY: The string is valid. The call returns a new descriptor, or an error.
-    let file = unsafe { new_descriptor(libc::memfd_create(c"uffd-conformance".as_ptr(), flags))? };
-    ftruncate(&file, len).0?;
-    Ok(file)
+    uffd_guest::memfd(c"uffd-conformance", flags, len).map_err(errno_of)
 }
 
 fn shmem(slot: usize, protection: i32, flags: i32) -> Result<Area, i32> {

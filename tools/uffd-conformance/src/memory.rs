@@ -2,12 +2,15 @@
 
 //! Memory of the tests, and what can be done to it.
 
-use crate::sys::{errno, iovec, new_descriptor, Answer, PAGE};
+use crate::sys::{errno_of, iovec, new_descriptor, Answer, PAGE};
 use std::{
     ops::Range,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     ptr,
 };
+use uffd_guest::Mmap;
+
+pub use uffd_guest::RW;
 
 pub const MIB: usize = 1 << 20;
 pub const HUGE: usize = 2 * MIB;
@@ -303,20 +306,10 @@ impl Area {
         flags: i32,
         file: Option<OwnedFd>,
     ) -> Result<Self, i32> {
-        // SAFETY: Nothing is there, or the call fails.
-        let address = unsafe {
-            libc::mmap(
-                start as _,
-                len,
-                protection,
-                flags | libc::MAP_FIXED_NOREPLACE,
-                file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(errno());
-        }
+        let fd = file.as_ref().map(AsFd::as_fd);
+        let mapping = Mmap::new(Some(start), len, protection, flags, fd).map_err(errno_of)?;
+        // The area is unmapped as a range, because tests move and replace parts of the mapping.
+        mapping.leak();
         Ok(Self {
             start,
             len,
@@ -364,6 +357,3 @@ impl Drop for Area {
 /// Advice that libc does not know yet.
 pub const MADV_GUARD_INSTALL: i32 = 102;
 pub const MADV_GUARD_REMOVE: i32 = 103;
-
-/// The access of most memory.
-pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;

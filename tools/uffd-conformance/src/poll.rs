@@ -6,6 +6,8 @@ use crate::sys::{errno, errno_name, Answer};
 use io_uring::{opcode, types, IoUring};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+pub use uffd_guest::first_ready;
+
 /// poll() on one descriptor.
 pub fn poll_fd(fd: RawFd, events: i16, milliseconds: i32) -> i16 {
     let mut poll = libc::pollfd {
@@ -123,21 +125,6 @@ pub fn aio_poll_for(fd: RawFd, seconds: i64) -> String {
         libc::syscall(libc::SYS_io_destroy, context);
         format!("{submitted}, {got} event {:#x}", event[2])
     }
-}
-
-/// Waits for the first of some descriptors that has something to read. Returns its index.
-pub fn first_ready(fds: &[RawFd], milliseconds: i32) -> Option<usize> {
-    let mut entries: Vec<libc::pollfd> = fds
-        .iter()
-        .map(|fd| libc::pollfd {
-            fd: *fd,
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
-    // SAFETY: The array is as long as is said.
-    unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as u64, milliseconds) };
-    entries.iter().position(|entry| entry.revents != 0)
 }
 
 /// select() on one descriptor, in some of the three sets. Returns the answer, and in which of the

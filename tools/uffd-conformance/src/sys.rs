@@ -8,8 +8,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-/// The size of a page of the machine, in bytes.
-pub const PAGE: usize = 4096;
+pub use uffd_guest::PAGE;
 
 /// What a system call returned.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -62,7 +61,12 @@ pub fn outcome(value: impl TryInto<i64>) -> String {
 
 /// The last error of this thread.
 pub fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+    errno_of(std::io::Error::last_os_error())
+}
+
+/// The number of an error.
+pub fn errno_of(err: std::io::Error) -> i32 {
+    err.raw_os_error().unwrap_or(0)
 }
 
 extern "C" {
@@ -103,7 +107,7 @@ pub fn bits(value: u64, names: &[(u64, &str)]) -> String {
 pub fn write_file(path: &str, text: &str) -> Answer {
     match std::fs::write(path, text) {
         Ok(()) => Answer(Ok(0)),
-        Err(err) => Answer(Err(err.raw_os_error().unwrap_or(0))),
+        Err(err) => Answer(Err(errno_of(err))),
     }
 }
 

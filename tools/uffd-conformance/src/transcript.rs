@@ -6,32 +6,28 @@
 //! limits or breaks is gone with it, and has a time limit.
 
 use crate::{
-    poll::first_ready,
-    process::{ended, fork, kill, pipe, wait},
-    sys::new_descriptor,
+    process::{ended, fork, pipe},
+    sys::{errno_name, errno_of, PAGE},
 };
 use std::{
     fmt::Display,
     fs::File,
-    io::{Read, Write},
-    os::fd::AsRawFd,
+    io::Write,
+    os::unix::process::ExitStatusExt,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use uffd_guest::{Child, Mmap, RW};
 
 /// How long a case may take.
 const CASE_TIME: Duration = Duration::from_secs(60);
 
 /// Makes a counter of panics that all processes of a case share, whose status may be no problem.
 fn count_panics() -> &'static AtomicU32 {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let page = Mmap::new(None, PAGE, RW, flags, None).expect("there is memory");
     // SAFETY: The mapping is new, has zeros in it, and stays.
-    let panics: &AtomicU32 = unsafe {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let address = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
-        assert_ne!(address, libc::MAP_FAILED, "there is memory");
-        &*address.cast()
-    };
+    let panics: &AtomicU32 = unsafe { &*page.leak().cast() };
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         panics.fetch_add(1, Ordering::Relaxed);
@@ -105,80 +101,44 @@ impl Case {
     /// Runs the case. Returns its lines, and what went wrong if it did not end as it should.
     pub fn run(self) -> (String, Option<String>) {
         let (reader, writer) = pipe();
-        // The child takes its copy of one end, and closes the other.
-        let (mut reader, mut writer) = (Some(reader), Some(writer));
+        // The child takes one end, which its parent closes, and closes its copy of the other.
+        let mut reader = Some(reader);
         PANICS.store(0, Ordering::Relaxed);
         let (name, run) = (self.name.clone(), self.run);
-        let pid = fork(|| {
+        let child = Child::start(|| {
             reader.take();
             // SAFETY: No pointers are involved. A session of its own can be killed as a whole.
-            unsafe {
-                libc::setsid();
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            }
+            unsafe { libc::setsid() };
             let mut log = Transcript {
                 prefix: name,
-                out: writer.take().expect("a pipe has two ends"),
+                out: writer,
                 text: String::new(),
             };
             run(&mut log);
             log.flush();
+            0
         });
-        drop(writer);
-        let (text, problem) = collect(&mut reader.expect("a pipe has two ends"), pid);
+        let child =
+            child.unwrap_or_else(|err| panic!("cannot fork: {}", errno_name(errno_of(err))));
+        let reader = reader.expect("a pipe has two ends");
+        let (text, status) = child
+            .output(reader, CASE_TIME)
+            .expect("a child can be watched");
+        let problem = if let Some(status) = status {
+            match (status.signal(), status.code()) {
+                (Some(signal), _) => Some(format!("was killed by signal {signal}")),
+                (_, Some(code @ 1..)) => Some(format!("ended with status {code}")),
+                _ if PANICS.load(Ordering::Relaxed) != 0 => {
+                    Some("one of its threads or processes panicked".to_string())
+                }
+                _ => None,
+            }
+        } else {
+            Some("did not end in time".to_string())
+        };
         (
-            text,
+            String::from_utf8_lossy(&text).into_owned(),
             problem.map(|problem| format!("{}: {problem}", self.name)),
         )
     }
-}
-
-/// Reads what a case writes until it ends, and ends all that it started.
-fn collect(reader: &mut File, pid: libc::pid_t) -> (String, Option<String>) {
-    // SAFETY: The call returns a new descriptor, or an error.
-    let pidfd = unsafe { new_descriptor(libc::syscall(libc::SYS_pidfd_open, pid, 0) as i32) };
-    let pidfd = pidfd.expect("a child can be watched");
-    let start = Instant::now();
-    let mut text = Vec::new();
-    let mut chunk = [0; 65536];
-    let mut ended = false;
-    loop {
-        let left = CASE_TIME.saturating_sub(start.elapsed());
-        let fds = [reader.as_raw_fd(), pidfd.as_raw_fd()];
-        let watched = if ended { &fds[..1] } else { &fds[..] };
-        let ready = first_ready(watched, left.as_millis() as i32);
-        if ready == Some(0) {
-            match reader.read(&mut chunk) {
-                Ok(0) | Err(_) => {
-                    // It is about to end by itself.
-                    first_ready(&fds[1..], 1000);
-                    break;
-                }
-                Ok(length) => text.extend_from_slice(&chunk[..length]),
-            }
-        } else if ended {
-            break;
-        } else if ready.is_some() || left.is_zero() {
-            kill(-pid, libc::SIGKILL);
-            if left.is_zero() {
-                // It may not have got to its session.
-                kill(pid, libc::SIGKILL);
-            }
-            ended = true;
-        }
-    }
-    kill(-pid, libc::SIGKILL);
-    let status = wait(pid, 0);
-    let problem = if start.elapsed() >= CASE_TIME {
-        Some("did not end in time".to_string())
-    } else if libc::WIFSIGNALED(status) {
-        Some(format!("was killed by signal {}", libc::WTERMSIG(status)))
-    } else if libc::WEXITSTATUS(status) != 0 {
-        Some(format!("ended with status {}", libc::WEXITSTATUS(status)))
-    } else if PANICS.load(Ordering::Relaxed) != 0 {
-        Some("one of its threads or processes panicked".to_string())
-    } else {
-        None
-    };
-    (String::from_utf8_lossy(&text).into_owned(), problem)
 }
