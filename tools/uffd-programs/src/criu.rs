@@ -11,21 +11,18 @@ mod target;
 
 pub use target::{run as run_target, Options as TargetOptions};
 
-use crate::{
-    support::{end_with, readable},
-    tap::Tap,
-};
+use crate::{support::readable, tap::Tap};
 use anyhow::{anyhow, bail, ensure, Context, Result};
-use nix::unistd::getpid;
 use std::{
     fs::{self, File},
     io::{self, Read},
     net::TcpListener,
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
+use uffd_guest::end_with;
 
 /// How long a step may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -233,10 +230,10 @@ struct Process {
 
 /// Starts a process that ends with this one.
 fn start(command: &mut Command) -> Result<Process> {
-    let parent = getpid();
+    let parent = process::id();
     // SAFETY: It does system calls only.
     unsafe {
-        command.pre_exec(move || end_with(parent).map_err(io::Error::other));
+        command.pre_exec(move || end_with(parent));
     }
     let name = format!("{command:?}");
     let child = command

@@ -6,16 +6,16 @@
 use crate::tap::Tap;
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use nix::{
-    sys::{
-        signal::{kill, Signal},
-        wait::{waitpid, WaitStatus},
-    },
-    unistd::{fork, getpid, getppid, pipe, ForkResult, Pid},
+    sys::wait::WaitStatus,
+    unistd::{pipe, Pid},
 };
 use std::{
     fs::File,
-    io::{self, Read, Write},
-    os::fd::{AsFd, AsRawFd, FromRawFd},
+    io::{self, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::process::ExitStatusExt,
+    },
     panic::{self, AssertUnwindSafe},
     sync::{
         atomic::{AtomicU64, Ordering},
@@ -23,9 +23,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use uffd_guest::{memfd, Child, Mmap, RW};
 
-/// The size of a page.
-pub const PAGE: usize = 4096;
+pub use uffd_guest::PAGE;
 
 /// The size of a word of memory, as patterns have it.
 pub const WORD: usize = 8;
@@ -49,7 +49,7 @@ static RESULT: OnceLock<File> = OnceLock::new();
 /// Code that may wait forever for a page runs in such a process, because a thread that sleeps in a
 /// page fault cannot be told to give up.
 pub struct Process {
-    pid: Pid,
+    child: Child,
     result: File,
 }
 
@@ -57,73 +57,29 @@ impl Process {
     /// Runs a function in a process of its own. To be called while there is only one thread.
     pub fn start(body: impl FnOnce() -> Result<Measures>) -> Result<Self> {
         let (read, write) = pipe()?;
-        let parent = getpid();
-        // SAFETY: There is one thread, so the child finds no lock held.
-        match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Self {
-                pid: child,
-                result: read.into(),
-            }),
-            ForkResult::Child => {
-                drop(read);
-                RESULT.get_or_init(|| write.into());
-                end_with(parent).unwrap_or_else(|err| abandon(err));
-                let result = panic::catch_unwind(AssertUnwindSafe(body));
-                report(result.unwrap_or_else(|_| Err(anyhow!("it panicked"))))
-            }
-        }
+        // The child takes one end, which its parent closes, and closes its copy of the other.
+        let mut read = Some(File::from(read));
+        let child = Child::start(|| {
+            read.take();
+            RESULT.get_or_init(|| write.into());
+            let result = panic::catch_unwind(AssertUnwindSafe(body));
+            report(result.unwrap_or_else(|_| Err(anyhow!("it panicked"))))
+        })?;
+        let result = read.context("a pipe has two ends")?;
+        Ok(Self { child, result })
     }
 
     /// Waits for the result.
-    pub fn wait(mut self, limit: Duration) -> Result<Measures> {
-        let text = self.read_result(limit)?;
+    pub fn wait(self, limit: Duration) -> Result<Measures> {
+        let id = Pid::from_raw(self.child.id());
+        let (text, status) = self.child.output(self.result, limit)?;
+        let status = status.with_context(|| format!("it did not finish in {limit:?}"))?;
         if text.is_empty() {
-            bail!("the process ended without a result: {:?}", self.end()?);
+            let status = WaitStatus::from_raw(id, status.into_raw())?;
+            bail!("the process ended without a result: {status:?}");
         }
         let (measures, err): (Option<Measures>, String) = serde_json::from_slice(&text)?;
         measures.ok_or_else(|| anyhow!(err))
-    }
-
-    fn read_result(&mut self, limit: Duration) -> Result<Vec<u8>> {
-        let deadline = Instant::now() + limit;
-        let mut text = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "it did not finish in {limit:?}");
-            let mut chunk = [0; 4096];
-            if readable(&[&self.result], left)?[0] {
-                match self.result.read(&mut chunk)? {
-                    0 => return Ok(text),
-                    read => text.extend_from_slice(&chunk[..read]),
-                }
-            }
-        }
-    }
-
-    /// Ends the process, and returns how it ended.
-    fn end(&self) -> Result<WaitStatus> {
-        // The one that ends by itself may need a moment from its last word to its end.
-        let deadline = Instant::now() + Duration::from_secs(1);
-        loop {
-            let flags = nix::sys::wait::WaitPidFlag::WNOHANG;
-            match waitpid(self.pid, Some(flags))? {
-                WaitStatus::StillAlive if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                WaitStatus::StillAlive => break,
-                status => return Ok(status),
-            }
-        }
-        kill(self.pid, Signal::SIGKILL)?;
-        Ok(waitpid(self.pid, None)?)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail if the process was waited for.
-        let _ = kill(self.pid, Signal::SIGKILL);
-        let _ = waitpid(self.pid, None);
     }
 }
 
@@ -150,17 +106,6 @@ fn report(result: Result<Measures>) -> ! {
     // SAFETY: It never returns. There is nothing that wants cleaning up, and threads that sleep in
     // page faults could not be joined.
     unsafe { libc::_exit(0) }
-}
-
-/// Has this process killed when its parent ends.
-pub fn end_with(parent: Pid) -> Result<()> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != parent {
-        // It ended before.
-        // SAFETY: It never returns.
-        unsafe { libc::_exit(1) };
-    }
-    Ok(())
 }
 
 /// Waits until descriptors can be read or are at their end. Returns which ones.
@@ -213,87 +158,65 @@ pub fn check(what: &'static str, result: impl Into<i64>) -> Result<i64> {
 
 /// Makes a file that is only in memory.
 pub fn memory_file(len: usize) -> Result<File> {
-    // SAFETY: The name is a string that ends with a zero.
-    let fd = unsafe { libc::memfd_create(c"uffd-programs".as_ptr(), libc::MFD_CLOEXEC) };
-    check("memfd_create", fd)?;
-    // SAFETY: It is a new descriptor, and this is its only owner.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(len as u64)?;
-    Ok(file)
+    let file = memfd(c"uffd-programs", 0, len).context("memfd_create")?;
+    Ok(file.into())
 }
 
 /// Mapped memory. It is read and written in words, which several threads may do at a time.
-pub struct Mapping {
-    start: *mut u8,
-    len: usize,
-}
-
-// SAFETY: Memory belongs to the process; safe access is by atomic words.
-unsafe impl Send for Mapping {}
-// SAFETY: As above.
-unsafe impl Sync for Mapping {}
+pub struct Mapping(Mmap);
 
 impl Mapping {
     /// Maps private memory.
     pub fn anonymous(len: usize) -> Result<Self> {
-        Self::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+        Self::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)
     }
 
     /// Maps private memory in huge pages of 2 MiB.
     pub fn huge(len: usize) -> Result<Self> {
         let flags =
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
-        Self::new(len, flags, -1).context("are there huge pages of 2 MiB?")
+        Self::new(len, flags, None).context("are there huge pages of 2 MiB?")
     }
 
     /// Maps memory that is shared between those that have the file.
     pub fn shared(file: &File, len: usize) -> Result<Self> {
-        Self::new(len, libc::MAP_SHARED, file.as_raw_fd())
+        Self::new(len, libc::MAP_SHARED, Some(file.as_fd()))
     }
 
     /// Maps memory that is shared with children.
     pub fn shared_anonymous(len: usize) -> Result<Self> {
-        Self::new(len, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
+        Self::new(len, libc::MAP_SHARED | libc::MAP_ANONYMOUS, None)
     }
 
-    fn new(len: usize, flags: i32, fd: i32) -> Result<Self> {
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: A new mapping changes no memory that is in use.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error()).context("mmap");
-        }
-        Ok(Self {
-            start: start.cast(),
-            len,
-        })
+    fn new(len: usize, flags: i32, file: Option<BorrowedFd>) -> Result<Self> {
+        Ok(Self(Mmap::new(None, len, RW, flags, file).context("mmap")?))
     }
 
     /// The length in bytes.
     pub fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     /// The number of pages of the usual size.
     pub fn pages(&self) -> usize {
-        self.len / PAGE
+        self.len() / PAGE
     }
 
     /// The address of a byte.
     pub fn at<T>(&self, offset: usize) -> *mut T {
-        assert!(offset <= self.len);
-        self.start.wrapping_add(offset).cast()
+        assert!(offset <= self.len());
+        self.0.start().wrapping_add(offset).cast()
     }
 
     /// The offset of an address that is in this mapping.
     pub fn offset<T>(&self, address: *mut T) -> Option<usize> {
-        let offset = (address as usize).checked_sub(self.start as usize)?;
-        (offset < self.len).then_some(offset)
+        let offset = (address as usize).checked_sub(self.0.start() as usize)?;
+        (offset < self.len()).then_some(offset)
     }
 
     /// The word at an offset.
     fn word(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % WORD == 0 && offset < self.len);
+        assert!(offset % WORD == 0 && offset < self.len());
         // SAFETY: It is aligned, inside of the mapping, and lives as long. All words are accessed
         // like this, or by the kernel.
         unsafe { &*self.at::<AtomicU64>(offset) }
@@ -316,7 +239,7 @@ impl Mapping {
 
     /// madvise().
     pub fn advise(&self, offset: usize, len: usize, advice: i32) -> Result<()> {
-        assert!(offset + len <= self.len);
+        assert!(offset + len <= self.len());
         // SAFETY: The range is ours. No code relies on the values of the words.
         check("madvise", unsafe {
             libc::madvise(self.at(offset), len, advice)
@@ -329,16 +252,9 @@ impl Mapping {
         let mut vec = vec![0u8; self.pages()];
         // SAFETY: There is a byte for each page.
         check("mincore", unsafe {
-            libc::mincore(self.at(0), self.len, vec.as_mut_ptr())
+            libc::mincore(self.at(0), self.len(), vec.as_mut_ptr())
         })?;
         Ok(vec.iter().map(|byte| byte & 1 != 0).collect())
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: There is no reference any more.
-        unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
 

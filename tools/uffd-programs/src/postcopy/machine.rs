@@ -4,11 +4,7 @@
 
 use super::{guest, qmp::Qmp};
 use anyhow::{anyhow, bail, Context, Result};
-use nix::sys::{
-    prctl,
-    signal::Signal,
-    statfs::{statfs, HUGETLBFS_MAGIC},
-};
+use nix::sys::statfs::{statfs, HUGETLBFS_MAGIC};
 use serde_json::{json, Value};
 use std::{
     fs::{self, File},
@@ -18,10 +14,11 @@ use std::{
         unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{self, Child, Command},
     thread,
     time::{Duration, Instant},
 };
+use uffd_guest::end_with;
 
 /// What the memory of a virtual machine is made of.
 #[derive(Clone, Copy, PartialEq)]
@@ -141,9 +138,10 @@ impl Machine {
         if start == Start::Incoming {
             command.args(["-incoming", "defer"]);
         }
-        // SAFETY: The closure makes one system call; it neither allocates nor takes locks.
+        let parent = process::id();
+        // SAFETY: The closure makes system calls only; it neither allocates nor takes locks.
         unsafe {
-            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+            command.pre_exec(move || end_with(parent));
         }
         let process = Process(command.spawn().context(config.qemu.to_owned())?);
         // It holds their end of the connection, which would never be closed.

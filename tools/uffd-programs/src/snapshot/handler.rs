@@ -20,6 +20,7 @@ use std::{
     sync::mpsc,
     time::Duration,
 };
+use uffd_guest::Mmap;
 use userfaultfd::{Error, Event, EventBuffer, FaultKind, Uffd};
 
 /// How many pages it makes at a time, and how many if they are huge.
@@ -355,52 +356,36 @@ fn made_none(errno: i32, what: &'static str) -> Result<Made> {
 
 /// The file, mapped, with zeros behind it.
 struct FileMapping {
-    start: *const u8,
+    memory: Mmap,
+    /// The length of the file.
     len: usize,
 }
 
 /// Room for the most zeros that are copied at a time.
 const ZEROS: usize = TOGETHER_HUGE << 21;
 
-// SAFETY: It is only read.
-unsafe impl Send for FileMapping {}
-
 impl FileMapping {
     fn new(path: &Path) -> Result<Self> {
         let file = File::open(path)?;
         let len = usize::try_from(file.metadata()?.len())?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: New mappings change no memory that is in use, and the second one replaces a part
-        // of the first.
-        let start = unsafe {
-            let start = libc::mmap(
-                std::ptr::null_mut(),
-                len + ZEROS,
-                libc::PROT_READ,
-                flags,
-                -1,
-                0,
-            );
-            check("mmap", start as i64)?;
-            let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
-            libc::mmap(start, len, libc::PROT_READ, flags, file.as_raw_fd(), 0)
-        };
+        let memory = Mmap::new(None, len + ZEROS, libc::PROT_READ, flags, None).context("mmap")?;
+        let (start, flags) = (memory.start().cast(), libc::MAP_PRIVATE | libc::MAP_FIXED);
+        // SAFETY: The new mapping replaces a part of `memory`, to which there are no references.
+        let start = unsafe { libc::mmap(start, len, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
         check("mmap", start as i64)?;
-        Ok(Self {
-            start: start.cast(),
-            len,
-        })
+        Ok(Self { memory, len })
     }
 
     /// What is at an offset of the file.
     fn at(&self, offset: usize, len: usize) -> *const u8 {
         assert!(offset + len <= self.len);
-        self.start.wrapping_add(offset)
+        self.memory.start().wrapping_add(offset)
     }
 
     /// Zeros.
     fn zeros(&self, len: usize) -> *const u8 {
         assert!(len <= ZEROS);
-        self.start.wrapping_add(self.len)
+        self.memory.start().wrapping_add(self.len)
     }
 }
