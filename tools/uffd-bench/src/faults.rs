@@ -6,7 +6,7 @@ use crate::{
     clock::{instructions, Mode, Samples},
     plan::{Descriptors, Handlers, Waiting},
     report::Report,
-    threads::{self, Gate},
+    threads::{self, context_switches, Gate},
     uffd::{
         self, fault_address, kernel_can_write, messages, Backing, Memory, Resolution, Uffd, PAGE,
     },
@@ -176,13 +176,13 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
     threads::settle();
 
     // All switches of the process but for this thread's own, which is one for each fault.
-    let others = || threads::switches(libc::RUSAGE_SELF) - threads::switches(libc::RUSAGE_THREAD);
+    let of_waiters = || context_switches(libc::RUSAGE_SELF) - context_switches(libc::RUSAGE_THREAD);
     let mut samples = Samples::with_capacity(FAULTS);
-    let before = others();
+    let before = of_waiters();
     for index in 0..FAULTS {
         samples.push(instructions(|| uffd::write(memory.page(index))) as f64);
     }
-    let switches = (others() - before) as f64 / FAULTS as f64;
+    let switches = (of_waiters() - before) as f64 / FAULTS as f64;
     report.row(&samples, "instructions")?;
     report.exact(&[], switches, "context switches of waiters")
 }
@@ -191,8 +191,9 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
 const LOAD_FAULTS: (usize, usize) = (2048, 32);
 /// How many times as many if time is measured.
 const LOAD_FACTOR: usize = 2;
-/// How far apart the memory of the threads is, in pages: as that of virtual CPUs is.
-const APART: usize = 512;
+/// The distance between the memory of two threads, in pages, is a multiple of this: the memory that
+/// virtual CPUs use is far apart too.
+const STRIDE: usize = 512;
 
 /// Measures `load`: threads fault as fast as they can.
 pub fn load(
@@ -208,12 +209,12 @@ pub fn load(
         1
     };
     let pages = (all / faulting).max(least) * factor;
-    let apart = pages.next_multiple_of(APART);
-    let memory = Memory::new(Backing::Shmem, apart * faulting)?;
+    let stride = pages.next_multiple_of(STRIDE);
+    let memory = Memory::new(Backing::Shmem, stride * faulting)?;
     let part = |thread| Memory {
-        start: memory.page(thread * apart),
+        start: memory.page(thread * stride),
         pages,
-        alias: memory.alias.map(|alias| alias + thread * apart * PAGE),
+        alias: memory.alias.map(|alias| alias + thread * stride * PAGE),
         ..memory
     };
     for thread in 0..faulting {
@@ -249,7 +250,7 @@ pub fn load(
     threads::spawn(faulting, move |thread| {
         started.wait(1);
         for page in 0..pages {
-            uffd::write(memory.page(thread * apart + page));
+            uffd::write(memory.page(thread * stride + page));
         }
         ended.wait();
     })?;

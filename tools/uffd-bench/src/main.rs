@@ -7,7 +7,8 @@
 
 mod clock;
 mod faults;
-mod others;
+mod footprint;
+mod operations;
 mod plan;
 mod report;
 mod sleepers;
@@ -17,7 +18,7 @@ mod uffd;
 use anyhow::{bail, ensure, Result};
 use clap::Parser;
 use clock::Mode;
-use plan::{Case, Extent};
+use plan::{Case, Scope};
 use report::Report;
 use std::{
     env, io,
@@ -33,7 +34,7 @@ struct Options {
     #[arg(long, value_enum)]
     mode: Mode,
     #[arg(long, value_enum, default_value = "full")]
-    extent: Extent,
+    scope: Scope,
     /// Only measures for which `--list` shows a line with this in it.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
@@ -65,8 +66,8 @@ fn run(options: &Options) -> Result<()> {
         let mut filters = options.measure.iter();
         options.measure.is_empty() || filters.any(|filter| title.contains(filter.as_str()))
     };
-    let mut cases = plan::cases(options.mode, options.extent);
-    if options.extent == Extent::Check && options.measure.is_empty() {
+    let mut cases = plan::cases(options.mode, options.scope);
+    if options.scope == Scope::Check && options.measure.is_empty() {
         cases.retain(|case| case.is_for_tests());
     }
     cases.retain(wanted);
@@ -80,7 +81,7 @@ fn run(options: &Options) -> Result<()> {
         !cases.is_empty(),
         "there is nothing to measure that is called this way"
     );
-    forgo_randomization()?;
+    disable_aslr()?;
     options.mode.check()?;
     ensure!(
         options.change_settings,
@@ -107,7 +108,7 @@ fn run(options: &Options) -> Result<()> {
 
 /// Starts this program again with its memory at the addresses that it always has: the number of its
 /// page tables is part of what fork costs.
-fn forgo_randomization() -> Result<()> {
+fn disable_aslr() -> Result<()> {
     // SAFETY: This has to do with programs that are started later.
     let before = unsafe { libc::personality(0xffff_ffff) };
     ensure!(before >= 0, io::Error::last_os_error());
@@ -161,7 +162,10 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
             backing,
         } => faults::single(resolution, backing, &report),
         Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
-        Case::ResolveSleepers { sleepers, whole } => sleepers::resolve(sleepers, whole, &report),
+        Case::ResolveSleepers {
+            sleepers,
+            exhaustive,
+        } => sleepers::resolve(sleepers, exhaustive, &report),
         Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, &report),
         Case::Load {
             faulting,
@@ -170,8 +174,8 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
         } => faults::load(faulting, handlers, descriptors, &report),
         Case::BatchedRead { messages } => sleepers::batched(messages, &report),
         Case::Enqueue { threads } => sleepers::enqueue(threads, &report),
-        Case::Event { event } => others::event(event, &report),
-        Case::Builtin { operation } => others::builtin(operation, &report),
-        Case::Memory => others::memory(&report),
+        Case::Event { event } => operations::event(event, &report),
+        Case::Builtin { operation } => operations::builtin(operation, &report),
+        Case::Memory => footprint::memory(&report),
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 
 /// How much is measured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Extent {
+pub enum Scope {
     /// What a test has time for: three measures with few parameters.
     Check,
     /// All measures, with those parameters that the targets ask for.
@@ -69,7 +69,7 @@ pub enum EventKind {
 /// An operation of a process that never uses userfaultfd.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Plain {
+pub enum Baseline {
     Fork,
     MmapMunmap,
     Mremap,
@@ -96,7 +96,7 @@ pub enum Case {
         sleepers: usize,
         /// Whether one by one even if there are very many.
         #[serde(skip)]
-        whole: bool,
+        exhaustive: bool,
     },
     /// A fault, while several threads wait for its message.
     Waiters { waiting: Waiting, waiters: usize },
@@ -113,7 +113,7 @@ pub enum Case {
     /// An operation that waits until its event was read.
     Event { event: EventKind },
     /// The cost for processes that do not use userfaultfd.
-    Builtin { operation: Plain },
+    Builtin { operation: Baseline },
     /// Bytes for each context, and for each thread that sleeps. Several results.
     Memory,
 }
@@ -168,17 +168,17 @@ const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
     (Poison, &[Anon, Shmem, Hugetlb]),
 ];
 
-/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which extents
+/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which scopes
 /// on.
-const SLEEPERS: &[(usize, Extent, Extent)] = &[
-    (1, Extent::Check, Extent::Quick),
-    (4, Extent::Full, Extent::Full),
-    (16, Extent::Full, Extent::Full),
-    (64, Extent::Quick, Extent::Quick),
-    (256, Extent::Full, Extent::Full),
-    (1024, Extent::Check, Extent::Quick),
-    (4096, Extent::Full, Extent::Full),
-    (16384, Extent::Quick, Extent::Quick),
+const SLEEPERS: &[(usize, Scope, Scope)] = &[
+    (1, Scope::Check, Scope::Quick),
+    (4, Scope::Full, Scope::Full),
+    (16, Scope::Full, Scope::Full),
+    (64, Scope::Quick, Scope::Quick),
+    (256, Scope::Full, Scope::Full),
+    (1024, Scope::Check, Scope::Quick),
+    (4096, Scope::Full, Scope::Full),
+    (16384, Scope::Quick, Scope::Quick),
 ];
 
 const WAITINGS: &[Waiting] = &[
@@ -189,25 +189,25 @@ const WAITINGS: &[Waiting] = &[
 ];
 
 /// How many threads wait in `Waiters`.
-const WAITERS: &[(usize, Extent)] = &[
-    (1, Extent::Check),
-    (2, Extent::Full),
-    (4, Extent::Full),
-    (8, Extent::Quick),
-    (16, Extent::Check),
-    (32, Extent::Full),
-    (64, Extent::Quick),
+const WAITERS: &[(usize, Scope)] = &[
+    (1, Scope::Check),
+    (2, Scope::Full),
+    (4, Scope::Full),
+    (8, Scope::Quick),
+    (16, Scope::Check),
+    (32, Scope::Full),
+    (64, Scope::Quick),
 ];
 
 /// How many threads fault in `Load`.
-const FAULTING: &[(usize, Extent)] = &[
-    (1, Extent::Quick),
-    (2, Extent::Full),
-    (4, Extent::Full),
-    (8, Extent::Quick),
-    (16, Extent::Full),
-    (32, Extent::Full),
-    (64, Extent::Quick),
+const FAULTING: &[(usize, Scope)] = &[
+    (1, Scope::Quick),
+    (2, Scope::Full),
+    (4, Scope::Full),
+    (8, Scope::Quick),
+    (16, Scope::Full),
+    (32, Scope::Full),
+    (64, Scope::Quick),
 ];
 
 /// Who handles them.
@@ -219,14 +219,14 @@ const LOADS: &[(Handlers, Descriptors)] = &[
 ];
 
 /// How many messages are read at once in `BatchedRead`.
-const MESSAGES: &[(usize, Extent)] = &[
-    (1, Extent::Quick),
-    (2, Extent::Full),
-    (4, Extent::Full),
-    (8, Extent::Quick),
-    (16, Extent::Full),
-    (32, Extent::Full),
-    (64, Extent::Quick),
+const MESSAGES: &[(usize, Scope)] = &[
+    (1, Scope::Quick),
+    (2, Scope::Full),
+    (4, Scope::Full),
+    (8, Scope::Quick),
+    (16, Scope::Full),
+    (32, Scope::Full),
+    (64, Scope::Quick),
 ];
 
 /// How many threads begin to sleep in `Enqueue`.
@@ -239,21 +239,21 @@ const EVENTS: &[EventKind] = &[
     EventKind::Madvise,
 ];
 
-const PLAIN: &[Plain] = &[
-    Plain::Fork,
-    Plain::MmapMunmap,
-    Plain::Mremap,
-    Plain::Madvise,
-    Plain::AnonFault,
-    Plain::ShmemFault,
+const BASELINES: &[Baseline] = &[
+    Baseline::Fork,
+    Baseline::MmapMunmap,
+    Baseline::Mremap,
+    Baseline::Madvise,
+    Baseline::AnonFault,
+    Baseline::ShmemFault,
 ];
 
 /// Returns all that is measured in a mode.
-pub fn cases(mode: Mode, extent: Extent) -> Vec<Case> {
+pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
     let mut cases = Vec::new();
     let load = |cases: &mut Vec<Case>| {
         for &(handlers, descriptors) in LOADS {
-            for &(faulting, _) in FAULTING.iter().filter(|(_, from)| *from <= extent) {
+            for &(faulting, _) in FAULTING.iter().filter(|(_, from)| *from <= scope) {
                 // More handlers than threads that fault have nothing to do.
                 if handlers.count(faulting) > faulting {
                     continue;
@@ -265,7 +265,7 @@ pub fn cases(mode: Mode, extent: Extent) -> Vec<Case> {
                 });
             }
         }
-        if extent > Extent::Check {
+        if scope > Scope::Check {
             cases.push(Case::Enqueue { threads: ENQUEUE });
         }
     };
@@ -282,30 +282,37 @@ pub fn cases(mode: Mode, extent: Extent) -> Vec<Case> {
         }
     }
     for &(sleepers, from, _) in SLEEPERS {
-        if from <= extent {
+        if from <= scope {
             cases.push(Case::UnrelatedResolve { sleepers });
         }
     }
     for &(sleepers, _, from) in SLEEPERS {
-        if from <= extent {
-            let whole = extent == Extent::Full;
-            cases.push(Case::ResolveSleepers { sleepers, whole });
+        if from <= scope {
+            let exhaustive = scope == Scope::Full;
+            cases.push(Case::ResolveSleepers {
+                sleepers,
+                exhaustive,
+            });
         }
     }
     for &waiting in WAITINGS {
-        for &(waiters, _) in WAITERS.iter().filter(|(_, from)| *from <= extent) {
+        for &(waiters, _) in WAITERS.iter().filter(|(_, from)| *from <= scope) {
             cases.push(Case::Waiters { waiting, waiters });
         }
     }
     load(&mut cases);
     for &(messages, from) in MESSAGES {
-        if from <= extent {
+        if from <= scope {
             cases.push(Case::BatchedRead { messages });
         }
     }
-    if extent > Extent::Check {
+    if scope > Scope::Check {
         cases.extend(EVENTS.iter().map(|&event| Case::Event { event }));
-        cases.extend(PLAIN.iter().map(|&operation| Case::Builtin { operation }));
+        cases.extend(
+            BASELINES
+                .iter()
+                .map(|&operation| Case::Builtin { operation }),
+        );
         cases.push(Case::Memory);
     }
     cases

@@ -23,25 +23,25 @@ const UNRELATED: usize = 128;
 
 /// How much memory there is, in pages, however few threads sleep in it: room for the unrelated
 /// ones.
-const MEMORY_AT_LEAST: usize = 2 * UNRELATED;
+const MIN_PAGES: usize = 2 * UNRELATED;
 
 /// How many resolves of a kind there are at least, however few threads sleep; and how many at
 /// most, however many do: the others are woken at once then.
-const RESOLVES: usize = 64;
-const RESOLVES_AT_MOST: usize = 1024;
+const MIN_RESOLVES: usize = 64;
+const MAX_RESOLVES: usize = 1024;
 
 /// The order in which all are resolved one by one, however many sleep.
 const RANDOM: &str = "random";
 
 /// Which part of the resolves counts as done while all threads sleep: one in so many, the first
 /// ones.
-const FIRST: usize = 16;
+const FIRST_FRACTION: usize = 16;
 
 /// How many messages are read at once, except in `batched-read`.
 const BATCH: usize = 256;
 
 /// How often is looked whether all threads sleep, at most.
-const PATIENCE: usize = 10_000;
+const MAX_SETTLES: usize = 10_000;
 
 /// Threads that sleep in faults, each at its own page, and fault at another one when they are
 /// woken: as often as there are rounds.
@@ -59,7 +59,7 @@ struct Sleepers {
 
 impl Sleepers {
     fn new(count: usize, rounds: usize, stride: usize) -> Result<Self> {
-        let pages = (count * rounds * stride).max(MEMORY_AT_LEAST);
+        let pages = (count * rounds * stride).max(MIN_PAGES);
         let memory = Memory::new(Backing::Anon, pages)?;
         let source = Memory::new(Backing::Anon, 1)?;
         source.populate(source.start);
@@ -85,7 +85,7 @@ impl Sleepers {
     /// Waits until all threads sleep, and reads their messages.
     fn settle(&mut self) -> Result<()> {
         let mut asleep = 0;
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_SETTLES {
             threads::settle();
             asleep += self.uffd.drain(&mut self.buffer)?;
             if asleep == self.count {
@@ -105,12 +105,12 @@ impl Sleepers {
     fn resolve(
         &mut self,
         order: &[usize],
-        at_most: usize,
+        max_resolves: usize,
         first: &mut Samples,
         all: &mut Samples,
     ) -> Result<()> {
         self.settle()?;
-        let (one_by_one, at_once) = order.split_at(order.len().min(at_most));
+        let (one_by_one, at_once) = order.split_at(order.len().min(max_resolves));
         for (index, &thread) in one_by_one.iter().enumerate() {
             let mut result = Ok(());
             let address = self.base() + thread * PAGE;
@@ -121,13 +121,13 @@ impl Sleepers {
             });
             result?;
             all.push(counted as f64);
-            if index < self.count.div_ceil(FIRST) {
+            if index < self.count.div_ceil(FIRST_FRACTION) {
                 first.push(counted as f64);
             }
         }
         for &thread in at_once {
             let address = self.base() + thread * PAGE;
-            self.uffd.fill_silently(address, 1, self.source)?;
+            self.uffd.copy_dontwake(address, 1, self.source)?;
         }
         if !at_once.is_empty() {
             self.uffd.wake(self.base(), self.count * PAGE)?;
@@ -140,7 +140,7 @@ impl Sleepers {
     fn wake(&mut self, woken: usize, samples: &mut Samples) -> Result<()> {
         self.settle()?;
         let base = self.base();
-        self.uffd.fill_silently(base, self.count, self.source)?;
+        self.uffd.copy_dontwake(base, self.count, self.source)?;
         let mut result = Ok(());
         let counted = instructions(|| result = self.uffd.wake(base, woken * PAGE));
         result?;
@@ -200,8 +200,8 @@ fn shuffled(count: usize) -> Vec<usize> {
 
 /// Measures `resolve-sleepers`: copies of a page for each thread, and wake-ups of many threads at
 /// once, the last one by closing the descriptor.
-/// `whole` says whether very many are resolved one by one as well.
-pub fn resolve(count: usize, whole: bool, report: &Report) -> Result<()> {
+/// `exhaustive` says whether very many are resolved one by one as well.
+pub fn resolve(count: usize, exhaustive: bool, report: &Report) -> Result<()> {
     let in_order: Vec<usize> = (0..count).collect();
     let reverse = in_order.iter().rev().copied().collect();
     let orders = [
@@ -210,24 +210,24 @@ pub fn resolve(count: usize, whole: bool, report: &Report) -> Result<()> {
         (RANDOM, shuffled(count)),
     ];
     let parts = [("wake all", count), ("wake half", count / 2)];
-    let repeats = RESOLVES.div_ceil(count);
+    let repeats = MIN_RESOLVES.div_ceil(count);
     let wakes = repeats.max(3);
 
     let rounds = orders.len() * repeats + parts.len() * wakes + 1;
     let mut sleepers = Sleepers::new(count, rounds, 1)?;
     for (name, order) in &orders {
-        let at_most = if whole && *name == RANDOM {
+        let max_resolves = if exhaustive && *name == RANDOM {
             usize::MAX
         } else {
-            RESOLVES_AT_MOST
+            MAX_RESOLVES
         };
         let mut first = Samples::with_capacity(repeats * count);
         let mut all = Samples::with_capacity(repeats * count);
         for _ in 0..repeats {
-            sleepers.resolve(order, at_most, &mut first, &mut all)?;
+            sleepers.resolve(order, max_resolves, &mut first, &mut all)?;
         }
         report.part(&[("how", name)], &first, "instructions per thread")?;
-        if count <= at_most {
+        if count <= max_resolves {
             let name = format!("{name}, to the last");
             report.part(&[("how", &name)], &all, "instructions per thread")?;
         }

@@ -137,7 +137,7 @@ impl Gate {
 }
 
 /// How often threads went to sleep or were preempted: all of the process, or this one.
-pub fn switches(who: i32) -> u64 {
+pub fn context_switches(who: i32) -> u64 {
     // SAFETY: The structure is valid, and plain data.
     let usage = unsafe {
         let mut usage: libc::rusage = mem::zeroed();

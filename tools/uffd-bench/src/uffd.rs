@@ -272,7 +272,7 @@ impl Uffd {
     }
 
     /// Copies a page to each page of a range, without a wake-up.
-    pub fn fill_silently(&self, start: usize, pages: usize, source: usize) -> io::Result<()> {
+    pub fn copy_dontwake(&self, start: usize, pages: usize, source: usize) -> io::Result<()> {
         for page in 0..pages {
             self.ioctl(
                 ioctl::UFFDIO_COPY,

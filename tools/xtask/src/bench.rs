@@ -226,7 +226,7 @@ impl<'a> Bench<'a> {
 
     /// Measures what the options ask for.
     fn measure(&mut self, options: &Options, accel: Accel, cpus: u32) -> Result<()> {
-        let mut args = format!("--extent {}", if options.quick { "quick" } else { "full" });
+        let mut args = format!("--scope {}", if options.quick { "quick" } else { "full" });
         for filter in &options.measure {
             write!(args, " --measure {}", lab::quote(filter))?;
         }
@@ -328,7 +328,7 @@ pub struct Check {
 pub fn check(builder: &Builder) -> Result<Check> {
     let mut bench = Bench::new(builder)?;
     for imp in [Impl::Rust, Impl::C] {
-        bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--extent check")?;
+        bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--scope check")?;
     }
     let mut problems = Vec::new();
     let mut worst = (0.0, String::from("nothing"));

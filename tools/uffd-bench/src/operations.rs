@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Events, what others pay, and memory.
+//! Operations on mappings, and forks: with an event that a monitor reads, and without userfaultfd.
 
 use crate::{
     clock::{instructions, Samples},
     faults::must,
-    plan::{EventKind, Plain},
+    plan::{Baseline, EventKind},
     report::Report,
-    threads::{self, Gate},
-    uffd::{self, messages, Backing, Memory, Resolution, Uffd, EVENTS, PAGE},
+    threads,
+    uffd::{self, messages, Backing, Memory, Uffd, EVENTS, PAGE},
 };
 use anyhow::{ensure, Context, Result};
 use linux_raw_sys::general as uapi;
-use std::{fs, io, ptr, sync::Arc};
+use std::{io, ptr, sync::Arc};
 
 /// How often each operation is measured.
 const REPEATS: usize = 128;
@@ -144,10 +144,10 @@ fn populate(start: usize) {
 }
 
 /// Measures `builtin`: the cost for a process that never uses userfaultfd.
-pub fn builtin(operation: Plain, report: &Report) -> Result<()> {
+pub fn builtin(operation: Baseline, report: &Report) -> Result<()> {
     let len = PAGES * PAGE;
     let mut samples = Samples::with_capacity(REPEATS);
-    let backing = if operation == Plain::ShmemFault {
+    let backing = if operation == Baseline::ShmemFault {
         Backing::Shmem
     } else {
         Backing::Anon
@@ -156,72 +156,25 @@ pub fn builtin(operation: Plain, report: &Report) -> Result<()> {
     let (mut start, mut other) = (memory.start, Memory::new(Backing::Anon, PAGES)?.start);
     for index in 0..REPEATS {
         match operation {
-            Plain::Fork => measure_fork(&mut samples)?,
-            Plain::MmapMunmap => measure(&mut samples, || {
+            Baseline::Fork => measure_fork(&mut samples)?,
+            Baseline::MmapMunmap => measure(&mut samples, || {
                 let memory = mmap(len);
                 memory != libc::MAP_FAILED && munmap(memory as usize, len)
             })?,
-            Plain::Mremap => {
+            Baseline::Mremap => {
                 populate(start);
                 measure(&mut samples, || mremap(start, other, len))?;
                 std::mem::swap(&mut start, &mut other);
             }
-            Plain::Madvise => {
+            Baseline::Madvise => {
                 populate(start);
                 measure(&mut samples, || madvise(start, len))?;
             }
-            Plain::AnonFault | Plain::ShmemFault => {
+            Baseline::AnonFault | Baseline::ShmemFault => {
                 let address = memory.page(index);
                 samples.push(instructions(|| uffd::write(address)) as f64);
             }
         }
     }
     report.row(&samples, "instructions")
-}
-
-/// How many descriptors, and how many sleeping threads, memory is divided by.
-const DESCRIPTORS: usize = 10_000;
-const SLEEPERS: usize = 2_048;
-
-/// Returns how many bytes of kernel objects there are.
-fn slab() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("no Slab in /proc/meminfo")?.parse::<f64>()? * 1024.0)
-}
-
-/// Measures `memory`.
-pub fn memory(report: &Report) -> Result<()> {
-    let path = "/sys/kernel/slab/userfaultfd_ctx_cache/object_size";
-    let size = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    report.exact(&[("what", "context")], size.trim().parse()?, "bytes")?;
-
-    // Sleeping in a fault, against sleeping in a futex.
-    let memory = Memory::new(Backing::Anon, SLEEPERS)?;
-    let uffd = Uffd::new(true, 0)?;
-    uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;
-    let gate = Arc::new(Gate::default());
-    let opened = gate.clone();
-    threads::spawn(SLEEPERS, move |thread| {
-        opened.wait(1);
-        uffd::write(memory.page(thread));
-    })?;
-    threads::settle();
-    let before = slab()?;
-    gate.open();
-    threads::settle();
-    let heap = (slab()? - before) / SLEEPERS as f64;
-    let asleep = uffd.drain(&mut messages(SLEEPERS))?;
-    ensure!(asleep == SLEEPERS, "{asleep} of {SLEEPERS} threads sleep");
-    report.exact(&[("what", "heap of a sleeping thread")], heap, "bytes")?;
-    uffd.resolve(Resolution::Zeropage, memory.start, memory.len(), 0)?;
-    threads::settle();
-
-    let before = slab()?;
-    let descriptors: Vec<Uffd> = (0..DESCRIPTORS)
-        .map(|_| Uffd::new(false, 0))
-        .collect::<Result<_>>()?;
-    let each = (slab()? - before) / descriptors.len() as f64;
-    report.exact(&[("what", "descriptor, of 10,000")], each, "bytes")
 }
