@@ -439,7 +439,9 @@ pub fn interrupts() -> u32 {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Sends a signal to the thread that said [`touch_by_this_thread`].
+/// Sends a signal to the thread that called [`touch_by_this_thread`].
+///
+/// [`touch_by_this_thread`]: crate::uffd::touch_by_this_thread
 pub fn interrupt() {
     let thread = TOUCHING.load(Ordering::Relaxed);
     // SAFETY: No pointers are involved.
