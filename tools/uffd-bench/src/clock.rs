@@ -25,7 +25,7 @@ pub enum Mode {
 /// How many instructions two readings of the counter cost by themselves.
 static OVERHEAD: OnceLock<u64> = OnceLock::new();
 
-/// How often the loop that checks the counter runs. Each time takes two instructions.
+/// The iterations of the loop that checks the counter. Each takes two instructions.
 const LOOPS: u64 = 100_000;
 
 impl Mode {
@@ -35,7 +35,7 @@ impl Mode {
         match self {
             Self::PathLength => {
                 ensure!(cpus == 1, "path lengths need one CPU, and there are {cpus}");
-                // An interrupt may come in between, so the shortest time counts.
+                // The shortest time counts, because an interrupt may arrive in between.
                 let counted = (0..5)
                     .map(|_| {
                         let start = counter();
@@ -81,17 +81,19 @@ fn raw(operation: impl FnOnce()) -> u64 {
     counter() - start
 }
 
-/// Returns how many instructions an operation takes, with all that happens meanwhile.
+/// Returns how many instructions the CPU executes during an operation. Other threads and interrupts
+/// count too.
 pub fn instructions(operation: impl FnOnce()) -> u64 {
     raw(operation).saturating_sub(*OVERHEAD.get().unwrap_or(&0))
 }
 
-/// What was counted, many times.
+/// Samples of one measure.
 #[derive(Default)]
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Makes room, so that none is made while something is measured.
+    /// Allocates room for `capacity` samples, so that the program does not allocate while it
+    /// measures.
     pub fn with_capacity(capacity: usize) -> Self {
         Self(Vec::with_capacity(capacity))
     }
@@ -104,7 +106,7 @@ impl Samples {
         self.0.len()
     }
 
-    /// Returns the sample that is as large as or larger than a part of all, for a part of 0 to 1.
+    /// Returns the quantile `part` of the samples, from 0 for the smallest to 1 for the largest.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);

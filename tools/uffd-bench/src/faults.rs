@@ -22,10 +22,11 @@ use std::{
 
 /// How many faults are measured with small pages.
 const FAULTS: usize = 256;
-/// How many with huge ones.
+/// How many faults are measured with huge pages.
 const HUGE_FAULTS: usize = 12;
 
-/// Ends the process if something failed that a measure depends on.
+/// Returns the value of a result. If it is an error, the process is aborted, because the thread
+/// that measures would wait forever for the caller.
 pub fn must<T>(result: Result<T>, what: &str) -> T {
     match result {
         Ok(value) => value,
@@ -36,7 +37,7 @@ pub fn must<T>(result: Result<T>, what: &str) -> T {
     }
 }
 
-/// Reads one fault and resolves it. Returns whether there was one.
+/// Reads one message and resolves its fault. Returns whether there was a message.
 fn serve(
     uffd: &Uffd,
     how: Resolution,
@@ -63,7 +64,7 @@ pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Resu
     };
     let page = backing.page();
     let memory = Memory::new(backing, faults)?;
-    // Pages that are moved have to differ.
+    // UFFDIO_MOVE takes its source page away, so each fault needs another one.
     let source = Memory::new(
         backing,
         if resolution == Resolution::Move {
@@ -99,7 +100,7 @@ pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Resu
     let mut samples = Samples::with_capacity(faults);
     for index in 0..faults {
         let address = memory.page(index);
-        // A poisoned page is met by the kernel, so that the access fails without a signal.
+        // The kernel accesses the poisoned page, so that the access fails and no signal is sent.
         if resolution == Resolution::Poison {
             let mut written = true;
             samples.push(instructions(|| written = kernel_can_write(address)) as f64);
@@ -111,7 +112,7 @@ pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Resu
     report.row(&samples, "instructions")
 }
 
-/// Returns an epoll that watches a descriptor.
+/// Returns an epoll instance that watches a descriptor.
 fn epoll(uffd: &Uffd, exclusive: bool) -> Result<OwnedFd> {
     let events = libc::EPOLLIN | if exclusive { libc::EPOLLEXCLUSIVE } else { 0 };
     let mut event = libc::epoll_event {
@@ -175,7 +176,7 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
     })?;
     threads::settle();
 
-    // All switches of the process but for this thread's own, which is one for each fault.
+    // The switches of the process without those of this thread, which sleeps once in each fault.
     let of_waiters = || context_switches(libc::RUSAGE_SELF) - context_switches(libc::RUSAGE_THREAD);
     let mut samples = Samples::with_capacity(FAULTS);
     let before = of_waiters();
@@ -187,9 +188,9 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
     report.exact(&[], switches, "context switches of waiters")
 }
 
-/// How many faults `load` takes at least, altogether, and for each thread.
+/// The least number of faults in `load`: of all threads together, and of each thread.
 const LOAD_FAULTS: (usize, usize) = (2048, 32);
-/// How many times as many if time is measured.
+/// How many times more faults there are when time is measured.
 const LOAD_FACTOR: usize = 2;
 /// The distance between the memory of two threads, in pages, is a multiple of this: the memory that
 /// virtual CPUs use is far apart too.

@@ -11,7 +11,7 @@ use anyhow::{ensure, Context, Result};
 use linux_raw_sys::general as uapi;
 use std::{fs, sync::Arc};
 
-/// How many descriptors, and how many sleeping threads, memory is divided by.
+/// How many descriptors and how many sleeping threads there are. The result is the average of them.
 const DESCRIPTORS: usize = 10_000;
 const SLEEPERS: usize = 2_048;
 
@@ -29,7 +29,7 @@ pub fn memory(report: &Report) -> Result<()> {
     let size = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     report.exact(&[("what", "context")], size.trim().parse()?, "bytes")?;
 
-    // Sleeping in a fault, against sleeping in a futex.
+    // The threads sleep in a futex first and then in a fault, and the difference is reported.
     let memory = Memory::new(Backing::Anon, SLEEPERS)?;
     let uffd = Uffd::new(true, 0)?;
     uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MISSING)?;

@@ -2,8 +2,8 @@
 
 //! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root.
 //!
-//! Each result is a line of JSON on the standard output. The progress is on the standard error. A
-//! case that cannot be measured is an error, and does not keep the other cases from being measured.
+//! Each result is a line of JSON on the standard output. The progress is on the standard error. If
+//! a case cannot be measured, that is an error, but the other cases are still measured.
 
 mod clock;
 mod faults;
@@ -106,10 +106,10 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Starts this program again with its memory at the addresses that it always has: the number of its
-/// page tables is part of what fork costs.
+/// Starts this program again without address space layout randomization, because the cost of fork
+/// depends on the number of page tables, and that depends on the addresses.
 fn disable_aslr() -> Result<()> {
-    // SAFETY: This has to do with programs that are started later.
+    // SAFETY: This affects only programs that are started later.
     let before = unsafe { libc::personality(0xffff_ffff) };
     ensure!(before >= 0, io::Error::last_os_error());
     if before & libc::ADDR_NO_RANDOMIZE != 0 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations on mappings, and forks: with an event that a monitor reads, and without userfaultfd.
+//! Operations on mappings, and forks: with an event that a monitor reads, or without userfaultfd.
 
 use crate::{
     clock::{instructions, Samples},
@@ -13,16 +13,18 @@ use crate::{
 use anyhow::{ensure, Context, Result};
 use linux_raw_sys::general as uapi;
 use std::{io, ptr, sync::Arc};
+use uffd_guest::RW;
 
 /// How often each operation is measured.
 const REPEATS: usize = 128;
 
-/// How many pages it is done to.
+/// How many pages an operation affects.
 const PAGES: usize = 16;
 
 /// Measures a child that ends at once, and the wait for it.
 fn measure_fork(samples: &mut Samples) -> Result<()> {
-    // What is left of earlier children is freed later, unless there is time for it.
+    // Let the kernel free what is left of earlier children, because it would otherwise do so during
+    // the measurement.
     threads::settle();
     measure(samples, fork)
 }
@@ -39,25 +41,16 @@ fn fork() -> bool {
     }
 }
 
-/// Maps anonymous pages somewhere.
+/// Maps anonymous memory. The kernel chooses the address.
 fn mmap(len: usize) -> *mut libc::c_void {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: Nothing that is mapped already is replaced.
-    unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    }
+    unsafe { libc::mmap(ptr::null_mut(), len, RW, flags, -1, 0) }
 }
 
 /// Unmaps memory to which there are no references.
 fn munmap(start: usize, len: usize) -> bool {
-    // SAFETY: By the caller.
+    // SAFETY: The caller has no reference to the memory.
     unsafe { libc::munmap(ptr::without_provenance_mut(start), len) == 0 }
 }
 
@@ -65,17 +58,17 @@ fn munmap(start: usize, len: usize) -> bool {
 fn mremap(from: usize, to: usize, len: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let to: *mut libc::c_void = ptr::without_provenance_mut(to);
-    // SAFETY: By the caller.
+    // SAFETY: The caller has no reference to the memory.
     unsafe { libc::mremap(ptr::without_provenance_mut(from), len, len, flags, to) == to }
 }
 
 /// Removes the pages of memory to which there are no references.
 fn madvise(start: usize, len: usize) -> bool {
-    // SAFETY: By the caller.
+    // SAFETY: The caller has no reference to the memory.
     unsafe { libc::madvise(ptr::without_provenance_mut(start), len, libc::MADV_DONTNEED) == 0 }
 }
 
-/// Measures an operation that says whether it worked.
+/// Measures an operation that returns whether it was successful.
 fn measure(samples: &mut Samples, operation: impl FnOnce() -> bool) -> Result<()> {
     let mut worked = false;
     samples.push(instructions(|| worked = operation()) as f64);
@@ -136,7 +129,7 @@ pub fn event(kind: EventKind, report: &Report) -> Result<()> {
     report.row(&samples, "instructions")
 }
 
-/// Writes to all pages that operations are done to.
+/// Writes to all pages that an operation affects.
 fn populate(start: usize) {
     for page in 0..PAGES {
         uffd::write(start + page * PAGE);

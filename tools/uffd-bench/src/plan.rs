@@ -94,7 +94,7 @@ pub enum Case {
     /// half of them at once. Each is a result of its own.
     ResolveSleepers {
         sleepers: usize,
-        /// Whether one by one even if there are very many.
+        /// Whether threads are resolved one by one even if there are very many.
         #[serde(skip)]
         exhaustive: bool,
     },
@@ -158,7 +158,7 @@ impl fmt::Display for Case {
 use Backing::{Anon, Hugetlb, Shmem};
 use Resolution::{Continue, Copy, Move, Poison, Writeprotect, Zeropage};
 
-/// What the kernel can do.
+/// The resolutions, and the memory that the kernel supports each of them for.
 const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
     (Copy, &[Anon, Shmem, Hugetlb]),
     (Zeropage, &[Anon, Shmem]),
@@ -168,8 +168,8 @@ const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
     (Poison, &[Anon, Shmem, Hugetlb]),
 ];
 
-/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and from which scopes
-/// on.
+/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and the smallest scope of
+/// each in which so many do.
 const SLEEPERS: &[(usize, Scope, Scope)] = &[
     (1, Scope::Check, Scope::Quick),
     (4, Scope::Full, Scope::Full),
@@ -210,7 +210,7 @@ const FAULTING: &[(usize, Scope)] = &[
     (64, Scope::Quick),
 ];
 
-/// Who handles them.
+/// How many threads handle the faults in `Load`, and on which descriptors.
 const LOADS: &[(Handlers, Descriptors)] = &[
     (Handlers::One, Descriptors::One),
     (Handlers::Four, Descriptors::One),
@@ -254,7 +254,7 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
     let load = |cases: &mut Vec<Case>| {
         for &(handlers, descriptors) in LOADS {
             for &(faulting, _) in FAULTING.iter().filter(|(_, from)| *from <= scope) {
-                // More handlers than threads that fault have nothing to do.
+                // If there are more handlers than threads that fault, some have nothing to do.
                 if handlers.count(faulting) > faulting {
                     continue;
                 }

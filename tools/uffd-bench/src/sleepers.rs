@@ -21,30 +21,29 @@ use std::{
 /// How many unrelated pages are copied.
 const UNRELATED: usize = 128;
 
-/// How much memory there is, in pages, however few threads sleep in it: room for the unrelated
-/// ones.
+/// The least size of the memory, in pages, so that it has room for the unrelated pages if few
+/// threads sleep in it.
 const MIN_PAGES: usize = 2 * UNRELATED;
 
-/// How many resolves of a kind there are at least, however few threads sleep; and how many at
-/// most, however many do: the others are woken at once then.
+/// The least number of resolves in an order if few threads sleep, and the most if many do. The
+/// remaining threads are woken at once then.
 const MIN_RESOLVES: usize = 64;
 const MAX_RESOLVES: usize = 1024;
 
-/// The order in which all are resolved one by one, however many sleep.
+/// The order in which all threads are resolved one by one if the measure is exhaustive.
 const RANDOM: &str = "random";
 
-/// Which part of the resolves counts as done while all threads sleep: one in so many, the first
-/// ones.
+/// The first resolves count as done while all threads sleep: one in so many.
 const FIRST_FRACTION: usize = 16;
 
 /// How many messages are read at once, except in `batched-read`.
 const BATCH: usize = 256;
 
-/// How often is looked whether all threads sleep, at most.
+/// How often this thread checks whether all threads sleep, before it gives up.
 const MAX_SETTLES: usize = 10_000;
 
-/// Threads that sleep in faults, each at its own page, and fault at another one when they are
-/// woken: as often as there are rounds.
+/// Threads that sleep in faults, each at a page of its own. When a thread is woken, it faults at
+/// its page of the next round.
 struct Sleepers {
     uffd: Uffd,
     count: usize,
@@ -95,13 +94,14 @@ impl Sleepers {
         anyhow::bail!("{asleep} of {} threads sleep", self.count)
     }
 
-    /// The address of the first page of the round. Those of the others follow.
+    /// The address of the page of the first thread in this round. The other pages follow.
     fn base(&self) -> usize {
         self.memory.page(self.round * self.count * self.stride)
     }
 
-    /// Copies a page to each thread, in an order of their numbers. The first of them, while nearly
-    /// all threads sleep, are noted apart as well.
+    /// Copies a page for each thread in the order `order`. After `max_resolves` threads, the
+    /// remaining ones are woken at once. The samples of the first resolves are in `first` too,
+    /// because nearly all threads sleep then.
     fn resolve(
         &mut self,
         order: &[usize],
@@ -162,8 +162,8 @@ impl Sleepers {
     }
 }
 
-/// Measures `unrelated-resolve`: a copy of a page for which no thread waits. It is between the
-/// pages of the threads that sleep, so that an implementation finds neighbours when it looks for
+/// Measures `unrelated-resolve`: a copy of a page for which no thread waits. The page is between
+/// pages of threads that sleep, so that an implementation finds neighbours when it looks for
 /// waiters.
 pub fn unrelated(count: usize, report: &Report) -> Result<()> {
     const STRIDE: usize = 2;
@@ -189,7 +189,7 @@ fn shuffled(count: usize) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..count).collect();
     let mut state = 1u64;
     for last in (1..count).rev() {
-        // Knuth's MMIX generator; the upper half is the better one.
+        // Knuth's MMIX generator. Only the upper half is used, because it is more random.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -199,8 +199,8 @@ fn shuffled(count: usize) -> Vec<usize> {
 }
 
 /// Measures `resolve-sleepers`: copies of a page for each thread, and wake-ups of many threads at
-/// once, the last one by closing the descriptor.
-/// `exhaustive` says whether very many are resolved one by one as well.
+/// once, the last one by closing the descriptor. If `exhaustive` is set, threads are resolved one
+/// by one even if there are very many.
 pub fn resolve(count: usize, exhaustive: bool, report: &Report) -> Result<()> {
     let in_order: Vec<usize> = (0..count).collect();
     let reverse = in_order.iter().rev().copied().collect();
@@ -292,7 +292,8 @@ pub fn enqueue(count: usize, report: &Report) -> Result<()> {
     })?;
     gate.wait_for_waiters(count);
     if report.mode == Mode::PathLength {
-        // It comes in between the others, as it would on a CPU of its own.
+        // The reader preempts the other threads when it is woken, because it would run at once if
+        // it had a CPU of its own.
         threads::run_first()?;
     }
 
@@ -307,7 +308,7 @@ pub fn enqueue(count: usize, report: &Report) -> Result<()> {
     match report.mode {
         Mode::Contention => report.exact(&[], count as f64 / seconds, "faults per second"),
         Mode::PathLength => {
-            // From the access of one thread to that of the next.
+            // From the access of one thread to the access of the next.
             let mut times: Vec<u64> = times
                 .iter()
                 .map(|time| time.load(Ordering::Relaxed))

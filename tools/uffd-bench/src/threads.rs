@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Threads with small stacks, thousands of them, and the order in which they run.
+//! Thousands of threads with small stacks, and the order in which they run.
 
 use anyhow::{anyhow, ensure, Context, Result};
 use std::{
@@ -29,8 +29,8 @@ extern "C" fn enter(start: *mut c_void) -> *mut c_void {
 
 /// Starts `count` threads, each of which calls `body` with its number.
 ///
-/// They end with the process, and so does the memory that they use: a case has a process of its
-/// own.
+/// The threads and their stacks exist until the process ends, because each case has a process of
+/// its own.
 pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> Result<()> {
     let body: &'static (dyn Fn(usize) + Sync) = Box::leak(Box::new(body));
     let starts = Vec::leak((0..count).map(|index| Start { body, index }).collect());
@@ -58,8 +58,8 @@ pub fn spawn(count: usize, body: impl Fn(usize) + Send + Sync + 'static) -> Resu
     Ok(())
 }
 
-/// Makes this process and the threads that it starts run in the order in which they wake up, until
-/// they sleep: so that what is counted does not depend on when the scheduler has had enough.
+/// Gives this process and the threads that it starts a real-time priority. Each then runs until it
+/// sleeps, in the order in which they wake up, so that the counts do not depend on time slices.
 pub fn run_in_order() -> Result<()> {
     run_with_priority(10)
 }
@@ -87,7 +87,8 @@ pub fn settle() {
     std::thread::sleep(Duration::from_millis(2));
 }
 
-/// A word that threads wait for, without anything that would differ between the kernels.
+/// A futex on which threads wait. It does not use userfaultfd, so it costs the same on both
+/// kernels.
 #[derive(Default)]
 pub struct Gate {
     opened: AtomicU32,
@@ -121,7 +122,7 @@ impl Gate {
         }
     }
 
-    /// Waits until so many threads got here, and most likely sleep.
+    /// Waits until `count` threads wait at the gate and most likely sleep.
     pub fn wait_for_waiters(&self, count: usize) {
         while self.waiters.load(Ordering::Relaxed) < count {
             settle();
@@ -136,7 +137,8 @@ impl Gate {
     }
 }
 
-/// How often threads went to sleep or were preempted: all of the process, or this one.
+/// The number of context switches of the process or of this thread, because it slept or was
+/// preempted.
 pub fn context_switches(who: i32) -> u64 {
     // SAFETY: The structure is valid, and plain data.
     let usage = unsafe {
@@ -147,7 +149,8 @@ pub fn context_switches(who: i32) -> u64 {
     (usage.ru_nvcsw + usage.ru_nivcsw) as u64
 }
 
-/// What 16,384 threads need, huge pages, and priorities that are not throttled.
+/// Raises the limits that 16,384 threads need, reserves huge pages, and disables the throttling of
+/// real-time threads.
 pub fn prepare_machine() -> Result<()> {
     const SETTINGS: &[(&str, u64)] = &[
         ("/proc/sys/kernel/threads-max", 65_536),

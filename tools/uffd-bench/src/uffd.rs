@@ -23,7 +23,7 @@ static NEXT: AtomicUsize = AtomicUsize::new(0x10_0000_0000);
 /// The distance of memory that is mapped at fixed addresses, in bytes.
 const SPACING: usize = 4 << 30;
 
-// The package has them for most, but not all.
+// The crate `linux-raw-sys` has most requests, but not these.
 const UFFDIO_MOVE: u32 = request::<uapi::uffdio_move>(uapi::_UFFDIO_MOVE);
 const UFFDIO_POISON: u32 = request::<uapi::uffdio_poison>(uapi::_UFFDIO_POISON);
 
@@ -123,7 +123,7 @@ impl Memory {
 
 /// Writes to memory at an address.
 pub fn write(address: usize) {
-    // SAFETY: All addresses are those of a `Memory`, which is never unmapped and has no references.
+    // SAFETY: All addresses are in a `Memory`, which is never unmapped and has no references.
     unsafe { ptr::without_provenance_mut::<u8>(address).write_volatile(1) };
 }
 
@@ -166,7 +166,7 @@ pub const EVENTS: u32 = uapi::UFFD_FEATURE_EVENT_FORK
 pub struct Uffd(OwnedFd);
 
 impl Uffd {
-    /// Opens one, with `UFFD_FEATURE_*`.
+    /// Opens a userfaultfd with features `UFFD_FEATURE_*`.
     pub fn new(nonblocking: bool, features: u32) -> Result<Self> {
         let flags = libc::O_CLOEXEC | if nonblocking { libc::O_NONBLOCK } else { 0 };
         // SAFETY: The descriptor is ours.
@@ -271,7 +271,7 @@ impl Uffd {
         self.ioctl(ioctl::UFFDIO_WRITEPROTECT, &mut request)
     }
 
-    /// Copies a page to each page of a range, without a wake-up.
+    /// Copies a page to each page of a range, and wakes no thread.
     pub fn copy_dontwake(&self, start: usize, pages: usize, source: usize) -> io::Result<()> {
         for page in 0..pages {
             self.ioctl(
