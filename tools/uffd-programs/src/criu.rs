@@ -2,10 +2,10 @@
 
 //! Moves a process with CRIU, which restores it before it has its memory.
 //!
-//! `criu dump` freezes the process and keeps its private memory. `criu restore` makes it anew, in
-//! namespaces of its own, where its process and thread numbers are free. Its memory is missing at
-//! first: `criu lazy-pages` gets each page from `criu dump` when it is wanted, and the rest
-//! afterwards.
+//! `criu dump` freezes the process and keeps its private memory. `criu restore` creates it again,
+//! in namespaces of its own, because its process and thread numbers are free there. Its memory is
+//! missing at first: if a thread faults, `criu lazy-pages` gets the page from `criu dump`. It gets
+//! the remaining pages afterwards.
 
 mod target;
 
@@ -38,7 +38,7 @@ struct Case {
     fork: bool,
 }
 
-/// What came of it.
+/// What CRIU did.
 struct Outcome {
     /// What CRIU says of each process.
     transferred: Vec<Transferred>,
@@ -47,7 +47,7 @@ struct Outcome {
     took: Duration,
 }
 
-/// Pages of a process that were copied to it, and how many there were in the end.
+/// The pages of a process that CRIU copied to it, and all that it has in the end.
 #[derive(Debug, PartialEq)]
 struct Transferred {
     copied: usize,
@@ -82,7 +82,7 @@ pub fn run(tap: &mut Tap, _options: &Options, long: bool) -> Result<()> {
     Ok(())
 }
 
-/// Reports what was measured, and checks that it cannot have been otherwise.
+/// Reports what was measured, and checks that CRIU used userfaultfd.
 fn report(tap: &Tap, case: &Case, outcome: &Outcome) -> Result<()> {
     let name = |what: &str| format!("criu: {}: {what}", case.name);
     let copied: usize = outcome.transferred.iter().map(|one| one.copied).sum();
@@ -155,7 +155,7 @@ fn migrate(directory: &Path, case: &Case) -> Result<Outcome> {
         let status = process.wait(LIMIT)?;
         ensure!(status.success(), "{} ended with {status}", process.name);
     }
-    // It ends when all of its memory is elsewhere.
+    // `criu dump` kills it when all of its memory is copied.
     let status = target.wait(LIMIT)?;
     ensure!(!status.success(), "the original process ended by itself");
     let log = fs::read_to_string(images.join("lazy-pages.log"))?;
@@ -311,7 +311,7 @@ fn pause(deadline: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Waits for what the restored process has to say. Fails early if one fails that it needs.
+/// Waits for the result of the restored process. Fails early if a process fails that it needs.
 fn wait_for_result(directory: &Path, needed: &mut [&mut Process]) -> Result<String> {
     let path = directory.join("result");
     let deadline = Instant::now() + LIMIT;

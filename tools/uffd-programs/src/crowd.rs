@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Very many threads that sleep in faults of one userfaultfd, on several CPUs. Some get their
-//! pages, and the others go on when the descriptor is closed. None may be left behind, and no CPU
-//! may be held up meanwhile, of which the kernel would complain.
+//! pages, and the others continue when the descriptor is closed. No thread may sleep forever, and
+//! no CPU may be blocked so long that the kernel complains.
 
 use crate::{
     support::{self, isolated, pattern, Mapping, Measures, PAGE, WORD},
@@ -27,14 +27,14 @@ const THREADS: usize = 16_384;
 /// One in so many gets its page.
 const RESOLVED: usize = 64;
 
-/// After how long a case hangs. Under emulation, a PREEMPT_RT guest takes a minute and a half, and
-/// one with KASAN took over four minutes with two other guests beside it.
+/// After this time a case counts as hung. Under emulation, a PREEMPT_RT guest takes a minute and a
+/// half, and one with KASAN took over four minutes with two other guests beside it.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// How many messages are read at once.
 const BATCH: usize = 256;
 
-/// What so many threads need.
+/// The limits that so many threads need.
 const SETTINGS: &[(&str, usize)] = &[
     ("/proc/sys/kernel/threads-max", 65_536),
     ("/proc/sys/kernel/pid_max", 131_072),
@@ -56,7 +56,7 @@ pub fn run(tap: &mut Tap) -> Result<()> {
     Ok(())
 }
 
-/// Has the threads sleep, and go on again.
+/// Lets the threads sleep in faults, and wakes them.
 fn gather(read: bool) -> Result<Measures> {
     let memory = Arc::new(Mapping::anonymous(THREADS * PAGE)?);
     let uffd = UffdBuilder::new()
@@ -92,7 +92,7 @@ fn gather(read: bool) -> Result<Measures> {
     let began = Instant::now();
     for &page in resolved {
         source.store(0, pattern(page, 0, 0));
-        // SAFETY: Both are mapped, and no other thread has seen the page yet.
+        // SAFETY: Both are mapped, and no thread has seen the page yet.
         unsafe { uffd.copy(source.at(0), memory.at(page * PAGE), PAGE, true)? };
     }
     let resolving = began.elapsed();
@@ -129,14 +129,14 @@ fn gather(read: bool) -> Result<Measures> {
     ])
 }
 
-/// Returns how many threads sleep in faults, as the kernel tells.
+/// Returns how many threads sleep in faults, as fdinfo shows.
 fn asleep(uffd: &Uffd) -> Result<usize> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", uffd.as_raw_fd()))?;
     let total = text.lines().find_map(|line| line.strip_prefix("total:"));
     Ok(total.context("no total in fdinfo")?.trim().parse()?)
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT / 3;
     while !is_so()? {

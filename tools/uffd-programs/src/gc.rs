@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What garbage collectors do with userfaultfd, with several threads that use the heap meanwhile
-//! (mutators).
+//! What garbage collectors do with userfaultfd, while several threads (mutators) use the heap.
 //!
-//! A heap is full of objects, and each word of an object says which object it belongs to and how
-//! often that was written. So it shows if a page comes too late, twice, or from elsewhere.
+//! A heap is full of objects. Each word of an object tells the object and how often the object was
+//! written, so that a mutator notices if a page is filled too late, twice, or with other data.
 
 mod barrier;
 mod compact;
@@ -27,7 +26,7 @@ use userfaultfd::{Error, Event, FeatureFlags, Uffd, UffdBuilder};
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What an object has.
+/// The size of an object.
 const OBJECT_WORDS: usize = 8;
 const OBJECT: usize = OBJECT_WORDS * support::WORD;
 const PAGE_OBJECTS: usize = PAGE / OBJECT;
@@ -112,9 +111,9 @@ fn create(known: FeatureFlags, bits: u64) -> Result<Uffd> {
         .context("cannot create the userfaultfd")
 }
 
-/// Runs `body` while a thread handles the messages of a userfaultfd. Returns what `body` does.
+/// Runs `body` while a thread handles the messages of a userfaultfd. Returns what `body` returns.
 ///
-/// An error of the handler ends the process, because the threads that wait for it cannot be told.
+/// If the handler fails, the process ends, because the threads that wait for it cannot be told.
 fn with_handler<T>(
     uffd: &Uffd,
     mut handle: impl FnMut(Event) -> Result<()> + Send,
@@ -170,7 +169,7 @@ fn in_threads<T: Send>(count: usize, body: impl Fn(usize) -> Result<T> + Sync) -
     })
 }
 
-/// Tells whether an ioctl found that another thread was faster: the page is there.
+/// Returns whether an ioctl failed because another thread was faster: the page is present.
 fn exists(err: &Error) -> bool {
     let exists = nix::errno::Errno::EEXIST as i32;
     match err {
@@ -180,7 +179,7 @@ fn exists(err: &Error) -> bool {
     }
 }
 
-/// A heap that is full of objects, whose pages can be anywhere in it.
+/// A heap that is full of objects.
 struct Heap {
     memory: Mapping,
     /// How often each object was written.
@@ -236,7 +235,7 @@ impl Heap {
         self.versions[object].store(version, Ordering::Release);
     }
 
-    /// Writes an object by a system call, so that the fault is the kernel's.
+    /// Writes an object by a system call, so that the kernel faults.
     fn write_by_kernel(&self, object: usize, scratch: &Scratch) -> Result<()> {
         let version = self.version(object) + 1;
         store_object(&scratch.memory, 0, object, version);
@@ -255,7 +254,7 @@ impl Heap {
         (0..self.objects()).try_for_each(|object| self.verify(object))
     }
 
-    /// Checks what was found in a page against the versions of a time.
+    /// Checks the words of a page against the versions that its objects had at some time.
     fn verify_page(page: usize, words: &[u64], versions: &[u64]) -> Result<()> {
         for (place, words) in words.chunks(OBJECT_WORDS).enumerate() {
             let object = page * PAGE_OBJECTS + place;
@@ -267,7 +266,7 @@ impl Heap {
     }
 }
 
-/// Writes an object somewhere.
+/// Writes an object at an offset of `memory`.
 fn store_object(memory: &Mapping, offset: usize, object: usize, version: u64) {
     for index in 0..OBJECT_WORDS {
         memory.store(
@@ -277,7 +276,7 @@ fn store_object(memory: &Mapping, offset: usize, object: usize, version: u64) {
     }
 }
 
-/// Checks an object that is somewhere.
+/// Checks an object at an offset of `memory`.
 fn verify_object(memory: &Mapping, offset: usize, object: usize, version: u64) -> Result<()> {
     (0..OBJECT_WORDS).try_for_each(|index| {
         let word = memory.load(offset + index * support::WORD);
@@ -308,7 +307,7 @@ impl Scratch {
         Ok(Self { file, memory })
     }
 
-    /// Has the kernel copy the object to an address.
+    /// Lets the kernel copy the object to an address.
     fn read_into(&self, address: *mut libc::c_void) -> Result<()> {
         use std::os::fd::AsRawFd;
         // SAFETY: The heap is memory, which is accessed in atomic words.
@@ -320,10 +319,10 @@ impl Scratch {
     }
 }
 
-/// Has mutators write objects at random. Each has objects of its own, but they share the pages.
+/// Lets mutators write objects at random. Each has objects of its own, but they share the pages.
 /// Returns which pages were written.
 fn mutate(heap: &Heap, size: Size, seed: u64) -> Result<Vec<bool>> {
-    // A few pages stay as they are.
+    // With so few writes, some pages are not written.
     let writes = heap.memory.pages() * 3 / 2 / size.mutators;
     let written = in_threads(size.mutators, |me| {
         let mut rng = fastrand::Rng::with_seed((seed << 8) | me as u64);
@@ -373,7 +372,7 @@ fn count(pages: &[bool]) -> u64 {
     pages.iter().filter(|page| **page).count() as u64
 }
 
-/// Sets a flag when it is dropped, also after an error.
+/// Sets a flag when this is dropped, also after an error.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Programs that live on userfaultfd, run as their users run them, with a check that the data are
-//! right and not only that the program ended. Run inside a test guest.
+//! Programs that are built on userfaultfd, run as their users run them. Each checks that its data
+//! are right, and not only that it ends. Run inside a test guest.
 //!
 //! Each command prints its results as TAP, and what it measured as `# measure: NAME = VALUE UNIT`.
 

@@ -66,7 +66,7 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// More of them, for those who have the time.
+/// More migrations, for the long run.
 const MORE_SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "postcopy-preempt-recovery",
@@ -95,7 +95,7 @@ struct Extent {
     hugetlb_mib: usize,
     /// How often the guest checks all memory after it has arrived.
     rounds: usize,
-    /// How long anything may take, before it is an error.
+    /// How long a step may take. It fails after that.
     limit: Duration,
 }
 
@@ -173,7 +173,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // Nothing depends on it.
+        // If this fails, files are left in the guest, which is harmless.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

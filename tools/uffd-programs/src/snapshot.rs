@@ -4,9 +4,9 @@
 //! from a snapshot.
 //!
 //! The *owner* is the monitor: it maps the guest's memory, registers it, and sends the userfaultfd
-//! with a description of the memory over a socket. Threads that stand for virtual CPUs use the
-//! memory, and a balloon gives parts of it back. The *handler* has the file, and makes pages from
-//! it; pages that the balloon gave back have to be zero.
+//! with a description of the memory over a socket. Its threads act as virtual CPUs, which use the
+//! memory, and as a balloon, which gives parts of it back. The *handler* has the file, and fills
+//! pages from it. If the balloon gave a page back, the handler fills it with zeros.
 
 mod handler;
 mod owner;
@@ -27,7 +27,7 @@ use std::{
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What is looked at in each page, be it small or huge.
+/// How many words of each page are checked, whether the page is small or huge.
 const PAGE_WORDS: usize = 512;
 
 /// What the guest's memory is.
@@ -38,14 +38,14 @@ enum Memory {
     Huge,
 }
 
-/// How the handler gets at messages.
+/// How the handler reads messages.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Reading {
-    /// It sleeps in read(), and gets one message at a time.
+    /// It sleeps in read(), and reads one message at a time.
     Blocking,
-    /// It sleeps in poll(), and gets one message at a time.
+    /// It sleeps in poll(), and reads one message at a time.
     One,
-    /// It sleeps in poll(), gets all messages there are, and makes several pages at a time.
+    /// It sleeps in poll(), reads all messages, and fills several pages at a time.
     Many,
 }
 
@@ -56,7 +56,7 @@ struct Case {
     reading: Reading,
     /// The sizes of the regions of guest memory.
     regions: [usize; 2],
-    /// What each virtual CPU does.
+    /// How often each virtual CPU accesses a page.
     accesses: usize,
     /// How often the balloon gives memory back.
     removals: usize,
@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
         reading: Reading::Blocking,
         regions: [3 * MIB, MIB],
         accesses: 1500,
-        // Who sleeps in read() cannot try again what has to wait for a removal.
+        // A handler that sleeps in read() cannot retry an ioctl when the removal is over.
         removals: 0,
     },
     Case {
@@ -117,7 +117,7 @@ impl Case {
         }
     }
 
-    /// The distance of two words that are looked at.
+    /// The distance between two words that are checked.
     fn stride(&self) -> usize {
         self.page() / PAGE_WORDS
     }
@@ -126,7 +126,7 @@ impl Case {
         self.regions.iter().sum()
     }
 
-    /// More to do.
+    /// The same case with more memory, accesses and removals.
     fn longer(mut self) -> Self {
         if self.memory != Memory::Huge {
             self.regions = self.regions.map(|len| len * 4);
@@ -175,7 +175,7 @@ fn restore(directory: &Path, case: &Case) -> Result<Measures> {
     Ok(measures)
 }
 
-/// Writes a memory file, in which all words tell where they are.
+/// Writes a memory file, in which each word tells its place.
 fn write_memory(path: &Path, case: &Case) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     let mut page = vec![0; case.page()];

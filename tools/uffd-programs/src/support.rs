@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What several programs share: processes with a time limit, mappings, patterns to recognize, and
-//! random numbers that are the same in each run.
+//! What several programs share: processes with a time limit, mappings, and patterns that tell their
+//! place.
 
 use crate::tap::Tap;
 use anyhow::{anyhow, bail, ensure, Context, Result};
@@ -41,10 +41,10 @@ pub fn report_measures(tap: &Tap, case: &str, began: Instant, result: &Result<Me
     tap.measure(&format!("{case}: time"), began.elapsed().as_millis(), "ms");
 }
 
-/// Where this process reports its result, if [`Process::start`] made it.
+/// The pipe to which this process writes its result, if [`Process::start`] made it.
 static RESULT: OnceLock<File> = OnceLock::new();
 
-/// A process that runs a function. It is killed with the handle, and ends with its parent.
+/// A process that runs a function. It is killed when this is dropped, and when its parent ends.
 ///
 /// Code that may wait forever for a page runs in such a process, because a thread that sleeps in a
 /// page fault cannot be told to give up.
@@ -88,8 +88,8 @@ pub fn isolated(limit: Duration, body: impl FnOnce() -> Result<Measures>) -> Res
     Process::start(body)?.wait(limit)
 }
 
-/// Ends a process that [`Process::start`] made, with an error. For a thread on which others depend
-/// that sleep in page faults: they would never see that it failed.
+/// Ends a process that [`Process::start`] made, with an error. A handler calls this if it fails,
+/// because the threads that sleep in page faults would wait for it forever.
 pub fn abandon(err: anyhow::Error) -> ! {
     report(Err(err))
 }
@@ -103,8 +103,8 @@ fn report(result: Result<Measures>) -> ! {
     if let (Some(mut pipe), Ok(text)) = (RESULT.get(), serde_json::to_string(&result)) {
         let _ = pipe.write_all(text.as_bytes());
     }
-    // SAFETY: It never returns. There is nothing that wants cleaning up, and threads that sleep in
-    // page faults could not be joined.
+    // SAFETY: It never returns. There is nothing to clean up, and threads that sleep in page faults
+    // could not be joined.
     unsafe { libc::_exit(0) }
 }
 
@@ -115,7 +115,7 @@ pub fn readable(fds: &[&dyn AsFd], limit: Duration) -> Result<Vec<bool>> {
     Ok(ready.iter().map(|events| *events != 0).collect())
 }
 
-/// Waits until one of the events of a descriptor comes. Returns which ones did, for each.
+/// Waits until a descriptor has one of its events. Returns the events of each descriptor.
 pub fn poll(fds: &[(&dyn AsFd, i16)], limit: Duration) -> Result<Vec<i16>> {
     let mut polled: Vec<libc::pollfd> = fds
         .iter()
@@ -178,7 +178,7 @@ impl Mapping {
         Self::new(len, flags, None).context("are there huge pages of 2 MiB?")
     }
 
-    /// Maps memory that is shared between those that have the file.
+    /// Maps a file, so that the memory is shared with all other mappings of it.
     pub fn shared(file: &File, len: usize) -> Result<Self> {
         Self::new(len, libc::MAP_SHARED, Some(file.as_fd()))
     }
@@ -217,8 +217,8 @@ impl Mapping {
     /// The word at an offset.
     fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset % WORD == 0 && offset < self.len());
-        // SAFETY: It is aligned, inside of the mapping, and lives as long. All words are accessed
-        // like this, or by the kernel.
+        // SAFETY: The word is aligned and in the mapping, which lives as long. All words are
+        // accessed like this, or by the kernel.
         unsafe { &*self.at::<AtomicU64>(offset) }
     }
 
@@ -240,14 +240,14 @@ impl Mapping {
     /// madvise().
     pub fn advise(&self, offset: usize, len: usize, advice: i32) -> Result<()> {
         assert!(offset + len <= self.len());
-        // SAFETY: The range is ours. No code relies on the values of the words.
+        // SAFETY: The range is in this mapping. No code relies on the values of the words.
         check("madvise", unsafe {
             libc::madvise(self.at(offset), len, advice)
         })
         .map(|_| ())
     }
 
-    /// Whether each page has memory of its own.
+    /// Returns for each page whether it is resident.
     pub fn resident(&self) -> Result<Vec<bool>> {
         let mut vec = vec![0u8; self.pages()];
         // SAFETY: There is a byte for each page.
@@ -258,7 +258,7 @@ impl Mapping {
     }
 }
 
-/// A word that tells what it is: word `index` of the version `version` of thing `thing`. It is
+/// A word that tells its place: word `index` of the version `version` of thing `thing`. It is
 /// never zero.
 pub fn pattern(thing: usize, version: u64, index: usize) -> u64 {
     ((version << 44) | ((thing as u64) << 20) | index as u64) ^ KEY
@@ -274,7 +274,7 @@ pub fn parse_pattern(word: u64) -> (usize, u64, usize) {
     (thing as usize, word >> 44, (word & 0xf_ffff) as usize)
 }
 
-/// Says what a word is.
+/// Describes a word.
 pub fn describe(word: u64) -> String {
     match (word, parse_pattern(word)) {
         (0, _) => "zero".into(),

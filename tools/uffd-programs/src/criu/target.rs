@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The process that is moved. Its threads look at its memory all the time.
+//! The process that is moved. Its threads check its memory all the time.
 
 use crate::support::{describe, pattern, Mapping, PAGE, WORD};
 use anyhow::{ensure, Context, Result};
@@ -19,17 +19,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What it says if all is well.
+/// The result of the process if all of its memory is right.
 pub const GOOD: &str = "good";
 
-/// How many threads look at the memory.
+/// How many threads check the memory.
 const THREADS: usize = 4;
 
-/// How often each thread looks at all memory.
+/// How often each thread checks all memory.
 const PASSES: u64 = 3;
 
-/// Each thread waits for this part of the pages, one by one. Then it rests, so that the others come
-/// without being asked for, but not longer than this.
+/// After the restore, each thread uses one in so many pages, so that it faults at them. Then it
+/// rests, but not longer than this, so that the other pages arrive without a fault.
 const WAITED_FOR: usize = 32;
 const REST: Duration = Duration::from_secs(15);
 
@@ -48,14 +48,14 @@ pub struct Options {
     fork: bool,
 }
 
-/// What the process holds.
+/// The memory of the process.
 struct Target {
     /// Every second page stays as it is. The others are written, each by one thread.
     memory: Mapping,
     shared: Mapping,
     /// How often each page was written.
     versions: Vec<AtomicU64>,
-    /// Held to read while a page is written, so that a fork does not find half of it.
+    /// Held to read while a page is written, so that a fork does not copy a half-written page.
     whole: RwLock<()>,
     restored: AtomicBool,
 }
@@ -70,13 +70,13 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Leaves the result where the parent finds it.
+/// Writes the result to the file that the parent waits for.
 fn say(directory: &Path, result: &Result<()>) -> Result<()> {
     let text = match result {
         Ok(()) => GOOD.into(),
         Err(err) => format!("{err:#}"),
     };
-    // It is there as a whole, or not at all.
+    // The rename makes the whole result visible at once.
     let new = directory.join("result.new");
     fs::write(&new, text)?;
     Ok(fs::rename(&new, directory.join("result"))?)
@@ -101,7 +101,7 @@ impl Target {
         Ok(target)
     }
 
-    /// Looks at the memory before the dump, and after the restore.
+    /// Checks the memory before the dump and after the restore.
     fn run(&self, options: &Options) -> Result<()> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
@@ -130,7 +130,7 @@ impl Target {
         })
     }
 
-    /// What a thread does.
+    /// Runs a thread that checks the memory.
     fn look(&self, me: usize) -> Result<()> {
         let mut pages: Vec<usize> = (0..self.memory.pages()).collect();
         fastrand::Rng::with_seed(me as u64).shuffle(&mut pages);
@@ -153,7 +153,7 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until all pages are there, without asking for them.
+    /// Waits until all pages are present, and causes no fault.
     fn rest(&self) -> Result<()> {
         let deadline = Instant::now() + REST;
         while Instant::now() < deadline && self.memory.resident()?.contains(&false) {
@@ -162,7 +162,7 @@ impl Target {
         Ok(())
     }
 
-    /// Looks at a page, and writes it if it is this thread's.
+    /// Checks a page, and writes it if it belongs to this thread.
     fn use_page(&self, me: usize, page: usize) -> Result<()> {
         if page % 2 == 0 {
             return self.verify(page);
@@ -187,7 +187,7 @@ impl Target {
         verify_page(&self.memory, page, version)
     }
 
-    /// Checks all memory. No thread may write meanwhile.
+    /// Checks all memory. No thread may write at the same time.
     fn verify_all(&self) -> Result<()> {
         (0..self.memory.pages()).try_for_each(|page| self.verify(page))?;
         (0..SHARED_PAGES)
@@ -195,11 +195,11 @@ impl Target {
             .context("in shared memory")
     }
 
-    /// Makes a child, which looks at the memory too.
+    /// Makes a child, which checks the memory too.
     fn fork(&self) -> Result<nix::unistd::Pid> {
         let whole = self.whole.write().unwrap();
         // SAFETY: The child has this thread only. It takes no lock that another thread may hold,
-        // but that of the allocator, which the C library keeps usable.
+        // except the lock of the allocator, which the C library keeps usable.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(child),
             ForkResult::Child => {
@@ -214,7 +214,8 @@ impl Target {
         }
     }
 
-    /// What the child does: what its parent writes is not its own, and the other way round.
+    /// Runs the child. The child must not see what the parent writes, and the parent must not see
+    /// what the child writes.
     fn run_child(&self) -> Result<()> {
         for page in (0..self.memory.pages()).step_by(WAITED_FOR) {
             self.verify(page)?;

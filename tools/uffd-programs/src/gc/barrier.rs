@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A write barrier: the heap is write-protected, and a handler keeps what a page was before it lets
-//! the first write through. A marker sees the heap as it was at the start, while it changes.
+//! A write barrier: the heap is write-protected, and a handler saves a page before it lets the
+//! first write through. So a marker sees the heap as it was at the start, although mutators change
+//! it.
 
 use super::{
     count, create, features, mutate, same_pages, with_handler, Heap, Measures, Memory, Size, PAGE,
@@ -11,7 +12,7 @@ use anyhow::{bail, Context, Result};
 use std::sync::Mutex;
 use userfaultfd::{Event, FaultKind, FeatureFlags, ReadWrite, RegisterMode, Uffd};
 
-/// What a page was before it was written in this round.
+/// The content of a page before it was written in this round.
 type Before = Mutex<Option<[u64; PAGE / WORD]>>;
 
 /// Collects garbage several times.
@@ -69,13 +70,13 @@ fn collect_once(heap: &Heap, uffd: &Uffd, size: Size, round: u64) -> Result<(u64
         .map(|page| page.lock().unwrap().is_some())
         .collect();
     same_pages(&written, &dirty)?;
-    // Once more, now that all has happened.
+    // Mark again, because no thread writes any more.
     mark(heap, &before, &versions)?;
     heap.verify_all()?;
     Ok((faults, count(&dirty)))
 }
 
-/// Keeps a page as it is, and lets the mutators write to it.
+/// Saves a page, and lets the mutators write to it.
 fn let_write(heap: &Heap, uffd: &Uffd, before: &[Before], event: Event) -> Result<()> {
     let Event::Pagefault {
         kind: FaultKind::WriteProtected,
@@ -103,7 +104,7 @@ fn let_write(heap: &Heap, uffd: &Uffd, before: &[Before], event: Event) -> Resul
 /// Checks that the heap can be seen as it was at the start.
 fn mark(heap: &Heap, before: &[Before], versions: &[u64]) -> Result<()> {
     for (page, before) in before.iter().enumerate() {
-        // If nothing is kept after this, then no thread could write before it.
+        // If no content is saved yet, no thread could write to the page before it was read here.
         let now = heap.memory.load_page(page);
         let words = before.lock().unwrap().unwrap_or(now);
         Heap::verify_page(page, &words, versions).context("the marker sees something else")?;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Compaction without copying: pages that are in use move from where they are scattered to where
-//! they are dense, and back, by UFFDIO_MOVE. Mutators that come to a page before it does wait.
+//! Compaction without copying: pages that are in use move from a space in which they are scattered
+//! to one in which they are dense, and back, by UFFDIO_MOVE. If a mutator accesses a page before it
+//! is moved, the mutator waits.
 //!
-//! A collector moves all pages in order, several at a time, and a handler moves what is waited for.
-//! So they meet.
+//! A collector moves all pages in order, several at a time, and a handler moves pages for which
+//! threads wait, so that the two race.
 
 use super::{
     create, features, in_threads, store_object, verify_object, with_handler, Heap, Measures, Size,
@@ -33,10 +34,10 @@ struct MoveArg {
 /// `_IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)`
 const UFFDIO_MOVE: u64 = 0xc028_aa05;
 
-/// How often a page may be busy.
+/// How often an ioctl is retried because a page is busy.
 const TRIES: u32 = 10_000;
 
-/// A part of memory, in which the pages in use are at some places.
+/// A mapping in which only the pages at some places are in use.
 struct Space {
     memory: Mapping,
     places: Vec<usize>,
@@ -54,7 +55,7 @@ struct Counters {
     busy: AtomicU64,
 }
 
-/// Collects garbage several times, to and fro.
+/// Collects garbage several times, in both directions.
 pub fn collect(size: Size) -> Result<Measures> {
     let uffd = create(FeatureFlags::empty(), features::MOVE)?;
     let counters = Counters::default();
@@ -135,7 +136,7 @@ fn compact(
     (0..versions.objects()).try_for_each(|object| to.verify(object, versions))
 }
 
-/// Gives mutators the time to come to pages that were not moved.
+/// Gives mutators the time to access pages that were not moved.
 fn wait_for_faults(faults: usize, counters: &Counters) {
     let before = counters.faults.load(Ordering::Relaxed);
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -178,7 +179,7 @@ fn move_for(
     Ok(())
 }
 
-/// Moves all pages, as many at a time as are together in both spaces.
+/// Moves all pages, as many at a time as are contiguous in both spaces.
 fn move_in_order(uffd: &Uffd, from: &Space, to: &Space, counters: &Counters) -> Result<()> {
     let mut page = 0;
     while page < from.places.len() {
@@ -197,7 +198,7 @@ fn move_in_order(uffd: &Uffd, from: &Space, to: &Space, counters: &Counters) -> 
     Ok(())
 }
 
-/// Moves pages that are together. Returns how many this call moved, and not another thread.
+/// Moves contiguous pages. Returns how many this call moved. Other threads may move the rest.
 fn move_pages(
     uffd: &Uffd,
     from: &Space,
@@ -216,7 +217,7 @@ fn move_pages(
             mode: 0,
             moved: 0,
         };
-        // SAFETY: The argument is what the ioctl wants. The pages belong to spaces, which are
+        // SAFETY: The argument is what the ioctl expects. The pages belong to spaces, which are
         // accessed in atomic words.
         let result = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_MOVE as _, &mut arg) };
         let err = io::Error::last_os_error();
@@ -232,7 +233,7 @@ fn move_pages(
             continue;
         }
         match err.raw_os_error() {
-            // It is there already, or no longer here. Who waits for it may not know.
+            // Another thread has moved it, but a thread may have faulted before that. Wake it.
             Some(libc::EEXIST | libc::ENOENT) => {
                 uffd.wake(to.memory.at(to.places[page] * PAGE), PAGE)?;
                 counters.races.fetch_add(1, Ordering::Relaxed);

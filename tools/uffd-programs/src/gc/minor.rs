@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The heap is mapped twice. A collector corrects pages through one mapping, while mutators use the
-//! other one, in which a page appears only when it is correct: the fault of one that is in the page
-//! cache and not in the page table is minor, and UFFDIO_CONTINUE resolves it.
+//! other one. If a page is in the page cache and not in the page table, the fault is minor. The
+//! handler resolves it by UFFDIO_CONTINUE, but corrects the page first.
 
 use super::{
     create, exists, features, in_threads, store_object, verify_object, with_handler, Heap,
@@ -48,7 +48,7 @@ pub fn collect(size: Size) -> Result<Measures> {
 }
 
 /// Corrects all objects once, when they are used. Returns how many faults there were, and how many
-/// pages were there already.
+/// pages were mapped already.
 fn collect_once(
     uffd: &Uffd,
     heap: &Heap,
@@ -66,7 +66,7 @@ fn collect_once(
         faults: 0,
         races: 0,
     };
-    // What the corrector is to do, so that the mutators know it without asking.
+    // Announce the version that the corrector will write, so that the mutators expect it.
     for version in &heap.versions {
         version.fetch_add(1, Ordering::AcqRel);
     }
@@ -121,7 +121,7 @@ impl Corrector<'_> {
         self.map(first, end)
     }
 
-    /// Writes all objects of a page anew, once in a round.
+    /// Writes all objects of a page again, once in a round.
     fn correct(&mut self, page: usize) {
         if std::mem::replace(&mut self.corrected[page], true) {
             return;
@@ -137,7 +137,7 @@ impl Corrector<'_> {
         }
     }
 
-    /// Has pages appear, of which some may be there.
+    /// Maps pages, of which some may be mapped already.
     fn map(&mut self, first: usize, end: usize) -> Result<()> {
         let mut page = first;
         while page < end {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tracks writes without a handler: the kernel lifts the protection by itself, and PAGEMAP_SCAN
-//! tells which pages were written, and protects them again.
+//! Tracks writes without a handler: the kernel removes the protection by itself, and PAGEMAP_SCAN
+//! reports which pages were written and protects them again.
 
 use super::{
     count, create, features, mutate, same_pages, Done, Heap, Measures, Memory, Size, PAGE,
@@ -118,9 +118,9 @@ fn scan_until(
     Ok(scans)
 }
 
-/// Finds out which pages were written since the last time, and protects these again.
+/// Finds out which pages were written since the last scan, and protects them again.
 fn scan(memory: &Mapping, pagemap: &File, dirty: &mut [bool]) -> Result<()> {
-    // So few that the kernel has to stop in between.
+    // There are so few regions that the kernel has to stop in between.
     let mut regions = [Region::default(); 16];
     let end = memory.at::<u8>(memory.len()) as u64;
     let mut start = memory.at::<u8>(0) as u64;
@@ -136,7 +136,7 @@ fn scan(memory: &Mapping, pagemap: &File, dirty: &mut [bool]) -> Result<()> {
             return_mask: PAGE_IS_WRITTEN,
             ..ScanArg::default()
         };
-        // SAFETY: The argument is what the ioctl wants, and the array is as long as it says.
+        // SAFETY: The argument is what the ioctl expects, and the array is as long as it says.
         let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut arg) };
         let found = check("PAGEMAP_SCAN", found)? as usize;
         for region in &regions[..found] {

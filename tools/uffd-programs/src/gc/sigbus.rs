@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A read barrier without a handler thread, as Android's runtime has it: a mutator that comes to a
-//! page which was not compacted yet gets SIGBUS, and its signal handler compacts the page.
+//! A read barrier without a handler thread, as Android's runtime has it: if a mutator accesses a
+//! page that was not compacted yet, it gets SIGBUS, and its signal handler compacts the page.
 
 use super::{
     create, exists, features, in_threads, store_object, verify_object, Heap, Measures, Memory,
@@ -25,21 +25,21 @@ const WAITING: u8 = 0;
 const COMPACTING: u8 = 1;
 const READY: u8 = 2;
 
-/// A collection: objects go from the heap, where they are in order, to other places.
+/// A collection: objects move from the heap, in which they are in order, to other places.
 struct Collection {
     uffd: Uffd,
     heap: Heap,
-    /// Where the objects are to be. Its pages do not exist at first.
+    /// The mapping to which the objects move. Its pages are missing at first.
     to: Mapping,
     /// The same memory without userfaultfd, if it is shared.
     alias: Option<Mapping>,
-    /// The object that comes to each place.
+    /// The object that moves to each place.
     objects: Vec<usize>,
-    /// The pages of shared memory, of which only one thread may make each.
+    /// The states of the pages of shared memory. Only one thread may fill each page.
     states: Vec<AtomicU8>,
     signals: AtomicU64,
     races: AtomicU64,
-    /// The signal handler cannot return an error.
+    /// Set by the signal handler, because it cannot return an error.
     failed: AtomicBool,
 }
 
@@ -95,7 +95,7 @@ pub fn collect(size: Size, memory: Memory) -> Result<Measures> {
 }
 
 impl Collection {
-    /// Compacts while mutators use the objects, and then brings these back.
+    /// Compacts while mutators use the objects, and then copies the objects back.
     fn collect_once(&mut self, size: Size, round: u64) -> Result<()> {
         fastrand::Rng::with_seed(round).shuffle(&mut self.objects);
         self.clear()?;
@@ -114,7 +114,7 @@ impl Collection {
         self.bring_back()
     }
 
-    /// Removes all pages from where the objects are to be.
+    /// Removes all pages of the mapping to which the objects move.
     fn clear(&self) -> Result<()> {
         let advice = match self.alias {
             None => libc::MADV_DONTNEED,
@@ -127,7 +127,7 @@ impl Collection {
         Ok(())
     }
 
-    /// Checks that a system call gets an error for a page that does not exist, and no signal.
+    /// Checks that a system call that accesses a missing page fails, and that no signal is sent.
     fn refuse_kernel(&self) -> Result<()> {
         let before = self.signals.load(Ordering::Acquire);
         let file = memory_file(PAGE)?;
@@ -145,7 +145,7 @@ impl Collection {
         Ok(())
     }
 
-    /// Uses all objects of a mutator. The mutators take pages in the same order, so that they meet.
+    /// Uses all objects of a mutator. All mutators use pages in the same order, so that they race.
     fn mutate(&self, size: Size, me: usize) -> Result<()> {
         let mut pages: Vec<usize> = (0..size.pages).collect();
         fastrand::Rng::with_seed(1).shuffle(&mut pages);
@@ -174,7 +174,7 @@ impl Collection {
         Ok(())
     }
 
-    /// Makes a page. Called in a signal handler.
+    /// Fills a page. Called in a signal handler.
     fn resolve(&self, page: usize) -> userfaultfd::Result<()> {
         self.signals.fetch_add(1, Ordering::Relaxed);
         let result = match &self.alias {
@@ -190,10 +190,10 @@ impl Collection {
         }
     }
 
-    /// Makes a page, and copies it to its place. Only the first thread's is taken.
+    /// Makes a page, and copies it to its place. If several threads do, only the first copy counts.
     fn copy(&self, page: usize) -> userfaultfd::Result<()> {
         let words: [u64; PAGE / WORD] = std::array::from_fn(|word| self.word(page, word));
-        // SAFETY: The page is the heap's, which is accessed in atomic words.
+        // SAFETY: The page belongs to the heap, which is accessed in atomic words.
         unsafe {
             self.uffd
                 .copy(words.as_ptr().cast(), self.to.at(page * PAGE), PAGE, true)
@@ -201,7 +201,7 @@ impl Collection {
         .map(|_| ())
     }
 
-    /// Makes a page in its place, and lets others see it. Only the first thread may.
+    /// Fills a page in its place, and maps it for the mutators. Only the first thread may do this.
     fn make(&self, alias: &Mapping, page: usize) -> userfaultfd::Result<()> {
         let claimed = self.states[page].compare_exchange(
             WAITING,
@@ -210,7 +210,7 @@ impl Collection {
             Ordering::Acquire,
         );
         if claimed.is_err() {
-            // It comes back here if the other one is not ready yet.
+            // If the other thread is not ready yet, this one faults again.
             self.races.fetch_add(1, Ordering::Relaxed);
             std::thread::yield_now();
             return Ok(());
@@ -223,7 +223,7 @@ impl Collection {
         Ok(())
     }
 
-    /// What a word of a page has to be, from the object that comes there.
+    /// Returns the right value of a word of a page, from the object that moves there.
     fn word(&self, page: usize, word: usize) -> u64 {
         let place = (page * PAGE + word * WORD) / OBJECT;
         self.heap
@@ -232,7 +232,7 @@ impl Collection {
     }
 }
 
-/// Has SIGBUS handled.
+/// Installs the handler of SIGBUS.
 fn install_handler() -> Result<()> {
     let action = SigAction::new(
         SigHandler::SigAction(on_sigbus),
@@ -244,16 +244,16 @@ fn install_handler() -> Result<()> {
     Ok(())
 }
 
-/// Resolves the fault, or lets the process die of it.
+/// Resolves the fault, or restores the default action so that the signal kills the process.
 extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: The collection exists while it can be found here; the information is the kernel's.
+    // SAFETY: The collection exists while the pointer is set. The kernel made the information.
     let (collection, address) = unsafe {
         (
             COLLECTION.load(Ordering::Acquire).as_ref(),
             (*info).si_addr(),
         )
     };
-    // SAFETY: It is this thread's.
+    // SAFETY: The location belongs to this thread.
     let errno = unsafe { *libc::__errno_location() };
     let resolved = collection.is_some_and(|collection| {
         let Some(offset) = collection.to.offset(address) else {
@@ -264,7 +264,7 @@ extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void
         resolved
     });
     if !resolved {
-        // SAFETY: The default is to die when the access is tried again.
+        // SAFETY: The signal kills the process when the access is retried.
         unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
     }
     // SAFETY: As above.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A snapshot of a guest that goes on while it is taken: its memory is write-protected, and a page
-//! is saved before the guest writes to it.
+//! A snapshot of a guest that runs while QEMU takes it: the memory is write-protected, and QEMU
+//! saves a page before the guest writes to it.
 
 use super::{
     guest::{self, SIGNS},
@@ -23,9 +23,9 @@ use std::{
 
 pub const NAME: &str = "background-snapshot";
 
-/// How much of the snapshot is taken before the guest is watched.
+/// How much of the snapshot is saved before the guest is watched.
 const FIRST_BYTES: u64 = 1 << 20;
-/// How fast the rest is taken, in bytes per second: slower than the guest writes.
+/// How fast the rest is saved, in bytes per second: slower than the guest writes.
 const BYTES_PER_SECOND: u64 = 16 << 20;
 /// The guest must write in so many sixteenths of its memory while the snapshot is taken.
 const SIGNS_DURING_SNAPSHOT: usize = SIGNS / 4;
@@ -43,8 +43,8 @@ pub fn run(tap: &Tap, config: &Config, rounds: usize) -> Result<()> {
         .map_err(|err| anyhow!("{err:#}\n{}", copy.diagnosis()))
 }
 
-/// Takes a snapshot, and makes sure that the guest wrote meanwhile and that it goes on. Returns how
-/// many signs the guest may have given when the snapshot was taken.
+/// Takes a snapshot, and checks that the guest wrote during the snapshot and continues after it.
+/// Returns how many signs the guest may have given when the snapshot was taken.
 fn take(
     tap: &Tap,
     config: &Config,
@@ -52,7 +52,7 @@ fn take(
     path: &Path,
     rounds: usize,
 ) -> Result<RangeInclusive<usize>> {
-    // It has checked all memory once, and is not just filling it.
+    // After this round, the guest has filled all memory and checks it.
     machine.wait_round()?;
     let started = Instant::now();
     machine.wait_round()?;
@@ -65,12 +65,12 @@ fn take(
     let uri = format!("unix:{}", socket.display());
     machine.execute("migrate", json!({ "uri": uri }))?;
     machine.wait_status("active")?;
-    // It is the state of the guest while it is stopped that is saved.
+    // QEMU saves the state that the guest has while it is stopped.
     machine.wait_stop_and_resume()?;
     let latest = machine.signs()?;
 
-    // The rest of the memory stays write-protected until a reader takes what is saved. So the guest
-    // cannot finish a round, besides the one that it is in. Without protection it would.
+    // The rest of the memory stays write-protected until the saver reads more from the socket. So
+    // the guest cannot finish more than its current round. Without the protection it would.
     saver.wait_first_bytes(config.limit)?;
     thread::sleep((3 * round).max(Duration::from_secs(1)));
     let waiting = machine.signs()?;
@@ -101,7 +101,7 @@ fn take(
     Ok(earliest..=latest)
 }
 
-/// Loads a snapshot, and makes sure that the guest goes on from where it was taken.
+/// Loads a snapshot, and checks that the guest continues at the point of the snapshot.
 fn load(
     machine: &mut Machine,
     path: &Path,
@@ -120,7 +120,8 @@ fn load(
     Ok(())
 }
 
-/// Saves what comes from a socket, in another thread: a little at first, and the rest when told so.
+/// Saves what QEMU writes to a socket, in another thread: a little at first, and the rest when the
+/// caller asks for it.
 struct Saver {
     thread: JoinHandle<io::Result<u64>>,
     first_bytes: Receiver<()>,
@@ -137,7 +138,7 @@ impl Saver {
             let (mut stream, _) = listener.accept()?;
             stream.set_read_timeout(Some(limit))?;
             let first = io::copy(&mut (&mut stream).take(FIRST_BYTES), &mut file)?;
-            // If there is no receiver any more, the rest is not wanted.
+            // If there is no receiver any more, the caller has failed and does not need the rest.
             if first_bytes_sender.send(()).is_err() || rest_receiver.recv().is_err() {
                 return Ok(first);
             }
@@ -157,7 +158,7 @@ impl Saver {
             .context("the snapshot does not begin")
     }
 
-    /// Saves the rest until `wait` says that there is no more, and returns the size of all.
+    /// Saves the rest until `wait` returns, and returns the size of the snapshot.
     fn take_the_rest(self, wait: impl FnOnce() -> Result<()>) -> Result<u64> {
         self.rest.send(()).context("the snapshot is not saved")?;
         wait()?;
@@ -166,7 +167,7 @@ impl Saver {
     }
 }
 
-/// Copies to the end, so slowly that a guest has the time to write in between.
+/// Copies to the end, so slowly that the guest has the time to write in between.
 fn copy_slowly(stream: &mut UnixStream, file: &mut File) -> io::Result<u64> {
     const STEPS_PER_SECOND: u64 = 100;
     let mut all = 0;

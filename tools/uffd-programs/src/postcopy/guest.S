@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The program that runs in the virtual machine: for ever it walks over a power of two of pages, makes
- * sure that each holds what the last round wrote into it, and writes what the next round expects.
+ * The program that runs in the virtual machine. It walks forever over a power of two of pages,
+ * checks that each has the word that the last round wrote, and writes the word that the next round
+ * expects.
  *
- * On the serial port it prints a dot after each sixteenth of a round but the last, and a letter after
- * the last: 'a' after the first round, 'b' after the second. If a page is wrong it prints an 'X' with
- * the address, what should be there and what is there, and stops.
+ * On the serial port it prints a dot after each sixteenth of a round but the last, and a letter
+ * after the last: 'a' after the first round, 'b' after the second. If a page is wrong it prints an
+ * 'X' with the address, what should be there and what is there, and stops.
  *
  * A Multiboot 1 image at a fixed address, entered in 32-bit protected mode with flat segments and
- * without paging. All addresses are differences of labels plus LOAD, so there are no relocations, and
- * the bytes between postcopy_guest_start and postcopy_guest_end can be written to a file as they are.
+ * without paging. All addresses are differences of labels plus LOAD, so there are no relocations,
+ * and the bytes between postcopy_guest_start and postcopy_guest_end can be written to a file as
+ * they are.
  */
 	.set	.Lmagic, 0x1badb002
 	.set	.Lflags, 0x00010002	/* Addresses are in the header; tell the size of memory. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program that runs in the virtual machines, and what it says on the serial port.
+//! The program that runs in the virtual machines, and what it writes to the serial port.
 
 use anyhow::{bail, Result};
 use std::{arch::global_asm, ops::RangeInclusive, slice};
@@ -29,7 +29,7 @@ pub fn image() -> &'static [u8] {
 
 /// How much memory the program checks and writes in a virtual machine of this size.
 pub fn area(memory_mib: usize) -> u64 {
-    // It leaves out the first MiB, and a little at the end belongs to tables of the firmware.
+    // The program leaves out the first MiB. The firmware has tables at the end of the memory.
     let bytes = ((memory_mib as u64 - 1) << 20) - 1;
     1 << bytes.ilog2()
 }
@@ -43,8 +43,9 @@ fn sign(index: usize) -> char {
     char::from(b'a' + (index / SIGNS % 26) as u8)
 }
 
-/// Checks signs of a program that had given `before` when it came here; returns how many it has
-/// given now. Fails if it found a wrong page, or if signs are missing, repeated or out of order.
+/// Checks signs of a program that had given `before` signs when it came to this machine. Returns
+/// how many it has given now. Fails if the program found a wrong page, or if signs are missing,
+/// repeated or out of order.
 pub fn check_signs(signs: &str, before: usize) -> Result<usize> {
     if let Some((_, wrong)) = signs.split_once('X') {
         bail!("the guest found wrong data (address, expected, found):{wrong}");
@@ -56,7 +57,7 @@ pub fn check_signs(signs: &str, before: usize) -> Result<usize> {
     Ok(before + signs.len())
 }
 
-/// How many signs the program had given before these, if it is one of `candidates`.
+/// Returns how many signs the program had given before these, if it is one of `candidates`.
 pub fn signs_before(signs: &str, candidates: RangeInclusive<usize>) -> Result<usize> {
     let mut result = check_signs(signs, *candidates.start()).map(|_| *candidates.start());
     for before in candidates {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A virtual machine: a QEMU process and what it says.
+//! A virtual machine: a QEMU process and its answers.
 
 use super::{guest, qmp::Qmp};
 use anyhow::{anyhow, bail, Context, Result};
@@ -39,7 +39,7 @@ const HUGETLBFS: &str = "/dev/hugepages";
 impl Backing {
     /// Fails if there is no such memory here.
     fn check(self) -> Result<()> {
-        // QEMU would make an ordinary file there.
+        // If hugetlbfs is not mounted there, QEMU would make an ordinary file.
         if self == Self::Hugetlb
             && statfs(HUGETLBFS).context(HUGETLBFS)?.filesystem_type() != HUGETLBFS_MAGIC
         {
@@ -80,7 +80,7 @@ pub enum Start {
     Incoming,
 }
 
-/// A process that ends with its owner, however that ends.
+/// A process that is killed when this is dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -99,12 +99,12 @@ pub struct Machine {
     serial: PathBuf,
     stderr: PathBuf,
     limit: Duration,
-    /// How many signs the guest had given when it came here.
+    /// How many signs the guest had given before it came to this machine.
     signs_before: usize,
 }
 
 impl Machine {
-    /// Starts one, with a name that no other machine has in its directory.
+    /// Starts a virtual machine, with a name that no other machine has in its directory.
     pub fn start(config: &Config, name: &'static str, start: Start) -> Result<Self> {
         config.backing.check()?;
         let serial = config.dir.join(format!("{name}.serial"));
@@ -112,7 +112,7 @@ impl Machine {
         let image = config.dir.join("guest");
         fs::write(&image, guest::image())?;
 
-        // QMP is at standard input and output: no socket to connect to, and none that stays open.
+        // QMP uses standard input and output, so that no socket has to be connected or removed.
         let (ours, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
         let mut command = Command::new(config.qemu);
@@ -144,7 +144,7 @@ impl Machine {
             command.pre_exec(move || end_with(parent));
         }
         let process = Process(command.spawn().context(config.qemu.to_owned())?);
-        // It holds their end of the connection, which would never be closed.
+        // The command holds their end of the connection, which would otherwise stay open.
         drop(command);
 
         let qmp = Qmp::new(ours, config.limit)
@@ -167,7 +167,7 @@ impl Machine {
             .with_context(|| self.name)
     }
 
-    /// Switches capabilities of migration on, and events about it.
+    /// Enables capabilities of migration, and events about migration.
     pub fn set_capabilities(&mut self, capabilities: &[&str]) -> Result<()> {
         let capabilities: Vec<_> = capabilities
             .iter()
@@ -179,12 +179,12 @@ impl Machine {
         Ok(())
     }
 
-    /// What QEMU says about the migration.
+    /// Returns what QEMU reports about the migration.
     fn migration(&mut self) -> Result<Value> {
         self.execute("query-migrate", json!({}))
     }
 
-    /// A number about the migration, by its path in the answer.
+    /// Returns a number about the migration, by its path in the answer.
     pub fn migration_number(&mut self, path: &str) -> Result<u64> {
         let migration = self.migration()?;
         migration
@@ -193,7 +193,7 @@ impl Machine {
             .with_context(|| format!("{}: no {path} in {migration}", self.name))
     }
 
-    /// Waits until migration was in this state, after what was waited for before.
+    /// Waits for an event that the migration is in this state. Earlier events do not count again.
     pub fn wait_status(&mut self, wanted: &str) -> Result<()> {
         let name = self.name;
         self.wait_event(wanted, |event| {
@@ -208,7 +208,7 @@ impl Machine {
         })
     }
 
-    /// Waits until the guest was stopped and goes on, after what was waited for before.
+    /// Waits for events that the guest stops and resumes. Earlier events do not count again.
     pub fn wait_stop_and_resume(&mut self) -> Result<()> {
         self.wait_event("stopped", |event| Ok(event["event"] == "STOP"))?;
         self.wait_event("resumed", |event| Ok(event["event"] == "RESUME"))
@@ -233,8 +233,8 @@ impl Machine {
         }
     }
 
-    /// Waits until the processors are in this state, as `running`. They follow the status of
-    /// migration with a little delay.
+    /// Waits until the virtual machine is in this state, such as `running`. It changes a little
+    /// later than the status of the migration.
     pub fn wait_run_state(&mut self, wanted: &str) -> Result<()> {
         let what = format!("{}: run state {wanted}", self.name);
         wait_for(&what, self.limit, || {
@@ -243,7 +243,7 @@ impl Machine {
         })
     }
 
-    /// How much of the process is in huge pages.
+    /// Returns how much memory of the process is in huge pages.
     pub fn hugetlb_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/smaps_rollup", self.process.0.id());
         let mut kib = 0;
@@ -255,7 +255,7 @@ impl Machine {
         Ok(kib << 10)
     }
 
-    /// Checks what the guest said, and returns how many signs it has given, here and before.
+    /// Checks the signs of the guest. Returns how many it has given, on this machine and before.
     pub fn signs(&self) -> Result<usize> {
         guest::check_signs(&fs::read_to_string(&self.serial)?, self.signs_before)
             .with_context(|| self.name)
@@ -274,16 +274,16 @@ impl Machine {
         self.wait_signs(self.signs()? + guest::SIGNS)
     }
 
-    /// Says that the guest came from a machine where it had given so many signs.
+    /// Records that the guest came from a machine on which it had given so many signs.
     pub fn continues(&mut self, signs_before: usize) {
         self.signs_before = signs_before;
     }
 
-    /// Says that the guest came from a machine where it had given one of these numbers of signs,
-    /// and finds out from the next ones which.
+    /// Records that the guest came from a machine on which it had given one of these numbers of
+    /// signs. The next signs tell which number.
     pub fn continues_one_of(&mut self, candidates: RangeInclusive<usize>) -> Result<()> {
         let what = format!("{}: first signs", self.name);
-        // There is a letter in them.
+        // A whole round of signs has a letter in it, which tells the number of the round.
         let signs = wait_for(&what, self.limit, || {
             let signs = fs::read_to_string(&self.serial)?;
             Ok((signs.len() >= guest::SIGNS).then_some(signs))
@@ -292,7 +292,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What may tell why something went wrong.
+    /// Returns what may explain a failure.
     pub fn diagnosis(&mut self) -> String {
         let migration = match self.migration() {
             Ok(migration) => migration.to_string(),
@@ -307,7 +307,7 @@ impl Machine {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Calls `ask` again and again until there is an answer.
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,

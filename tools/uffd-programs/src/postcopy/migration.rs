@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A migration that begins as precopy and goes on as postcopy.
+//! A migration that begins as precopy and continues as postcopy.
 
 use super::{
     guest,
@@ -27,13 +27,14 @@ pub struct Scenario {
 
 /// Precopy at this speed, in bytes per second, never catches up with the guest.
 const PRECOPY_BANDWIDTH: u64 = 8 << 20;
-/// Postcopy at this speed, besides pages that the guest asks for, leaves it enough to ask for.
+/// Postcopy at this speed is so slow that the guest still faults at many pages. The limit does not
+/// apply to these.
 const POSTCOPY_BANDWIDTH: u64 = 16 << 20;
-/// Postcopy at this speed leaves enough to be cut off.
+/// Postcopy at this speed is so slow that much is left when the channel is cut.
 const CUT_BANDWIDTH: u64 = 1 << 20;
 /// How many pages the guest has asked for before the channel is cut.
 const REQUESTS_BEFORE_CUT: u64 = 20;
-/// How long the guest is watched after a cut, when it should wait for a page.
+/// How long the guest is watched after a cut. It should wait for a page during this time.
 const CUT_TIME: Duration = Duration::from_millis(500);
 
 /// Migrates a guest, and checks that it has all of its data. After it has arrived it checks all of
@@ -87,7 +88,7 @@ impl Migration<'_> {
 
     /// Migrates memory of the running guest until it has all been dirtied again.
     fn start_precopy(&mut self) -> Result<()> {
-        // It has checked all memory once, and is not just filling it.
+        // After this round, the guest has filled all memory and checks it.
         self.source.wait_round()?;
 
         let mut capabilities = vec!["postcopy-ram"];
@@ -113,24 +114,24 @@ impl Migration<'_> {
         self.source.wait_round()
     }
 
-    /// Limits how fast pages come that the guest does not ask for, in bytes per second.
+    /// Limits how fast the source sends pages that the guest does not ask for, in bytes per second.
     fn limit_postcopy(&mut self, limit: u64) -> Result<()> {
         let limit = json!({ "max-postcopy-bandwidth": limit });
         self.source.execute("migrate-set-parameters", limit)?;
         Ok(())
     }
 
-    /// Lets the guest go on at the destination without most of its memory.
+    /// Lets the guest continue at the destination without most of its memory.
     fn switch_to_postcopy(&mut self) -> Result<()> {
         self.source.execute("migrate-start-postcopy", json!({}))?;
         self.source.wait_status("postcopy-active")?;
         self.destination.wait_status("postcopy-active")?;
-        // It stopped at the source before.
+        // The guest stopped at the source before, so its number of signs there is final.
         self.destination.continues(self.source.signs()?);
         Ok(())
     }
 
-    /// Cuts the channel when the guest asks for pages, and makes sure that it waits for them.
+    /// Cuts the channel when the guest asks for pages, and checks that the guest waits for them.
     fn cut(&mut self, number: usize) -> Result<()> {
         let wanted = self.requests()? + REQUESTS_BEFORE_CUT;
         wait_for("requests before the cut", self.config.limit, || {
@@ -148,7 +149,7 @@ impl Migration<'_> {
         ensure!(left != 0, "the channel was cut when nothing was left");
         self.report(&format!("left at cut {number}"), left >> 10, "KiB");
 
-        // It reads pages in no order, and most are not there.
+        // The guest waits soon, because it reads pages in no order and most are missing.
         let before = self.destination.signs()?;
         thread::sleep(CUT_TIME);
         let signs = self.destination.signs()? - before;
@@ -176,12 +177,12 @@ impl Migration<'_> {
         self.destination.wait_status("completed")?;
         self.source.wait_run_state("postmigrate")?;
         self.destination.wait_run_state("running")?;
-        // If it had gone on at the source too, the destination's signs would be wrong now.
+        // If the guest had continued at the source too, the number of signs would be wrong now.
         self.destination.continues(self.source.signs()?);
         Ok(())
     }
 
-    /// Makes sure that a guest that should be in huge pages is.
+    /// Checks that the guest is in huge pages, if it should be.
     fn check_huge_pages(&self) -> Result<()> {
         if matches!(
             self.scenario.backing,
@@ -201,7 +202,7 @@ impl Migration<'_> {
         self.source.migration_number("/ram/postcopy-requests")
     }
 
-    /// Reports what QEMU measured, and makes sure that there was something to measure.
+    /// Reports what QEMU measured, and checks that there was something to measure.
     fn measure(&mut self) -> Result<()> {
         let area = guest::area(self.config.memory_mib);
         self.report("memory that the guest checks", area >> 20, "MiB");
@@ -211,7 +212,7 @@ impl Migration<'_> {
         self.report("page requests", requests, "requests");
         let time = self.source.migration_number("/total-time")?;
         self.report("migration time", time, "ms");
-        // After a cut it is something else.
+        // After a cut, QEMU reports another downtime.
         if self.scenario.cuts == 0 {
             let downtime = self.source.migration_number("/downtime")?;
             self.report("downtime", downtime, "ms");

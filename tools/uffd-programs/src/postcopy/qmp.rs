@@ -14,7 +14,7 @@ use std::{
 /// A connection on which one command at a time is in flight.
 pub struct Qmp {
     stream: BufReader<UnixStream>,
-    /// What has come of the next line.
+    /// The part of the next line that was received.
     line: Vec<u8>,
     /// Events that no caller has waited for yet.
     events: VecDeque<Value>,
@@ -74,7 +74,7 @@ impl Qmp {
     /// Receives a message, or `None` if there is none until `deadline`.
     fn receive(&mut self, deadline: Instant) -> Result<Option<Value>> {
         loop {
-            // A time limit of zero would be none.
+            // A timeout of zero would mean no timeout.
             let left = deadline
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(1));
@@ -86,7 +86,7 @@ impl Qmp {
                     return Ok(Some(message));
                 }
                 Ok(_) => bail!("QEMU closed the connection"),
-                // What has come stays in the line.
+                // What was received stays in the line.
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {}
                 Err(err) => return Err(err.into()),
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The handler, which makes the pages.
+//! The handler, which fills the pages.
 
 use super::{Measures, Reading};
 use crate::support::{self, check, poll, readable, PAGE};
@@ -23,24 +23,25 @@ use std::{
 use uffd_guest::Mmap;
 use userfaultfd::{Error, Event, EventBuffer, FaultKind, Uffd};
 
-/// How many pages it makes at a time, and how many if they are huge.
+/// How many pages the handler fills at a time, and how many if they are huge.
 const TOGETHER: usize = 8;
 const TOGETHER_HUGE: usize = 2;
 
-/// Until what had to wait is tried again, if the kernel does not tell when that is of use.
+/// How long the handler waits before it retries an ioctl that failed with EAGAIN, if the kernel
+/// does not report by POLLOUT when a retry can succeed.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// A region of the owner's memory.
 struct Region {
-    /// Where it is there.
+    /// Its address in the owner.
     start: usize,
     size: usize,
-    /// Where it is in the file.
+    /// Its offset in the file.
     offset: usize,
     page_size: usize,
     /// Whether there is a zero page of this size.
     zero_page: bool,
-    /// Which pages were given back.
+    /// Which pages the balloon gave back.
     removed: Vec<bool>,
 }
 
@@ -49,7 +50,7 @@ struct Handler {
     uffd: Uffd,
     regions: Vec<Region>,
     file: FileMapping,
-    /// How many pages are made at a time.
+    /// How many pages are filled at a time.
     together: usize,
     counters: Counters,
 }
@@ -65,13 +66,13 @@ struct Counters {
     exists: u64,
 }
 
-/// What came of an attempt to make pages.
+/// The result of an attempt to fill pages.
 enum Made {
-    /// So many bytes.
+    /// So many bytes were filled.
     Bytes(usize),
-    /// The first one is there already.
+    /// The first page is present already.
     Exists,
-    /// There is a removal to be told of first.
+    /// EAGAIN: the handler has to read the event of a removal first.
     Later,
 }
 
@@ -154,7 +155,8 @@ fn parse_regions(text: &[u8]) -> Result<Vec<Region>> {
 impl Handler {
     /// Handles faults in a thread that sleeps in read(), until the owner has ended.
     fn serve_blocking(mut self, stream: &UnixStream) -> Result<Counters> {
-        // It cannot be told to end, so it ends with the process. Its counts come here.
+        // The thread ends with the process, because it cannot be told to end while it sleeps. It
+        // sends a message for each fault.
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let result = self.serve_reading(&sender);
@@ -189,7 +191,8 @@ impl Handler {
     fn serve_polling(mut self, stream: &UnixStream, messages: usize) -> Result<Counters> {
         let mut buffer = EventBuffer::new(messages);
         let mut waiting: Vec<usize> = Vec::new();
-        // Whether the kernel says that the mappings do not change: nothing is removed yet.
+        // Whether the kernel reports by POLLOUT that no removal is under way. Nothing is removed
+        // yet.
         let tells = poll(&[(&self.uffd, libc::POLLOUT)], Duration::ZERO)?[0] != 0;
         loop {
             let (events, limit) = match (waiting.is_empty(), tells) {
@@ -207,7 +210,7 @@ impl Handler {
             if tells && events & libc::POLLOUT != 0 && ready[0] & libc::POLLOUT == 0 {
                 continue;
             }
-            // If one has to wait, so do the others.
+            // If the handler cannot fill one page during a removal, it cannot fill the others.
             while let Some(&address) = waiting.last() {
                 if !self.make(address)? {
                     self.counters.eagain += 1;
@@ -218,10 +221,10 @@ impl Handler {
         }
     }
 
-    /// Reads messages, until there are no more if that is wanted. Returns the faults.
+    /// Reads one batch of messages, or all messages if `all` is set. Returns the faults.
     ///
-    /// Removals take effect before any page is made. Who removes goes on as soon as the message is
-    /// read, so a page from the file could come after its removal.
+    /// Removals are recorded before any page is filled, because the balloon continues as soon as
+    /// the message is read. The handler could otherwise fill a removed page from the file.
     fn read(&mut self, buffer: &mut EventBuffer, all: bool) -> Result<Vec<usize>> {
         let mut faults = Vec::new();
         loop {
@@ -247,7 +250,7 @@ impl Handler {
         }
     }
 
-    /// Remembers that pages are to be zero from now on.
+    /// Records that pages are to be zero from now on.
     fn remove(&mut self, start: usize, end: usize) -> Result<()> {
         self.counters.removals += 1;
         let (region, first) = self.find(start)?;
@@ -273,13 +276,14 @@ impl Handler {
             .with_context(|| format!("{address:#x} is in no region"))
     }
 
-    /// Makes the page of an address, and perhaps the ones behind it. Returns `false` if it has to
-    /// be tried again.
+    /// Fills the page of an address, and perhaps the pages after it. Returns `false` if the caller
+    /// has to retry.
     fn make(&mut self, address: usize) -> Result<bool> {
         let (number, wanted) = self.find(address)?;
         let region = &self.regions[number];
         let page_size = region.page_size;
-        // Pages of one kind. The crate does not tell how many zero pages there are after an error.
+        // One ioctl fills pages of one kind. Zero pages are filled one by one, because the crate
+        // does not tell how many there are after an error.
         let zero = region.removed[wanted];
         let together = match zero && region.zero_page {
             true => 1,
@@ -305,24 +309,24 @@ impl Handler {
                 }
                 Made::Exists => {
                     self.counters.exists += 1;
-                    // Who waits may have come when it was not there.
+                    // A thread may have faulted before the page was present. Wake it.
                     let start = self.regions[number].start + page * page_size;
                     self.uffd.wake(start as *mut _, page_size)?;
                     page += 1;
                 }
-                // No thread waits for the pages behind the first.
+                // No thread waits for the pages after the first, so only the first is retried.
                 Made::Later => return Ok(page > wanted),
             }
         }
         Ok(true)
     }
 
-    /// Makes pages from the first one on.
+    /// Fills pages from the first one on.
     fn attempt(&self, region: &Region, first: usize, end: usize, zero: bool) -> Result<Made> {
         let start = (region.start + first * region.page_size) as *mut _;
         let len = (end - first) * region.page_size;
         if zero && region.zero_page {
-            // SAFETY: It is the owner's memory, and the owner wants it.
+            // SAFETY: The memory belongs to the owner, which accepts any page of the handler.
             return match unsafe { self.uffd.zeropage(start, len, true) } {
                 Ok(len) => Ok(Made::Bytes(len)),
                 Err(Error::ZeropageFailed(errno)) => made_none(errno as i32, "UFFDIO_ZEROPAGE"),
@@ -333,10 +337,10 @@ impl Handler {
             true => self.file.zeros(len),
             false => self.file.at(region.offset + first * region.page_size, len),
         };
-        // SAFETY: The source is long enough; for the destination see above.
+        // SAFETY: The source is long enough. The destination is as above.
         match unsafe { self.uffd.copy(source.cast(), start, len, true) } {
             Ok(len) => Ok(Made::Bytes(len)),
-            // The kernel says -EAGAIN there if it did nothing.
+            // The field `copy` is -EAGAIN if the kernel copied nothing.
             Err(Error::PartiallyCopied(len)) if (len as isize) <= 0 => Ok(Made::Later),
             Err(Error::PartiallyCopied(len)) => Ok(Made::Bytes(len)),
             Err(Error::CopyFailed(errno)) => made_none(errno as i32, "UFFDIO_COPY"),
@@ -345,7 +349,7 @@ impl Handler {
     }
 }
 
-/// Tells what an error means.
+/// Returns what an error means.
 fn made_none(errno: i32, what: &'static str) -> Result<Made> {
     match Errno::from_raw(errno) {
         Errno::EEXIST => Ok(Made::Exists),
@@ -361,7 +365,7 @@ struct FileMapping {
     len: usize,
 }
 
-/// Room for the most zeros that are copied at a time.
+/// The most zeros that are copied at a time, in bytes.
 const ZEROS: usize = TOGETHER_HUGE << 21;
 
 impl FileMapping {

@@ -37,11 +37,11 @@ enum Content {
     Written(u64),
 }
 
-/// What is known of a page.
+/// What the owner knows about a page.
 struct Page {
     /// Every access to the page is under this lock, except in [`Guest::peek`].
     content: Mutex<Content>,
-    /// Counted before the page is written or given back.
+    /// How often the page was written and given back, counted before it is done.
     written: AtomicU64,
     removed: AtomicU64,
 }
@@ -55,7 +55,7 @@ struct Guest {
     target: AtomicUsize,
 }
 
-/// Uses the memory, and checks that it always is what it should be.
+/// Uses the memory, and checks that it always has the right content.
 pub fn run(socket: &Path, case: &Case) -> Result<Measures> {
     let guest = Guest::new(case)?;
     let uffd = guest.register()?;
@@ -93,7 +93,7 @@ impl Guest {
         })
     }
 
-    /// Creates the userfaultfd that is to make the pages.
+    /// Creates the userfaultfd, and registers the memory.
     fn register(&self) -> Result<Uffd> {
         let features = match self.case.memory {
             Memory::Anonymous => FeatureFlags::empty(),
@@ -113,7 +113,7 @@ impl Guest {
         Ok(uffd)
     }
 
-    /// Sends the userfaultfd and what has to be known of the memory.
+    /// Sends the userfaultfd and the description of the memory to the handler.
     fn send(&self, uffd: &Uffd, stream: &UnixStream) -> Result<()> {
         let mut offset = 0;
         let mut regions = Vec::new();
@@ -155,7 +155,7 @@ impl Guest {
         })
     }
 
-    /// What a virtual CPU does, and a device of its own.
+    /// Runs a virtual CPU and its device.
     fn cpu(&self, cpu: u64) -> Result<()> {
         let mut rng = fastrand::Rng::with_seed(cpu);
         let file = memory_file(DEVICE)?;
@@ -180,7 +180,7 @@ impl Guest {
         self.pages[number].content.lock().unwrap()
     }
 
-    /// Returns the place of a page.
+    /// Returns the mapping and the offset of a page.
     fn place(&self, number: usize) -> (&Mapping, usize) {
         let mut offset = number * self.case.page();
         for region in &self.regions {
@@ -192,7 +192,7 @@ impl Guest {
         unreachable!("there are no more pages than the regions have");
     }
 
-    /// Reads a word without the lock, so that it may be given back meanwhile.
+    /// Reads a word without the lock, so that the balloon may give the page back at the same time.
     fn peek(&self, number: usize, word: usize) -> Result<()> {
         let (region, offset) = self.place(number);
         let value = region.load(offset + word * self.case.stride());
@@ -246,7 +246,7 @@ impl Guest {
         self.verify_in(number, region, offset, content)
     }
 
-    /// Checks a page that is somewhere, as far as it is there.
+    /// Checks a page, or the first part of it, at an offset of `memory`.
     fn verify_in(
         &self,
         number: usize,
@@ -297,7 +297,7 @@ impl Guest {
             // The worst case is a thread that waits for a page that is about to be removed.
             self.target.store(first, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(200));
-            // All of them take locks in this order.
+            // The locks are taken in ascending order. All other threads hold one lock only.
             let mut contents: Vec<_> = (first..first + count).map(|page| self.lock(page)).collect();
             for page in &self.pages[first..first + count] {
                 page.removed.fetch_add(1, Ordering::SeqCst);
