@@ -200,10 +200,11 @@ pub fn write_process(process: libc::pid_t, address: usize, bytes: &[u8]) -> Answ
     Answer::of(unsafe { libc::process_vm_writev(process, &local, 1, &remote, 1, 0) })
 }
 
-/// Has the kernel write eight random bytes to memory of the tests.
+/// Has the kernel write eight random bytes to memory of the tests. The function of the C library may
+/// write them itself.
 pub fn getrandom(address: usize) -> Answer {
     // SAFETY: Only tests use the range, and the kernel checks it.
-    Answer::of(unsafe { libc::getrandom(of_tests(address, 8), 8, 0) })
+    Answer::of(unsafe { libc::syscall(libc::SYS_getrandom, of_tests(address, 8), 8, 0) })
 }
 
 /// Names of places, by which addresses are written down.
