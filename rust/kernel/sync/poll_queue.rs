@@ -65,11 +65,7 @@ impl PollQueue {
     /// `file` and `table` must be the arguments of a `poll` operation that is under way, and the
     /// queue must stay alive until `file` is released.
     #[inline]
-    pub(crate) unsafe fn register(
-        &self,
-        file: *mut bindings::file,
-        table: *mut bindings::poll_table,
-    ) {
+    pub unsafe fn register(&self, file: *mut bindings::file, table: *mut bindings::poll_table) {
         // SAFETY: The file and the table are valid by the safety requirements. A poller that
         // registers through the table leaves the queue when the file is released at the latest.
         unsafe { bindings::poll_wait(file, self.inner.get(), table) };
