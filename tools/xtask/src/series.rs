@@ -28,6 +28,9 @@ pub struct Options {
     /// with the option on and off.
     #[arg(long)]
     build: bool,
+    /// With --build, begin with this patch: what comes before it was built.
+    #[arg(long, value_name = "NUMBER", requires = "build", default_value_t = 0)]
+    start: usize,
 }
 
 pub fn series(session: &Session, options: &Options) -> Result<()> {
@@ -41,7 +44,7 @@ pub fn series(session: &Session, options: &Options) -> Result<()> {
     let lab = session.lab()?;
     check(session, &source, &lab)?;
     if options.build {
-        build(session, &source, &lab)?;
+        build(session, &source, &lab, options.start)?;
     }
     Ok(())
 }
@@ -108,7 +111,7 @@ pub fn check(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     )
 }
 
-fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
+fn build(session: &Session, source: &Source, lab: &Lab, start: usize) -> Result<()> {
     let ui = &session.ui;
     let commits = source.apply(ui, &session.repo)?;
     let build = session.cache.join("build/series");
@@ -128,8 +131,9 @@ fn build(session: &Session, source: &Source, lab: &Lab) -> Result<()> {
     let mut files = patches::touched(&session.repo)?;
     files.retain(|file| file.ends_with(".rs") || session.repo.join(file).exists());
     let (steps, fixed) = steps(session, source, &commits)?;
+    let first = if start == 0 { 0 } else { fixed + start };
     let mut pristine = None;
-    for (index, (name, commit, option)) in steps.iter().enumerate() {
+    for (index, (name, commit, option)) in steps.iter().enumerate().skip(first) {
         source.check_out(commit)?;
         let log = format!("series-build-{index:02}");
         ui.run(
