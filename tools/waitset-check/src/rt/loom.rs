@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Loom.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    mem::MaybeUninit,
+    ptr,
+    sync::atomic::{AtomicU32 as RealU32, Ordering},
+};
+
+pub(crate) use ::loom::{
+    sync::{
+        atomic::{fence, AtomicU32},
+        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+    },
+    thread::{spawn, JoinHandle},
+    thread_local,
+};
+
+/// A reference that loom does not see.
+pub(crate) use std::sync::Arc as HiddenArc;
+
+/// A lock that loom does not see.
+pub(crate) use std::sync::Mutex as HiddenMutex;
+
+/// Issues what a release needs to be cumulative.
+pub(crate) fn accumulate() {
+    fence(Ordering::Acquire);
+}
+
+/// A plain marked read.
+pub(crate) const RELAXED: Ordering = Ordering::Relaxed;
+
+/// Gives other threads the processor.
+pub(crate) fn pause() {}
+
+/// The time in which a value may be used.
+///
+/// Fails if the value is used after its end, or if a use and the end are not ordered.
+pub(crate) struct Life {
+    state: RealU32,
+    uses: ::loom::cell::UnsafeCell<()>,
+}
+
+// SAFETY: Nothing is in the cell. Loom fails if threads do not access it in an order.
+unsafe impl Sync for Life {}
+
+const ALIVE: u32 = 0x600d_a11e;
+const ENDED: u32 = 0x0dea_df00;
+
+impl Life {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: RealU32::new(ALIVE),
+            uses: ::loom::cell::UnsafeCell::new(()),
+        }
+    }
+
+    /// Notes a use.
+    pub(crate) fn note_use(&self) {
+        let state = self.state.load(Ordering::Relaxed);
+        assert_eq!(state, ALIVE, "used after its thread left");
+        self.uses.with(|_| ());
+    }
+
+    /// Notes the end.
+    pub(crate) fn end(&self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let state = self.state.swap(ENDED, Ordering::Relaxed);
+        assert_eq!(state, ALIVE, "ended twice");
+        self.uses.with_mut(|_| ());
+    }
+}
+
+std::thread_local! {
+    /// The memory of values that are gone. It stays until the next execution, so that a thread that
+    /// uses such a value finds its [`Life`].
+    static QUARANTINE: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory for a value.
+pub(crate) struct Memory<T: 'static>(*mut T);
+
+impl<T: 'static> Memory<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Box::into_raw(Box::new(value)))
+    }
+
+    pub(crate) fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+impl<T: 'static> Drop for Memory<T> {
+    fn drop(&mut self) {
+        // SAFETY: The memory comes from a box of that type, whose value is not used any more.
+        let memory = unsafe {
+            ptr::drop_in_place(self.0);
+            Box::from_raw(self.0.cast::<MaybeUninit<T>>())
+        };
+        QUARANTINE.with_borrow_mut(|quarantine| quarantine.push(memory));
+    }
+}
+
+/// Frees what the last execution left.
+pub(crate) fn clear_quarantine() {
+    QUARANTINE.with_borrow_mut(Vec::clear);
+}
