@@ -16,6 +16,7 @@ mod git;
 mod guest;
 mod lab;
 mod patches;
+mod protocol;
 mod report;
 mod run;
 mod scratch;
@@ -72,6 +73,8 @@ enum Task {
     /// The command finds the selftests in $out/selftests and the programs of this repository in
     /// $out/programs.
     Exec(exec::Options),
+    /// Run the wait set in all orders of its threads, and make mistakes that this has to find.
+    Protocol(protocol::Options),
     /// Make a git work tree with the series applied, to work in.
     Tree { directory: PathBuf },
     /// Bring the patches of the series up to date with the files of the repository.
@@ -116,6 +119,7 @@ fn run() -> Result<()> {
         }
         Task::Boot(options) => boot::boot(&session, &options),
         Task::Exec(options) => exec::exec(&session, &options),
+        Task::Protocol(options) => protocol::protocol(&session, &options),
         Task::Tree { directory } => series::tree(&session, &directory),
         Task::Series(options) => series::series(&session, &options),
         Task::Fixes(options) => fixes::fixes(&session, &options),
