@@ -199,6 +199,9 @@ fn steps(session: &Session, source: &Source, commits: &[String]) -> Result<(Vec<
             .map(move |(number, commit)| (format!("after patch {number}"), commit.clone(), option))
     };
     steps.extend(after(OFF));
+    // The kernel crate and its bindings do without userfaultfd, too.
+    let last = commits.last().context("there is no patch")?;
+    steps.push(("the series".to_string(), last.clone(), WITHOUT));
     // The option exists from one of the patches on.
     for step in after(ON) {
         let options = source.show(&step.1, "mm/Kconfig")?;
@@ -206,8 +209,5 @@ fn steps(session: &Session, source: &Source, commits: &[String]) -> Result<(Vec<
             steps.push(step);
         }
     }
-    // The kernel crate and its bindings do without userfaultfd, too.
-    let last = commits.last().context("there is no patch")?;
-    steps.push(("the series".to_string(), last.clone(), WITHOUT));
     Ok((steps, fixed))
 }
