@@ -158,13 +158,15 @@ impl Handler {
         // The thread ends with the process, because it cannot be told to end while it sleeps. It
         // sends a message for each fault.
         let (sender, receiver) = mpsc::channel();
+        let owner = stream.try_clone()?;
         std::thread::spawn(move || {
-            let result = self.serve_reading(&sender);
-            support::abandon(
-                result
-                    .err()
-                    .unwrap_or_else(|| anyhow::anyhow!("no more events")),
-            );
+            let err = match self.serve_reading(&sender) {
+                Ok(()) => anyhow::anyhow!("no more events"),
+                Err(err) => err,
+            };
+            if !has_ended(&owner, &err) {
+                support::abandon(err);
+            }
         });
         while !readable(&[stream], Duration::from_secs(1))?[0] {}
         Ok(receiver.try_iter().fold(Counters::default(), |mut all, _| {
@@ -212,11 +214,15 @@ impl Handler {
             }
             // If the handler cannot fill one page during a removal, it cannot fill the others.
             while let Some(&address) = waiting.last() {
-                if !self.make(address)? {
-                    self.counters.eagain += 1;
-                    break;
-                }
-                waiting.pop();
+                match self.make(address) {
+                    Ok(true) => waiting.pop(),
+                    Ok(false) => {
+                        self.counters.eagain += 1;
+                        break;
+                    }
+                    Err(err) if has_ended(stream, &err) => return Ok(self.counters),
+                    Err(err) => return Err(err),
+                };
             }
         }
     }
@@ -347,6 +353,14 @@ impl Handler {
             Err(err) => Err(err).context("UFFDIO_COPY"),
         }
     }
+}
+
+/// Returns true if an ioctl failed because the owner has ended: it closes its socket before its
+/// memory goes away. The handler may be about to fill pages then for which no thread waits.
+fn has_ended(owner: &UnixStream, err: &anyhow::Error) -> bool {
+    let errno = err.downcast_ref::<Errno>();
+    matches!(errno, Some(Errno::ENOENT | Errno::ESRCH))
+        && readable(&[owner], Duration::ZERO).is_ok_and(|ready| ready[0])
 }
 
 /// Returns what an error means.
