@@ -321,6 +321,10 @@ fn main() -> io::Result<ExitCode> {
     let mut mutants = parse(include_str!("../mutants.txt"));
     mutants
         .retain(|mutant| names.is_empty() || names.iter().any(|name| mutant.name.contains(name)));
+    if mutants.is_empty() {
+        println!("No mistake has a name that contains one of these.");
+        return Ok(ExitCode::FAILURE);
+    }
     let has_nightly = has_nightly();
     if !has_nightly {
         println!("There is no nightly toolchain: the sanitizers are left out.");

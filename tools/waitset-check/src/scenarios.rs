@@ -282,6 +282,16 @@ impl World {
     }
 }
 
+/// Starts a thread that faults.
+fn fault(world: &World, page: usize) -> Thread {
+    world.spawn(move |world| world.fault(page, SleepState::INTERRUPTIBLE))
+}
+
+/// Starts a thread that reads messages and resolves the faults.
+fn monitor(world: &World) -> Thread {
+    world.spawn(|world| world.monitor())
+}
+
 impl Clone for World {
     fn clone(&self) -> Self {
         Self {

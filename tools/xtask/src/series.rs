@@ -130,6 +130,12 @@ fn build(session: &Session, source: &Source, lab: &Lab, start: usize) -> Result<
     // sparse warns about C files of the base, too: of those, only new ones count.
     let mut files = patches::touched(&session.repo)?;
     files.retain(|file| file.ends_with(".rs") || session.repo.join(file).exists());
+    if start > commits.len() {
+        bail!(
+            "there is no patch {start}: the series has {}",
+            commits.len()
+        );
+    }
     let (steps, fixed) = steps(session, source, &commits)?;
     let first = if start == 0 { 0 } else { fixed + start };
     let mut pristine = None;

@@ -2,12 +2,7 @@
 
 //! Events and forks, and the readers that claim them.
 
-use super::{check, Thread, World};
-use crate::task::SleepState;
-
-fn monitor(world: &World) -> Thread {
-    world.spawn(|world| world.monitor())
-}
+use super::{check, fault, monitor, Thread, World};
 
 /// Claims a fork, if there is one, and does not deliver it.
 fn claim(world: &World, defer: bool) -> Thread {
@@ -39,7 +34,7 @@ fn event_comes_with_fault() {
     check("an event comes with a fault", |world| {
         let file = world.open();
         let change = world.spawn(|world| world.change());
-        let fault = world.spawn(|world| world.fault(0, SleepState::KILLABLE));
+        let fault = fault(world, 0);
         let monitor = monitor(world);
         change.join();
         fault.join();
@@ -84,12 +79,11 @@ fn fork_is_read() {
     });
 }
 
-#[test]
-fn claim_is_dropped() {
-    check("a claim is dropped", |world| {
+fn check_claim(name: &str, defer: bool) {
+    check(name, move |world| {
         let file = world.open();
         let fork = world.spawn(|world| world.fork());
-        let claim = claim(world, false);
+        let claim = claim(world, defer);
         let monitor = monitor(world);
         fork.join();
         claim.join();
@@ -99,17 +93,13 @@ fn claim_is_dropped() {
 }
 
 #[test]
+fn claim_is_dropped() {
+    check_claim("a claim is dropped", false);
+}
+
+#[test]
 fn claim_is_deferred() {
-    check("a claim is deferred", |world| {
-        let file = world.open();
-        let fork = world.spawn(|world| world.fork());
-        let claim = claim(world, true);
-        let monitor = monitor(world);
-        fork.join();
-        claim.join();
-        monitor.kill();
-        world.close(file);
-    });
+    check_claim("a claim is deferred", true);
 }
 
 #[test]

@@ -2,19 +2,11 @@
 
 //! Readers that keep or miss messages, pollers, ranges, and counters.
 
-use super::{check, check_bounded, Thread, World};
+use super::{check, check_bounded, fault, monitor, Thread};
 use crate::{
     task::SleepState,
     userfaultfd::{waitset::Receipt, Context},
 };
-
-fn fault(world: &World, page: usize) -> Thread {
-    world.spawn(move |world| world.fault(page, SleepState::INTERRUPTIBLE))
-}
-
-fn monitor(world: &World) -> Thread {
-    world.spawn(|world| world.monitor())
-}
 
 /// A reader that cannot copy a message passes its wake-up on.
 #[test]
