@@ -25,7 +25,7 @@ impl kernel::Module for NotBuiltIn {
     }
 }
 END
-if make -C "$src" LLVM=-19 O="$build" M="$dir" "$dir/not_built_in.o" > "$dir/log" 2>&1; then
+if make -C "$src" LLVM=-19 O="$build" M="$dir" not_built_in.o > "$dir/log" 2>&1; then
 	echo "a module can use built_in!()"; exit 1
 fi
 grep -q 'this is for code that is built into the kernel' "$dir/log" || { cat "$dir/log"; exit 1; }
