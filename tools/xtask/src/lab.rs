@@ -13,9 +13,32 @@ use std::{
     process::Command,
 };
 
-/// The Debian release of the lab, and its packages: the toolchain, QEMU, and the
-/// programs of the guest.
-const SUITE: &str = "trixie";
+/// A Debian root that mmdebstrap makes.
+pub struct Recipe {
+    /// The name of its directory in the cache.
+    name: &'static str,
+    title: &'static str,
+    suite: &'static str,
+    packages: &'static [&'static str],
+    options: &'static [&'static str],
+    /// The space that has to be free, in GiB.
+    gib: u64,
+}
+
+/// The lab.
+pub const LAB: Recipe = Recipe {
+    name: "lab",
+    title: "Making the lab (Debian 13 with compilers and QEMU)",
+    suite: "trixie",
+    packages: PACKAGES,
+    options: &[
+        "--variant=minbase",
+        "--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions",
+    ],
+    gib: 12,
+};
+
+/// The packages of the lab: the toolchain, QEMU, and the programs of the guest.
 const PACKAGES: &[&str] = &[
     "bc",
     "bindgen",
@@ -206,12 +229,12 @@ pub fn ensure_host_tools<'a>(
     )
 }
 
-/// Makes the lab, if it is not there already.
-pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
+/// Makes a root, if it is not there already.
+pub fn ensure(ui: &Ui, cache: &Path, recipe: &Recipe) -> Result<Lab> {
     ensure_host_tools(ui, HOST_TOOLS.iter().chain([&LAB_TOOL]))?;
-    let root = cache.join("lab");
+    let root = cache.join(recipe.name);
     let stamp = root.join("etc/lab-packages");
-    let wanted = format!("{SUITE} {}\n", PACKAGES.join(" "));
+    let wanted = format!("{} {}\n", recipe.suite, recipe.packages.join(" "));
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(Lab::Root(root));
     }
@@ -219,18 +242,15 @@ pub fn ensure(ui: &Ui, cache: &Path) -> Result<Lab> {
     // An earlier attempt may have been cut short.
     remove_lab(&root)?;
     fs::create_dir_all(cache)?;
-    require_space(cache, 12)?;
+    require_space(cache, recipe.gib)?;
     ui.run(
-        "lab",
-        "Making the lab (Debian 13 with compilers and QEMU)",
+        recipe.name,
+        recipe.title,
         Command::new("mmdebstrap")
-            .args([
-                "--variant=minbase",
-                &format!("--include={}", PACKAGES.join(",")),
-            ])
-            .arg("--customize-hook=mkdir -p $1/src $1/build $1/out")
-            .arg("--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions")
-            .arg(SUITE)
+            .args(recipe.options)
+            .arg(format!("--include={}", recipe.packages.join(",")))
+            .arg("--extract-hook=mkdir -p $1/src $1/build $1/out")
+            .arg(recipe.suite)
             .arg(&root),
     )
     .context("is there a network, and a Debian mirror that can be reached?")?;

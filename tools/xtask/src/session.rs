@@ -58,7 +58,7 @@ impl Session {
             }
             return Ok(Lab::Host);
         }
-        lab::ensure(&self.ui, &self.cache)
+        lab::ensure(&self.ui, &self.cache, &lab::LAB)
     }
 
     pub fn source(&self) -> Result<Source> {
