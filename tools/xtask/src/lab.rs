@@ -38,6 +38,21 @@ pub const LAB: Recipe = Recipe {
     gib: 12,
 };
 
+/// A root that has herd7 and a shell.
+pub const LITMUS: Recipe = Recipe {
+    name: "litmus",
+    title: "Making a root for herd7 (from Debian unstable)",
+    suite: "unstable",
+    packages: &["base-files", "bash", "coreutils", "herdtools7"],
+    options: &[
+        // Programs are unpacked, but nothing is set up: herd7 works without.
+        "--variant=extract",
+        // Lists of unstable are valid for a week only, and a mirror may be a snapshot.
+        r#"--aptopt=Acquire::Check-Valid-Until "false""#,
+    ],
+    gib: 1,
+};
+
 /// The packages of the lab: the toolchain, QEMU, and the programs of the guest.
 const PACKAGES: &[&str] = &[
     "bc",

@@ -15,6 +15,7 @@ mod fixes;
 mod git;
 mod guest;
 mod lab;
+mod litmus;
 mod patches;
 mod protocol;
 mod report;
@@ -75,6 +76,8 @@ enum Task {
     Exec(exec::Options),
     /// Run the wait set in all orders of its threads, and make mistakes that this has to find.
     Protocol(protocol::Options),
+    /// Run the litmus tests under herd7, and changes of them that have to make a difference.
+    Litmus(litmus::Options),
     /// Make a git work tree with the series applied, to work in.
     Tree { directory: PathBuf },
     /// Bring the patches of the series up to date with the files of the repository.
@@ -120,6 +123,7 @@ fn run() -> Result<()> {
         Task::Boot(options) => boot::boot(&session, &options),
         Task::Exec(options) => exec::exec(&session, &options),
         Task::Protocol(options) => protocol::protocol(&session, &options),
+        Task::Litmus(options) => litmus::litmus(&session, &options),
         Task::Tree { directory } => series::tree(&session, &directory),
         Task::Series(options) => series::series(&session, &options),
         Task::Fixes(options) => fixes::fixes(&session, &options),
