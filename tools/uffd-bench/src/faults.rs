@@ -4,7 +4,7 @@
 
 use crate::{
     clock::{instructions, Mode, Samples},
-    plan::{Descriptors, Handlers, Waiting},
+    plan::{Descriptors, Fault, Handlers, Waiting},
     report::Report,
     threads::{self, context_switches, Gate},
     uffd::{
@@ -56,8 +56,14 @@ fn serve(
     Ok(true)
 }
 
-/// Measures `single-fault`: one thread faults, one reads and resolves.
-pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Result<()> {
+/// Returns memory for a fault at each of its pages, and starts a thread that reads and resolves
+/// them.
+fn prepare(fault: Fault) -> Result<Memory> {
+    let Fault {
+        backing,
+        resolution,
+        ..
+    } = fault;
     let faults = match backing {
         Backing::Hugetlb => HUGE_FAULTS,
         _ => FAULTS,
@@ -96,17 +102,22 @@ pub fn single(resolution: Resolution, backing: Backing, report: &Report) -> Resu
         must(serve(&handler, resolution, page, from), "the handler");
     })?;
     threads::settle();
+    Ok(memory)
+}
 
-    let mut samples = Samples::with_capacity(faults);
-    for index in 0..faults {
+/// Measures `single-fault`: one thread faults, one reads and resolves.
+pub fn single(fault: Fault, report: &Report) -> Result<()> {
+    let memory = prepare(fault)?;
+    let mut samples = Samples::with_capacity(memory.pages);
+    for index in 0..memory.pages {
         let address = memory.page(index);
         // The kernel accesses the poisoned page, so that the access fails and no signal is sent.
-        if resolution == Resolution::Poison {
+        if fault.resolution == Resolution::Poison {
             let mut written = true;
             samples.push(instructions(|| written = kernel_can_write(address)) as f64);
             ensure!(!written, "a poisoned page was written to");
         } else {
-            samples.push(instructions(|| uffd::write(address)) as f64);
+            samples.push(instructions(|| fault.access.touch(address)) as f64);
         }
     }
     report.row(&samples, "instructions")

@@ -157,10 +157,7 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
         threads::run_in_order()?;
     }
     match case {
-        Case::SingleFault {
-            resolution,
-            backing,
-        } => faults::single(resolution, backing, &report),
+        Case::SingleFault(fault) => faults::single(fault, &report),
         Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
         Case::ResolveSleepers {
             sleepers,

@@ -4,7 +4,7 @@
 
 use crate::{
     clock::Mode,
-    uffd::{Backing, Resolution},
+    uffd::{Access, Backing, Resolution},
 };
 use clap::ValueEnum;
 use serde::Serialize;
@@ -20,6 +20,14 @@ pub enum Scope {
     Quick,
     /// All measures with all parameters.
     Full,
+}
+
+/// A fault, and how it is resolved.
+#[derive(Copy, Clone, Debug, Serialize)]
+pub struct Fault {
+    pub access: Access,
+    pub backing: Backing,
+    pub resolution: Resolution,
 }
 
 /// How threads wait for messages.
@@ -84,10 +92,7 @@ pub enum Baseline {
 #[serde(tag = "measure", rename_all = "kebab-case")]
 pub enum Case {
     /// From an access to its completion, with one thread that reads and resolves.
-    SingleFault {
-        resolution: Resolution,
-        backing: Backing,
-    },
+    SingleFault(Fault),
     /// Copying a page for which no thread waits, while threads sleep at other pages.
     UnrelatedResolve { sleepers: usize },
     /// Copying a page to each of the threads that sleep, in several orders; and waking all or
@@ -134,7 +139,7 @@ impl Case {
     pub fn is_for_tests(self) -> bool {
         matches!(
             self,
-            Self::SingleFault { .. } | Self::UnrelatedResolve { .. } | Self::Waiters { .. }
+            Self::SingleFault(_) | Self::UnrelatedResolve { .. } | Self::Waiters { .. }
         )
     }
 }
@@ -155,18 +160,35 @@ impl fmt::Display for Case {
     }
 }
 
+use Access::{Read, Write};
 use Backing::{Anon, Hugetlb, Shmem};
 use Resolution::{Continue, Copy, Move, Poison, Writeprotect, Zeropage};
 
-/// The resolutions, and the memory that the kernel supports each of them for.
-const SINGLE_FAULTS: &[(Resolution, &[Backing])] = &[
-    (Copy, &[Anon, Shmem, Hugetlb]),
-    (Zeropage, &[Anon, Shmem]),
-    (Continue, &[Shmem, Hugetlb]),
-    (Writeprotect, &[Anon, Shmem, Hugetlb]),
-    (Move, &[Anon]),
-    (Poison, &[Anon, Shmem, Hugetlb]),
+/// The resolutions, the accesses that are measured with each of them, and the memory that the kernel
+/// supports it for.
+const FAULTS: &[(Resolution, &[Access], &[Backing])] = &[
+    (Copy, &[Read, Write], &[Anon, Shmem, Hugetlb]),
+    (Zeropage, &[Read, Write], &[Anon, Shmem]),
+    (Continue, &[Read, Write], &[Shmem, Hugetlb]),
+    (Writeprotect, &[Write], &[Anon, Shmem, Hugetlb]),
+    (Move, &[Write], &[Anon]),
+    (Poison, &[Write], &[Anon, Shmem, Hugetlb]),
 ];
+
+/// Returns all faults that are measured.
+fn faults() -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for &(resolution, accesses, backings) in FAULTS {
+        for &access in accesses {
+            faults.extend(backings.iter().map(|&backing| Fault {
+                access,
+                backing,
+                resolution,
+            }));
+        }
+    }
+    faults
+}
 
 /// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and the smallest scope of
 /// each in which so many do.
@@ -273,14 +295,7 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
         load(&mut cases);
         return cases;
     }
-    for &(resolution, backings) in SINGLE_FAULTS {
-        for &backing in backings {
-            cases.push(Case::SingleFault {
-                resolution,
-                backing,
-            });
-        }
-    }
+    cases.extend(faults().into_iter().map(Case::SingleFault));
     for &(sleepers, from, _) in SLEEPERS {
         if from <= scope {
             cases.push(Case::UnrelatedResolve { sleepers });

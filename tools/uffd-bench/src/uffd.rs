@@ -127,10 +127,34 @@ pub fn write(address: usize) {
     unsafe { ptr::without_provenance_mut::<u8>(address).write_volatile(1) };
 }
 
+/// Reads memory at an address.
+pub fn read(address: usize) {
+    // SAFETY: As for `write()`.
+    unsafe { ptr::without_provenance::<u8>(address).read_volatile() };
+}
+
 /// Has the kernel write to memory at an address, and returns whether it could.
 pub fn kernel_can_write(address: usize) -> bool {
     // SAFETY: As for `write()`.
     unsafe { libc::syscall(libc::SYS_getcpu, address, 0, 0) == 0 }
+}
+
+/// How memory is accessed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    /// Accesses memory at an address.
+    pub fn touch(self, address: usize) {
+        match self {
+            Self::Read => read(address),
+            Self::Write => write(address),
+        }
+    }
 }
 
 /// How a fault is resolved.
