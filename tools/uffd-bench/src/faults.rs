@@ -223,12 +223,7 @@ pub fn load(
     let pages = (all / faulting).max(least) * factor;
     let stride = pages.next_multiple_of(STRIDE);
     let memory = Memory::new(Backing::Shmem, stride * faulting)?;
-    let part = |thread| Memory {
-        start: memory.page(thread * stride),
-        pages,
-        alias: memory.alias.map(|alias| alias + thread * stride * PAGE),
-        ..memory
-    };
+    let part = |thread| memory.part(thread * stride, pages);
     for thread in 0..faulting {
         let part = part(thread);
         part.populate(part.alias.context("this memory is not shared")?);

@@ -8,6 +8,7 @@
 mod clock;
 mod faults;
 mod footprint;
+mod ioctls;
 mod operations;
 mod plan;
 mod report;
@@ -158,6 +159,11 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
     }
     match case {
         Case::SingleFault(fault) => faults::single(fault, &report),
+        Case::Ioctl {
+            request,
+            backing,
+            pages,
+        } => ioctls::ioctl(request, backing, pages, &report),
         Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
         Case::ResolveSleepers {
             sleepers,

@@ -14,7 +14,7 @@ use std::fmt;
 /// How much is measured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Scope {
-    /// What a test has time for: three measures with few parameters.
+    /// What a test has time for: four measures with few parameters.
     Check,
     /// All measures, with those parameters that the targets ask for.
     Quick,
@@ -64,6 +64,22 @@ pub enum Handlers {
     AsMany,
 }
 
+/// A request to a descriptor.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    Copy,
+    Zeropage,
+    Continue,
+    Poison,
+    Move,
+    /// Protects pages.
+    Writeprotect,
+    /// Lifts the protection of pages.
+    WriteprotectLifted,
+    Wake,
+}
+
 /// An operation on registered memory that is reported as an event.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,6 +109,12 @@ pub enum Baseline {
 pub enum Case {
     /// From an access to its completion, with one thread that reads and resolves.
     SingleFault(Fault),
+    /// A request for several pages, with no thread asleep.
+    Ioctl {
+        request: Request,
+        backing: Backing,
+        pages: usize,
+    },
     /// Copying a page for which no thread waits, while threads sleep at other pages.
     UnrelatedResolve { sleepers: usize },
     /// Copying a page to each of the threads that sleep, in several orders; and waking all or
@@ -139,7 +161,10 @@ impl Case {
     pub fn is_for_tests(self) -> bool {
         matches!(
             self,
-            Self::SingleFault(_) | Self::UnrelatedResolve { .. } | Self::Waiters { .. }
+            Self::SingleFault(_)
+                | Self::Ioctl { .. }
+                | Self::UnrelatedResolve { .. }
+                | Self::Waiters { .. }
         )
     }
 }
@@ -189,6 +214,22 @@ fn faults() -> Vec<Fault> {
     }
     faults
 }
+
+/// The requests, and the memory that each of them is measured with.
+const REQUESTS: &[(Request, Backing)] = &[
+    (Request::Copy, Anon),
+    (Request::Copy, Shmem),
+    (Request::Zeropage, Anon),
+    (Request::Continue, Shmem),
+    (Request::Poison, Anon),
+    (Request::Move, Anon),
+    (Request::Writeprotect, Anon),
+    (Request::WriteprotectLifted, Anon),
+    (Request::Wake, Anon),
+];
+
+/// How many pages there are in `Ioctl`.
+const PAGES: &[(usize, Scope)] = &[(1, Scope::Check), (16, Scope::Quick), (512, Scope::Quick)];
 
 /// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers`, and the smallest scope of
 /// each in which so many do.
@@ -296,6 +337,15 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
         return cases;
     }
     cases.extend(faults().into_iter().map(Case::SingleFault));
+    for &(request, backing) in REQUESTS {
+        for &(pages, _) in PAGES.iter().filter(|(_, from)| *from <= scope) {
+            cases.push(Case::Ioctl {
+                request,
+                backing,
+                pages,
+            });
+        }
+    }
     for &(sleepers, from, _) in SLEEPERS {
         if from <= scope {
             cases.push(Case::UnrelatedResolve { sleepers });

@@ -102,6 +102,25 @@ impl Memory {
         })
     }
 
+    /// Returns a part of this memory.
+    pub fn part(&self, first: usize, pages: usize) -> Self {
+        debug_assert!(first + pages <= self.pages);
+        let offset = first * self.backing.page();
+        Self {
+            start: self.start + offset,
+            pages,
+            alias: self.alias.map(|alias| alias + offset),
+            ..*self
+        }
+    }
+
+    /// Applies `MADV_*` to all of this memory.
+    pub fn advise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: There are no references to a `Memory`.
+        check(unsafe { libc::madvise(ptr::without_provenance_mut(self.start), self.len(), advice) })
+            .map(drop)
+    }
+
     /// In bytes.
     pub fn len(&self) -> usize {
         self.pages * self.backing.page()
