@@ -38,7 +38,7 @@ pub fn must<T>(result: Result<T>, what: &str) -> T {
 }
 
 /// Reads one message and resolves its fault. Returns whether there was a message.
-fn serve(
+pub fn serve(
     uffd: &Uffd,
     how: Resolution,
     page: usize,

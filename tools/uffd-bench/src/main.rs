@@ -169,6 +169,7 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
             sleepers,
             exhaustive,
         } => sleepers::resolve(sleepers, exhaustive, &report),
+        Case::Latency { sleepers, faults } => sleepers::latency(sleepers, faults, &report),
         Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, &report),
         Case::Load {
             faulting,

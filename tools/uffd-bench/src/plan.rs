@@ -125,6 +125,12 @@ pub enum Case {
         #[serde(skip)]
         exhaustive: bool,
     },
+    /// Very many faults, while threads sleep. A result for each of several quantiles.
+    Latency {
+        sleepers: usize,
+        #[serde(skip)]
+        faults: usize,
+    },
     /// A fault, while several threads wait for its message.
     Waiters { waiting: Waiting, waiters: usize },
     /// Threads that fault all the time, with continued shmem pages, and threads that resolve.
@@ -244,6 +250,13 @@ const SLEEPERS: &[(usize, Scope, Scope)] = &[
     (16384, Scope::Quick, Scope::Quick),
 ];
 
+/// How many threads sleep in `Latency`.
+const LATENCY_SLEEPERS: &[usize] = &[1, 64, 4096];
+
+/// How many faults there are in `Latency`, in the full scope and otherwise.
+const LATENCY_FAULTS: usize = 100_000;
+const FEWER_LATENCY_FAULTS: usize = 10_000;
+
 const WAITINGS: &[Waiting] = &[
     Waiting::Read,
     Waiting::Poll,
@@ -359,6 +372,14 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
                 exhaustive,
             });
         }
+    }
+    if scope > Scope::Check {
+        let faults = match scope {
+            Scope::Full => LATENCY_FAULTS,
+            _ => FEWER_LATENCY_FAULTS,
+        };
+        let sleepers = LATENCY_SLEEPERS.iter();
+        cases.extend(sleepers.map(|&sleepers| Case::Latency { sleepers, faults }));
     }
     for &waiting in WAITINGS {
         for &(waiters, _) in WAITERS.iter().filter(|(_, from)| *from <= scope) {

@@ -4,11 +4,12 @@
 
 use crate::{
     clock::{counter, instructions, Mode, Samples},
+    faults::{must, serve},
     report::Report,
     threads::{self, Gate},
     uffd::{self, messages, Backing, Memory, Message, Resolution, Uffd, PAGE},
 };
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use linux_raw_sys::general as uapi;
 use std::{
     sync::{
@@ -246,6 +247,52 @@ pub fn resolve(count: usize, exhaustive: bool, report: &Report) -> Result<()> {
     sleepers.close(&mut samples)?;
     let how = [("how", "wake all by closing")];
     report.part(&how, &samples, "instructions per thread")
+}
+
+/// How many pages `latency` faults at until it removes them from the page table. These are less than
+/// the table has, so that the kernel keeps it.
+const CHUNK: usize = 256;
+
+/// The quantiles of `latency`.
+const QUANTILES: &[(&str, f64)] = &[("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+
+/// Measures `latency`: how long each of very many faults takes, while other threads sleep. What
+/// happens now and then counts, such as the interrupt of the timer.
+///
+/// An instruction takes a nanosecond of the guest's time, so this is the latency in nanoseconds, too.
+pub fn latency(count: usize, faults: usize, report: &Report) -> Result<()> {
+    let memory = Memory::new(Backing::Shmem, CHUNK + count)?;
+    memory.populate(memory.alias.context("this memory is not shared")?);
+    let uffd = Arc::new(Uffd::new(false, 0)?);
+    uffd.register(&memory, uapi::UFFDIO_REGISTER_MODE_MINOR)?;
+    threads::spawn(count, move |thread| {
+        uffd::write(memory.page(CHUNK + thread));
+    })?;
+    let mut buffer = messages(BATCH);
+    let mut asleep = 0;
+    while asleep < count {
+        asleep += uffd.read(&mut buffer)?;
+    }
+
+    let handler = uffd.clone();
+    threads::spawn(1, move |_| loop {
+        let served = serve(&handler, Resolution::Continue, PAGE, |_| 0);
+        must(served, "the handler");
+    })?;
+    threads::settle();
+    let chunk = memory.part(0, CHUNK);
+    let mut samples = Samples::with_capacity(faults);
+    while samples.len() < faults {
+        for page in 0..CHUNK.min(faults - samples.len()) {
+            samples.push(instructions(|| uffd::write(chunk.page(page))) as f64);
+        }
+        chunk.advise(libc::MADV_DONTNEED)?;
+    }
+    for (name, part) in QUANTILES {
+        let value = samples.quantile(*part);
+        report.exact(&[("quantile", name)], value, "instructions")?;
+    }
+    Ok(())
 }
 
 /// How many messages wait to be read in `batched-read`, and how often that is repeated.

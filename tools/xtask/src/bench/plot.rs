@@ -70,6 +70,12 @@ const PLOTS: &[Plot] = &[
         )
     },
     plot(
+        "latency",
+        "latency",
+        "sleepers",
+        "Quantiles of very many faults, with N threads asleep",
+    ),
+    plot(
         "waiters",
         "waiters",
         "waiters",
