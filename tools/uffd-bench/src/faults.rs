@@ -14,7 +14,7 @@ use crate::{
 use anyhow::{ensure, Context, Result};
 use linux_raw_sys::general as uapi;
 use std::{
-    io,
+    fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{Arc, Barrier},
     time::Instant,
@@ -121,6 +121,34 @@ pub fn single(fault: Fault, report: &Report) -> Result<()> {
         }
     }
     report.row(&samples, "instructions")
+}
+
+/// Returns how many faults of user space took the mmap_lock since the machine started, if the kernel
+/// counts them: they found no VMA that they could lock, or had to leave it.
+pub fn mmap_locks() -> Result<Option<u64>> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let count = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let (_, count) = lines.find(|(found, _)| *found == name)?;
+        count.parse::<u64>().ok()
+    };
+    let counts = (count("vma_lock_abort"), count("vma_lock_retry"));
+    Ok(match counts {
+        (Some(aborted), Some(retried)) => Some(aborted + retried),
+        _ => None,
+    })
+}
+
+/// Measures `mmap-lock`: how often a fault that is resolved takes the mmap_lock.
+pub fn mmap_lock(fault: Fault, report: &Report) -> Result<()> {
+    let memory = prepare(fault)?;
+    let now = || mmap_locks()?.context("the kernel does not count it");
+    let before = now()?;
+    for page in 0..memory.pages {
+        fault.access.touch(memory.page(page));
+    }
+    let taken = (now()? - before) as f64 / memory.pages as f64;
+    report.exact(&[], taken, "mmap_lock acquisitions")
 }
 
 /// Returns an epoll instance that watches a descriptor.

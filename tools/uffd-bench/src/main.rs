@@ -3,7 +3,8 @@
 //! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root.
 //!
 //! Each result is a line of JSON on the standard output. The progress is on the standard error. If
-//! a case cannot be measured, that is an error, but the other cases are still measured.
+//! a case cannot be measured, that is an error, but the other cases are still measured. If the kernel
+//! has nothing to measure it by, the case is skipped.
 
 mod clock;
 mod faults;
@@ -92,6 +93,10 @@ fn run(options: &Options) -> Result<()> {
 
     let mut failed = 0;
     for case in cases {
+        if let Some(missing) = missing(case)? {
+            eprintln!("{case}: skipped: {missing}");
+            continue;
+        }
         let start = Instant::now();
         match in_child(|| measure(options.mode, case)) {
             Ok(()) => eprintln!("{case}: {:.1} s", start.elapsed().as_secs_f64()),
@@ -105,6 +110,16 @@ fn run(options: &Options) -> Result<()> {
         bail!("{failed} could not be measured");
     }
     Ok(())
+}
+
+/// Returns what the kernel lacks to measure a case.
+fn missing(case: Case) -> Result<Option<&'static str>> {
+    Ok(match case {
+        Case::MmapLock(_) if faults::mmap_locks()?.is_none() => {
+            Some("no vma_lock_retry in /proc/vmstat (CONFIG_PER_VMA_LOCK_STATS)")
+        }
+        _ => None,
+    })
 }
 
 /// Starts this program again without address space layout randomization, because the cost of fork
@@ -159,6 +174,7 @@ fn measure(mode: Mode, case: Case) -> Result<()> {
     }
     match case {
         Case::SingleFault(fault) => faults::single(fault, &report),
+        Case::MmapLock(fault) => faults::mmap_lock(fault, &report),
         Case::Ioctl {
             request,
             backing,

@@ -109,6 +109,8 @@ pub enum Baseline {
 pub enum Case {
     /// From an access to its completion, with one thread that reads and resolves.
     SingleFault(Fault),
+    /// How often a thread that faults takes the mmap_lock.
+    MmapLock(Fault),
     /// A request for several pages, with no thread asleep.
     Ioctl {
         request: Request,
@@ -350,6 +352,13 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
         return cases;
     }
     cases.extend(faults().into_iter().map(Case::SingleFault));
+    if scope > Scope::Check {
+        // The kernel does not count faults of system calls, which take the lock in any case.
+        let counted = faults()
+            .into_iter()
+            .filter(|fault| fault.resolution != Poison);
+        cases.extend(counted.map(Case::MmapLock));
+    }
     for &(request, backing) in REQUESTS {
         for &(pages, _) in PAGES.iter().filter(|(_, from)| *from <= scope) {
             cases.push(Case::Ioctl {

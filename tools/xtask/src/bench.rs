@@ -18,7 +18,7 @@ use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     fs,
     path::{Path, PathBuf},
@@ -155,6 +155,8 @@ struct Bench<'a> {
     builder: &'a Builder<'a>,
     programs: PathBuf,
     rows: Vec<Row>,
+    /// Why cases were skipped, and which.
+    skipped: BTreeMap<String, BTreeSet<String>>,
     /// The version that the kernels print.
     release: String,
 }
@@ -165,6 +167,7 @@ impl<'a> Bench<'a> {
             builder,
             programs: builder.programs()?,
             rows: Vec::new(),
+            skipped: BTreeMap::new(),
             release: String::new(),
         })
     }
@@ -216,6 +219,11 @@ impl<'a> Bench<'a> {
                 serde_json::from_str(line).with_context(|| format!("this is no result: {line}"))?;
             self.add(imp, line.key, line.value);
         }
+        let lines = outcome.output.lines();
+        for (case, missing) in lines.filter_map(|line| line.split_once(": skipped: ")) {
+            let cases = self.skipped.entry(missing.trim_end().into()).or_default();
+            cases.insert(case.into());
+        }
         console::refuse_complaints(&outcome.console, &kernel.title())?;
         if !outcome.output.lines().any(|line| line == "@@ exit 0") {
             let errors = outcome
@@ -265,6 +273,19 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// A line about each reason why cases were skipped.
+    fn skipped(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (missing, cases) in &self.skipped {
+            let first = cases.first().map_or("", String::as_str);
+            lines.push(format!(
+                "{} skipped, such as {first}: {missing}",
+                cases.len()
+            ));
+        }
+        lines
+    }
+
     /// Writes the results, with plots, to a directory.
     fn write(&self, out: &Path, about: &str, targets: &[Target]) -> Result<()> {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
@@ -277,9 +298,13 @@ impl<'a> Bench<'a> {
                 "about": about,
                 "rows": self.rows,
                 "targets": targets,
+                "skipped": self.skipped,
             }))?,
         )?;
-        let text = markdown(&about, &self.rows, &plots, targets)?;
+        let mut text = markdown(&about, &self.rows, &plots, targets)?;
+        for line in self.skipped() {
+            writeln!(text, "\n{line}")?;
+        }
         Ok(fs::write(out.join("results.md"), text)?)
     }
 }
@@ -318,6 +343,9 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
     let targets = targets::judge(&bench.rows, asserted);
     bench.write(&out, &about, &targets)?;
     println!("\n{}", targets_table(&targets));
+    for line in bench.skipped() {
+        println!("{line}");
+    }
     println!("results:    {}", out.join("results.md").display());
     println!("total time: {}", ui::duration(start.elapsed()));
     Ok(())
