@@ -9,6 +9,22 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
 /// How much a value may differ from another that should be the same.
 const REPEATABLE: f64 = 1.01;
+/// How much of C a fault takes at most, and one by a read that is resolved by these.
+const FAULT: f64 = 0.94;
+const READ_FAULT: f64 = 0.90;
+const READ_FAULTS: &[&str] = &["zeropage", "continue"];
+/// How much of C a fault takes at most if each thread that faults has a descriptor.
+const LOAD_EACH: f64 = 0.95;
+/// How much a process that does not use userfaultfd may differ from one on the C kernel.
+const BUILTIN: f64 = 0.002;
+/// How much longer the slowest faults may take while very many threads sleep.
+const LATENCY: f64 = 1.2;
+/// How many threads sleep then, and with how many it is compared.
+const LATENCY_SLEEPERS: (f64, f64) = (4096.0, 1.0);
+/// The quantile of the slowest faults.
+const SLOWEST: &str = "p99.9";
+/// Rows of which no ratio is demanded, by measure and parameters, and why.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 /// How much a value that is flat may change.
 const FLAT: f64 = 1.1;
 /// How many times as many instructions C takes at least with so many sleeping threads.
@@ -76,6 +92,18 @@ impl Found {
 enum Bound {
     AtMost(f64),
     AtLeast(f64),
+    /// Differs from 1 by at most so much.
+    Near(f64),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "at most {bound:.2}"),
+            Self::AtLeast(bound) => write!(f, "at least {bound:.2}"),
+            Self::Near(bound) => write!(f, "1.000 +- {bound:.3}"),
+        }
+    }
 }
 
 impl Bound {
@@ -83,6 +111,7 @@ impl Bound {
         match self {
             Self::AtMost(bound) => value <= bound,
             Self::AtLeast(bound) => value >= bound,
+            Self::Near(bound) => (1.0 - bound..=1.0 + bound).contains(&value),
         }
     }
 
@@ -91,6 +120,7 @@ impl Bound {
         match self {
             Self::AtMost(_) => a.total_cmp(&b),
             Self::AtLeast(_) => b.total_cmp(&a),
+            Self::Near(_) => (a - 1.0).abs().total_cmp(&(b - 1.0).abs()),
         }
     }
 }
@@ -162,6 +192,33 @@ fn growth(curves: &Curves<'_>) -> Vec<Found> {
         }
     }
     found
+}
+
+/// Takes rows away that are exceptions, and returns what is to be said about them.
+fn take_exceptions(
+    measure: &str,
+    rows: &mut Vec<&Row>,
+    exceptions: &[(&str, &str, &str)],
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    rows.retain(|row| {
+        let params = row.key.params("");
+        let mut known = exceptions.iter();
+        let known = known.find(|(name, of, _)| *name == measure && *of == params);
+        if let Some((_, _, why)) = known {
+            reasons.push(format!("; without {params}: {why}"));
+        }
+        known.is_none()
+    });
+    reasons
+}
+
+/// Judges Rust divided by C, for rows that are no exceptions.
+fn compared(measure: &'static str, what: &str, bound: Bound, mut rows: Vec<&Row>) -> Target {
+    let reasons = take_exceptions(measure, &mut rows, EXCEPTIONS);
+    let mut target = judge_by(measure, PATH_LENGTH, what.into(), bound, ratios(&rows));
+    target.found.extend(reasons);
+    target
 }
 
 /// Returns Rust divided by C for each row.
@@ -239,15 +296,17 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
         Bound::AtMost(REPEATABLE),
         spreads(&rows.iter().collect::<Vec<_>>()),
     )];
-    targets.extend(["single-fault", "event", "builtin"].map(|measure| {
-        judge_by(
-            measure,
-            PATH_LENGTH,
-            format!("at most {REPEATABLE} x the instructions of C"),
-            Bound::AtMost(REPEATABLE),
-            ratios(&results.path(measure)),
-        )
+    targets.extend(single_fault(&results));
+    let measures = [
+        ("ioctl", Bound::AtMost(1.0)),
+        ("event", Bound::AtMost(REPEATABLE)),
+        ("builtin", Bound::Near(BUILTIN)),
+    ];
+    targets.extend(measures.map(|(measure, bound)| {
+        let what = format!("{bound} x the instructions of C");
+        compared(measure, &what, bound, results.path(measure))
     }));
+    targets.push(latency(&results));
     targets.extend(unrelated_resolve(&results));
     targets.extend(resolve_sleepers(&results));
     targets.push(waiters(&results));
@@ -272,6 +331,54 @@ impl<'a> Results<'a> {
     fn path(&self, measure: &str) -> Vec<&'a Row> {
         self.of(PATH_LENGTH, measure, "instructions")
     }
+}
+
+fn single_fault(results: &Results) -> [Target; 2] {
+    let measure = "single-fault";
+    let rows = results.path(measure);
+    let mut reads = rows.clone();
+    reads.retain(|row| {
+        let is = |name, values: &[&str]| {
+            let value = row.key.param(name);
+            value.is_some_and(|value| values.contains(&value.as_str()))
+        };
+        is("access", &["read"]) && is("resolution", READ_FAULTS)
+    });
+    let parts = [
+        ("", FAULT, rows),
+        ("reads, zeropage and continue: ", READ_FAULT, reads),
+    ];
+    parts.map(|(part, bound, rows)| {
+        let bound = Bound::AtMost(bound);
+        let what = format!("{part}{bound} x the instructions of C");
+        compared(measure, &what, bound, rows)
+    })
+}
+
+/// Judges the slowest faults by those with few threads asleep.
+fn latency(results: &Results) -> Target {
+    let measure = "latency";
+    let (many, few) = LATENCY_SLEEPERS;
+    let rows = results.path(measure);
+    let with = |sleepers| {
+        let mut rows = rows.iter().filter(|row| {
+            row.key.number("sleepers") == Some(sleepers)
+                && row.key.param("quantile").as_deref() == Some(SLOWEST)
+        });
+        rows.next()?.median(Impl::Rust)
+    };
+    let value = with(many).zip(with(few)).map(|(many, few)| many / few);
+    let found = value.map(|value| Found {
+        name: SLOWEST.into(),
+        value,
+    });
+    judge_by(
+        measure,
+        PATH_LENGTH,
+        format!("{SLOWEST} at {many} at most {LATENCY} x that at {few}"),
+        Bound::AtMost(LATENCY),
+        found.into_iter().collect(),
+    )
 }
 
 /// Judges whether a cost stays the same when more threads sleep.
@@ -304,20 +411,13 @@ fn resolve_sleepers(results: &Results) -> Vec<Target> {
     // Half of the threads sleep on average, so C takes less, and the copy itself is the same.
     targets.extend(ahead(measure, "to the last of them: ", &last));
     // With fewer threads it is the ioctl that is measured.
-    let many = at_least(at_once, "sleepers", MANY);
-    let what = "at once, for each thread: ";
-    targets.push(flat(measure, what, &many));
-    // Both implementations have to wake them all.
-    targets.push(Target {
-        verdict: Verdict::NoTarget,
-        ..judge_by(
-            measure,
-            PATH_LENGTH,
-            format!("{what}the instructions of C"),
-            Bound::AtMost(REPEATABLE),
-            ratios(&many),
-        )
-    });
+    let many = at_least(at_once.clone(), "sleepers", MANY);
+    targets.push(flat(measure, "at once, for each thread: ", &many));
+    let mut all = at_once;
+    all.retain(|row| has(row, "wake all"));
+    let bound = Bound::AtMost(1.0);
+    let what = format!("all at once, for each thread: {bound} x the instructions of C");
+    targets.push(compared(measure, &what, bound, all));
     targets
 }
 
@@ -352,18 +452,16 @@ fn load(results: &Results) -> Vec<Target> {
         Bound::AtMost(FLAT),
         growth(&curves(&rows, "faulting")),
     )];
-    let (one, each): (Vec<&Row>, Vec<&Row>) = at_least(rows, "faulting", AHEAD_FROM)
+    let (one, each): (Vec<&Row>, Vec<&Row>) = rows
         .into_iter()
         .partition(|row| row.key.param("descriptors").as_deref() == Some("one"));
-    for (rows, what) in [(one, "one descriptor"), (each, "a descriptor each")] {
-        targets.push(judge_by(
-            measure,
-            PATH_LENGTH,
-            format!("{what}: fewer instructions than C from V = {AHEAD_FROM} on"),
-            Bound::AtMost(1.0),
-            ratios(&rows),
-        ));
-    }
+    let what = format!("one descriptor: fewer instructions than C from V = {AHEAD_FROM} on");
+    let one = at_least(one, "faulting", AHEAD_FROM);
+    let bound = Bound::AtMost(1.0);
+    targets.push(compared(measure, &what, bound, one));
+    let bound = Bound::AtMost(LOAD_EACH);
+    let what = format!("a descriptor each: {bound} x the instructions of C");
+    targets.push(compared(measure, &what, bound, each));
     targets
 }
 
@@ -460,18 +558,26 @@ fn contention(results: &Results, asserted: bool) -> Vec<Target> {
 mod tests {
     use super::*;
     use crate::bench::Key;
+    use serde_json::Value;
 
-    fn row(measure: &str, sleepers: u64, rust: f64, c: f64) -> Row {
+    fn row_with(measure: &str, params: &[(&str, Value)], rust: f64, c: f64) -> Row {
+        let params = params.iter();
         Row {
             key: Key {
                 mode: PATH_LENGTH.into(),
                 measure: measure.into(),
-                params: [("sleepers".into(), sleepers.into())].into(),
+                params: params
+                    .map(|(name, value)| ((*name).into(), value.clone()))
+                    .collect(),
                 unit: "instructions".into(),
             },
             rust: vec![rust],
             c: vec![c],
         }
+    }
+
+    fn row(measure: &str, sleepers: u64, rust: f64, c: f64) -> Row {
+        row_with(measure, &[("sleepers", sleepers.into())], rust, c)
     }
 
     fn verdicts(rows: &[Row], measure: &str) -> Vec<Verdict> {
@@ -502,10 +608,94 @@ mod tests {
     #[test]
     fn targets_of_ratios() {
         use Verdict::{Met, Missed};
-        assert_eq!(verdicts(&[row("event", 1, 101.0, 100.0)], "event"), [Met]);
-        assert_eq!(
-            verdicts(&[row("event", 1, 102.0, 100.0)], "event"),
-            [Missed]
-        );
+        let verdict = |measure, rust, c| verdicts(&[row(measure, 1, rust, c)], measure);
+        assert_eq!(verdict("event", 101.0, 100.0), [Met]);
+        assert_eq!(verdict("event", 102.0, 100.0), [Missed]);
+        assert_eq!(verdict("ioctl", 1000.0, 1000.0), [Met]);
+        assert_eq!(verdict("ioctl", 1001.0, 1000.0), [Missed]);
+        for (rust, expected) in [
+            (997.0, Missed),
+            (998.0, Met),
+            (1002.0, Met),
+            (1003.0, Missed),
+        ] {
+            assert_eq!(verdict("builtin", rust, 1000.0), [expected], "{rust}");
+        }
+    }
+
+    #[test]
+    fn targets_of_faults() {
+        use Verdict::{Met, Missed, NotMeasured};
+        let fault = |access: &str, resolution: &str, rust| {
+            let params = [("access", access.into()), ("resolution", resolution.into())];
+            let rows = [row_with("single-fault", &params, rust, 100.0)];
+            verdicts(&rows, "single-fault")
+        };
+        assert_eq!(fault("write", "zeropage", 94.0), [Met, NotMeasured]);
+        assert_eq!(fault("write", "zeropage", 95.0), [Missed, NotMeasured]);
+        assert_eq!(fault("read", "copy", 94.0), [Met, NotMeasured]);
+        assert_eq!(fault("read", "continue", 94.0), [Met, Missed]);
+        assert_eq!(fault("read", "continue", 90.0), [Met, Met]);
+    }
+
+    #[test]
+    fn targets_of_waking_all() {
+        let verdict = |how: &str, sleepers: u64, rust| {
+            let params = [("how", how.into()), ("sleepers", sleepers.into())];
+            let rows = [row_with("resolve-sleepers", &params, rust, 100.0)];
+            verdicts(&rows, "resolve-sleepers").pop()
+        };
+        for how in ["wake all", "wake all by closing"] {
+            assert_eq!(verdict(how, 1, 100.0), Some(Verdict::Met));
+            assert_eq!(verdict(how, 4096, 101.0), Some(Verdict::Missed));
+        }
+        let half = verdict("wake half", 4096, 200.0);
+        assert_eq!(half, Some(Verdict::NotMeasured));
+    }
+
+    #[test]
+    fn targets_of_load() {
+        use Verdict::{Met, Missed, NotMeasured};
+        let load = |descriptors: &str, faulting: u64, rust| {
+            let params = [
+                ("descriptors", descriptors.into()),
+                ("faulting", faulting.into()),
+            ];
+            // The first target is about growth, the last two about throughput.
+            verdicts(&[row_with("load", &params, rust, 100.0)], "load")[1..3].to_vec()
+        };
+        assert_eq!(load("one", 1, 101.0), [NotMeasured, NotMeasured]);
+        assert_eq!(load("one", 8, 101.0), [Missed, NotMeasured]);
+        assert_eq!(load("each", 1, 95.0), [NotMeasured, Met]);
+        assert_eq!(load("each", 1, 96.0), [NotMeasured, Missed]);
+    }
+
+    #[test]
+    fn targets_of_latency() {
+        let verdict = |many| {
+            let rows = [("p50", 1, 50.0), ("p99.9", 1, 100.0), ("p99.9", 4096, many)];
+            let rows = rows.map(|(quantile, sleepers, rust)| {
+                let params = [
+                    ("quantile", quantile.into()),
+                    ("sleepers", Value::from(sleepers)),
+                ];
+                row_with("latency", &params, rust, rust)
+            });
+            verdicts(&rows, "latency")
+        };
+        assert_eq!(verdict(120.0), [Verdict::Met]);
+        assert_eq!(verdict(121.0), [Verdict::Missed]);
+        assert_eq!(verdicts(&[], "latency"), [Verdict::NotMeasured]);
+    }
+
+    #[test]
+    fn exceptions_have_reasons() {
+        let (kept, left_out) = (row("ioctl", 1, 1.0, 1.0), row("ioctl", 2, 9.0, 1.0));
+        let mut rows = vec![&kept, &left_out];
+        let exceptions = [("ioctl", "sleepers 2", "it copies")];
+        let reasons = take_exceptions("ioctl", &mut rows, &exceptions);
+        assert_eq!(reasons, ["; without sleepers 2: it copies"]);
+        assert_eq!(rows.len(), 1);
+        assert!(take_exceptions("event", &mut rows, &exceptions).is_empty());
     }
 }
