@@ -21,6 +21,7 @@ static int uffd, fd;
 #define NR_SLEEPERS 2
 
 static atomic_int awake[NR_SLEEPERS];
+static atomic_int tids[NR_SLEEPERS];
 static pthread_t sleepers[NR_SLEEPERS];
 
 static char *page(int i)
@@ -32,20 +33,41 @@ static void *sleeper(void *number)
 {
 	long n = (long)number;
 
+	tids[n] = syscall(SYS_gettid);
 	load(page(n));
 	awake[n] = 1;
 	return NULL;
 }
 
+/*
+ * Is a thread off the CPU? The message of a fault can be read before the thread
+ * has looked at the page table for the last time.
+ */
+static bool is_off_cpu(int tid)
+{
+	char path[64], wchan[64] = "0";
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/wchan", tid);
+	return knob_read(path, wchan, sizeof(wchan)) == 0 && strcmp(wchan, "0");
+}
+
 /* Has a thread wait for page @n, with its message read. */
 static bool send_to_sleep(long n)
 {
+	double end = now() + 5;
 	struct uffd_msg msg;
 
 	awake[n] = 0;
 	sleepers[n] = start(sleeper, (void *)n);
-	return uffd_read(uffd, &msg, 5) &&
-	       msg.arg.pagefault.address == (uintptr_t)page(n);
+	if (!uffd_read(uffd, &msg, 5) ||
+	    msg.arg.pagefault.address != (uintptr_t)page(n))
+		return false;
+	while (!is_off_cpu(tids[n])) {
+		if (now() > end)
+			return false;
+		sleep_ms(1);
+	}
+	return true;
 }
 
 static bool woken(long n)
