@@ -176,6 +176,7 @@ struct tally {
 	long total;		/* EAGAINs */
 	long most;		/* in one round */
 	long gone;		/* filled, and taken away again */
+	long early;		/* found before they were taken away */
 	long timeouts;		/* of poll() */
 	long others;		/* other answers */
 };
@@ -214,7 +215,10 @@ static struct tally rounds(bool waits)
 			if (waits && !(ready(POLLOUT, 1500) & POLLOUT))
 				tally.timeouts++;
 		}
-		if (ret != (long)page_size)
+		/* This end of the change is told before the pages are gone. */
+		if (kind == PUNCH && ret == -EEXIST)
+			tally.early++;
+		else if (ret != (long)page_size)
 			tally.others++;
 		if (!finished(5)) {
 			tally.others++;
@@ -268,6 +272,8 @@ static void test_rounds(enum kind what)
 	report(&tally, "spinning");
 	if (what == REMOVE || what == PUNCH)
 		measured("pages that were taken away again", tally.gone);
+	if (what == PUNCH)
+		measured("pages that were filled too early", tally.early);
 	if (what == PUNCH) {
 		/* The end of the change is told before the pages are gone. */
 	} else if (what == REMOVE) {
