@@ -6,7 +6,9 @@ use crate::{
     fixture::{ask_setup, setup, Fixture, Setup, FEATURES, FEW, SETUPS},
     inspect::pagemap,
     memory::{madvise, move_to, mprotect, munmap, Area, Names, MIB, RW},
-    process::{ended, exit, fork, fork_with, kill, receive, send, sleeping_thread, wait},
+    process::{
+        ended, exit, fault_counts, fork, fork_with, kill, receive, send, sleeping_thread, wait,
+    },
     sys::{outcome, PAGE},
     touch::{
         catch_signals, count_interrupts, interrupt, interrupt_and_wait, interrupts, load, store,
@@ -128,6 +130,9 @@ const ACTS: &[Act] = &[
     }),
     act("copy", |s| copy_to(s, 0, 0)),
     act("copy dontwake", |s| copy_to(s, 0, DONTWAKE)),
+    act("copy then wake", |s| {
+        format!("{}, {}", copy_to(s, 0, DONTWAKE), on_page(s, &WAKE, 0, 0))
+    }),
     act("copy of another page", |s| copy_to(s, 1, 0)),
     act("copy again", |s| {
         // The second one finds the page there.
@@ -200,6 +205,87 @@ fn sleeper(log: &mut Transcript, setup: Setup, read: bool, act: &Act) {
     log.record(question("ended"), thread.join().expect("no panic"));
     log.record(question("page"), pagemap(start));
     munmap(start + ELSEWHERE, len);
+}
+
+/// What threads sleep in whose faults are counted.
+const COUNTED: &[Setup] = &[
+    setup("anon", MISSING, false),
+    setup("anon", WP, true),
+    setup("shmem", MISSING, false),
+    setup("shmem", MINOR, true),
+    setup("shmem", WP, true),
+    setup("shmem-private", MISSING, false),
+    setup("hugetlb", MISSING, false),
+    setup("hugetlb-memfd", MINOR, true),
+];
+
+/// What lets a thread go on.
+const RESOLVING: &[&str] = &[
+    "copy",
+    "copy then wake",
+    "zeropage",
+    "continue",
+    "writeprotect off",
+    "move",
+    "poison",
+    "unregister",
+];
+
+/// Accesses whose faults are counted, and whether each writes to the memory: of user mode, of
+/// system calls, and of those that get hold of the page first.
+const COUNTING: &[(&str, bool)] = &[
+    ("load", false),
+    ("store", true),
+    ("read", true),
+    ("write", false),
+    ("process_vm_readv", false),
+    ("process_vm_writev", true),
+    ("populate read", false),
+    ("populate write", true),
+];
+
+/// How often a fault counts, for each way to resolve it. Those of the kernel itself count otherwise
+/// than those of user mode.
+fn counters(log: &mut Transcript, setup: Setup) {
+    catch_signals();
+    for (name, writes) in COUNTING {
+        // Only writes meet a protection.
+        if setup.mode & WP != 0 && !writes {
+            continue;
+        }
+        for act in ACTS.iter().filter(|act| RESOLVING.contains(&act.name)) {
+            log.record(format!("{name},{}", act.name), counted(setup, name, act));
+        }
+    }
+}
+
+fn counted(setup: Setup, name: &str, act: &Act) -> String {
+    let fixture = Fixture::new(setup.kind, setup.mode, 0, 0);
+    fixture.reset(setup.populated);
+    let access = ACCESSES.iter().find(|access| access.name == name);
+    let run = access.expect("it is in the table").run;
+    let (address, names) = (fixture.area.start + 0x10, fixture.names.clone());
+    let elsewhere = fixture.source.start + 0x10;
+    let thread = std::thread::spawn(move || {
+        touch_by_this_thread();
+        // What the access needs besides the page is there after this.
+        run(elsewhere, &names);
+        let before = fault_counts();
+        let answer = run(address, &names);
+        let after = fault_counts();
+        let [minor, major] = [0, 1].map(|index| after[index] - before[index]);
+        format!("{answer}: {minor} minor, {major} major")
+    });
+    fixture.uffd.wait_for_sleepers(1);
+    let done = (act.run)(&fixture);
+    if !fixture.uffd.ends_or_sleeps(&thread) {
+        let (start, len) = (fixture.area.start, fixture.area.len);
+        fixture.uffd.range(&WAKE, start, len, 0);
+        fixture.resolve_all(&thread);
+        thread.join().expect("no panic");
+        return format!("{done}, still asleep");
+    }
+    format!("{done}, {}", thread.join().expect("no panic"))
 }
 
 /// Threads that sleep far from one another and close to one another, of which some are woken.
@@ -419,6 +505,12 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(
             format!("faults/sleepers/{}/mode={}", setup.kind, setup.mode),
             move |log| sleepers(log, *setup),
+        ));
+    }
+    for setup in COUNTED {
+        cases.push(Case::new(
+            format!("faults/counters/{}/mode={}", setup.kind, setup.mode),
+            move |log| counters(log, *setup),
         ));
     }
     cases.push(Case::new("faults/distances", distances));

@@ -178,6 +178,16 @@ pub fn this_thread() -> u32 {
     unsafe { libc::gettid() as u32 }
 }
 
+/// How many minor and major faults this thread has had.
+pub fn fault_counts() -> [i64; 2] {
+    // SAFETY: All values are valid, and the pointer is.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        [usage.ru_minflt, usage.ru_majflt]
+    }
+}
+
 /// How many descriptors this process has.
 pub fn descriptors() -> u32 {
     let list = std::fs::read_dir("/proc/self/fd").expect("there is a list");
