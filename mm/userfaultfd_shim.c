@@ -64,7 +64,8 @@ static bool marker_pending(pte_t pte, unsigned long reason)
 }
 
 #ifdef CONFIG_HUGETLB_PAGE
-static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
+static noinline bool huge_fault_pending(struct vm_fault *vmf,
+					unsigned long reason)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	pte_t *ptep, pte;
@@ -100,7 +101,8 @@ static bool huge_fault_pending(struct vm_fault *vmf, unsigned long reason)
  * block. Only the fault lock is held (for hugetlb also the hugetlb VMA lock).
  * It keeps the tables from being freed, but entries may change at any time.
  */
-static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
+static __always_inline bool fault_pending(struct vm_fault *vmf,
+					  unsigned long reason)
 {
 	unsigned long addr = vmf->address;
 	pgd_t *pgd;
@@ -145,6 +147,8 @@ static bool fault_pending(struct vm_fault *vmf, unsigned long reason)
 
 /*
  * Is the fault still pending? Drops the fault lock, and the hugetlb VMA lock.
+ * The caller may be in an RCU read-side critical section, so this must not
+ * sleep.
  */
 bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason)
 {
@@ -152,7 +156,7 @@ bool uffd_shim_must_wait_unlock(struct vm_fault *vmf, unsigned long reason)
 
 	assert_fault_locked(vmf);
 
-	if (is_vm_hugetlb_page(vmf->vma)) {
+	if (unlikely(is_vm_hugetlb_page(vmf->vma))) {
 		pending = huge_fault_pending(vmf, reason);
 		hugetlb_vma_unlock_read(vmf->vma);
 	} else {

@@ -15,7 +15,8 @@ use kernel::{
 /// Handles a fault in a registered VMA: `handle_userfault()`.
 ///
 /// The thread sleeps until the fault is resolved, a signal ends the sleep, or the descriptor is
-/// closed, and takes the fault again then. A fault that cannot be handled this way ends in SIGBUS.
+/// closed. Then it repeats the access, or takes the fault again. A fault that cannot be handled
+/// this way ends in SIGBUS.
 #[inline]
 pub(crate) fn handle<'a>(fault: Fault<'a>) -> FaultOutcome<'a> {
     let task = current!();

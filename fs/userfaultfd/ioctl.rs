@@ -25,6 +25,7 @@ use kernel::{
 /// `EINVAL` for an unknown operation, and for all operations but the handshake before the handshake
 /// was made; or the error of the operation.
 #[doc(alias = "userfaultfd_ioctl")]
+#[inline(always)]
 pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Result {
     if cmd != UffdioApi::CMD && !context.is_initialized() {
         return Err(EINVAL);

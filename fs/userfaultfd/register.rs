@@ -2,7 +2,6 @@
 
 //! Registration of VMAs.
 
-use crate::range;
 use kernel::{
     prelude::*,
     task::cond_resched,
@@ -10,6 +9,8 @@ use kernel::{
     uapi,
     userfaultfd::{
         abi::{Answered, Request, UffdioRange, UffdioRegister},
+        fault::Wakeup,
+        range::PageRange,
         supported::{self, VM_MAYWRITE, VM_UFFD_MISSING},
         vma::VmaCursor,
         Context, OpenContext,
@@ -42,7 +43,8 @@ fn enter(cursor: &mut VmaCursor<'_>, start: usize) -> Result {
 pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
     let request = UffdioRegister::read(arg)?;
     let flags = supported::register_flags(request.mode).ok_or(EINVAL)?;
-    let (start, end) = range::check(&context, request.range)?;
+    let range = PageRange::new(&context, request.range)?;
+    let (start, end) = (range.start(), range.end());
     let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);
 
     let mut has_hugetlb = false;
@@ -102,7 +104,8 @@ pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
 /// is gone or there is no memory.
 #[doc(alias = "userfaultfd_unregister")]
 pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
-    let (start, end) = range::check(context, UffdioRange::read(arg)?)?;
+    let range = PageRange::new(context, UffdioRange::read(arg)?)?;
+    let (start, end) = (range.start(), range.end());
     let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);
 
     let mm = context.mm().mmget_not_zero().ok_or(ENOMEM)?;
@@ -125,7 +128,8 @@ pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
         if modes & VM_UFFD_MISSING != 0 {
             // These faults are not going to be resolved. No thread can go to sleep any more,
             // because the VMA is locked and off the context.
-            context.waiters().wake(part.start as u64..part.end as u64);
+            let range = part.start as u64..part.end as u64;
+            context.waiters().wake(range, Wakeup::LOOK_AGAIN);
         }
     })
 }

@@ -2,10 +2,8 @@
 
 //! Operations on pages, and wake-ups.
 
-use crate::range::{self, Bounds};
 use kernel::{
     error::Error,
-    mm::MmWithUser,
     prelude::*,
     uaccess::UserPtr,
     uapi::{UFFD_PAGEFAULT_FLAG_MINOR, UFFD_PAGEFAULT_FLAG_WP},
@@ -14,31 +12,38 @@ use kernel::{
             self, Answered, Request, UffdioContinue, UffdioCopy, UffdioMove, UffdioPoison,
             UffdioRange, UffdioWriteprotect, UffdioZeropage,
         },
-        pages, Context,
+        fault::Wakeup,
+        pages::{Existing, Pages},
+        range::{CopySource, PageRange},
+        Context,
     },
 };
 
 /// An operation that fills pages.
 pub(crate) trait Fill: Answered {
-    /// Returns the range of pages that are filled.
-    fn target(&self) -> UffdioRange;
+    /// Where the pages come from.
+    type Source;
 
     /// Returns the mode.
     fn mode(&self) -> u64;
 
-    /// Checks the arguments, in the order of the C implementation.
+    /// Checks the arguments, in the order of the C implementation. Returns the pages that are
+    /// filled, and where they come from.
     ///
     /// # Errors
     ///
     /// `EINVAL`
-    fn check(&self, context: &Context) -> Result;
+    fn check(&self, context: &Context) -> Result<(PageRange, Self::Source)>;
+
+    /// Returns what a thread that waits for one of the pages can do when this is done.
+    fn wakeup(&self) -> Wakeup;
 
     /// Fills the pages, and returns the number of bytes that were done.
     ///
     /// # Errors
     ///
-    /// Those of the operation in [`pages`].
-    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64>;
+    /// Those of the operation in [`Pages`].
+    fn run(&self, pages: &Pages<'_>, range: PageRange, source: Self::Source) -> Result<u64>;
 }
 
 /// An operation that fills pages and whose arguments are a range and a mode.
@@ -50,31 +55,41 @@ trait FillRange: Answered {
 
     fn mode(&self) -> u64;
 
-    /// Fills `len` bytes at `start`.
-    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64>;
+    /// Returns what [`Fill::wakeup`] does.
+    fn wakeup(&self) -> Wakeup;
+
+    /// Fills the pages, as [`Fill::run`] does.
+    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64>;
 }
 
 impl<T: FillRange> Fill for T {
-    fn target(&self) -> UffdioRange {
-        self.range()
-    }
+    type Source = ();
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         FillRange::mode(self)
     }
 
-    fn check(&self, context: &Context) -> Result {
-        range::check(context, self.range())?;
-        check_mode(FillRange::mode(self), T::MODES)
+    #[inline(always)]
+    fn check(&self, context: &Context) -> Result<(PageRange, ())> {
+        let range = PageRange::new(context, self.range())?;
+        check_mode(FillRange::mode(self), T::MODES)?;
+        Ok((range, ()))
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-        let UffdioRange { start, len } = self.range();
-        FillRange::run(self, context, mm, addr(start), addr(len))
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        FillRange::wakeup(self)
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange, (): ()) -> Result<u64> {
+        FillRange::run(self, pages, range)
     }
 }
 
 /// Checks that there are no unknown bits in a mode.
+#[inline(always)]
 fn check_mode(mode: u64, known: u64) -> Result {
     if mode & !known != 0 {
         return Err(EINVAL);
@@ -82,57 +97,48 @@ fn check_mode(mode: u64, known: u64) -> Result {
     Ok(())
 }
 
-/// Returns an address or length that was checked against the bounds of user space, in bytes.
-fn addr(addr: u64) -> usize {
-    // CAST: Addresses in user space fit.
-    addr as usize
-}
-
 impl Fill for UffdioCopy {
-    fn target(&self) -> UffdioRange {
-        UffdioRange {
-            start: self.dst,
-            len: self.len,
-        }
-    }
+    type Source = CopySource;
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         self.mode
     }
 
-    fn check(&self, context: &Context) -> Result {
-        let bounds = Bounds::of(context);
-        bounds.check_unaligned(self.src, self.len)?;
-        bounds.check(self.dst, self.len)?;
-        check_mode(self.mode, abi::MODE_DONTWAKE | abi::COPY_MODE_WP)
+    #[inline(always)]
+    fn check(&self, context: &Context) -> Result<(PageRange, CopySource)> {
+        let (start, len) = (self.dst, self.len);
+        let src = CopySource::new(context, self.src, len)?;
+        let range = PageRange::new(context, UffdioRange { start, len })?;
+        check_mode(self.mode, abi::MODE_DONTWAKE | abi::COPY_MODE_WP)?;
+        Ok((range, src))
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-        let (dst, src, len) = (addr(self.dst), addr(self.src), addr(self.len));
-        pages::mfill_copy(
-            context,
-            mm,
-            dst,
-            src,
-            len,
-            self.mode & abi::COPY_MODE_WP != 0,
-        )
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        if self.mode & abi::COPY_MODE_WP == 0 {
+            Wakeup::WRITE
+        } else {
+            Wakeup::READ
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange, src: CopySource) -> Result<u64> {
+        pages.copy(range, src, self.mode & abi::COPY_MODE_WP != 0)
     }
 }
 
 impl Fill for UffdioMove {
-    fn target(&self) -> UffdioRange {
-        UffdioRange {
-            start: self.dst,
-            len: self.len,
-        }
-    }
+    type Source = PageRange;
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         self.mode
     }
 
-    fn check(&self, context: &Context) -> Result {
+    #[inline(always)]
+    fn check(&self, context: &Context) -> Result<(PageRange, PageRange)> {
         // Pages move within an address space, by one of its own threads.
         if !current!()
             .mm()
@@ -140,72 +146,109 @@ impl Fill for UffdioMove {
         {
             return Err(EINVAL);
         }
-        let bounds = Bounds::of(context);
-        bounds.check(self.dst, self.len)?;
-        bounds.check(self.src, self.len)?;
+        let (dst, src, len) = (self.dst, self.src, self.len);
+        let range = PageRange::new(context, UffdioRange { start: dst, len })?;
+        let source = PageRange::new(context, UffdioRange { start: src, len })?;
         check_mode(
             self.mode,
             abi::MODE_DONTWAKE | abi::MOVE_MODE_ALLOW_SRC_HOLES,
-        )
+        )?;
+        Ok((range, source))
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser) -> Result<u64> {
-        let (dst, src, len) = (addr(self.dst), addr(self.src), addr(self.len));
-        pages::move_pages(context, mm, dst, src, len, self.mode)
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        if self.mode & abi::MOVE_MODE_ALLOW_SRC_HOLES == 0 {
+            Wakeup::WRITE
+        } else {
+            // There may be no page.
+            Wakeup::LOOK_AGAIN
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange, src: PageRange) -> Result<u64> {
+        pages.move_from(range, src, self.mode)
     }
 }
 
 impl FillRange for UffdioZeropage {
     const MODES: u64 = abi::MODE_DONTWAKE;
 
+    #[inline(always)]
     fn range(&self) -> UffdioRange {
         self.range
     }
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         self.mode
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
-        pages::mfill_zeropage(context, mm, start, len)
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        // A shared mapping gets a page of its own. Others get the zero page, of which a write makes
+        // a copy.
+        Wakeup::READ.or(Wakeup::WRITE_SHARED)
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
+        pages.zeropage(range)
     }
 }
 
 impl FillRange for UffdioContinue {
     const MODES: u64 = abi::MODE_DONTWAKE | abi::CONTINUE_MODE_WP;
 
+    #[inline(always)]
     fn range(&self) -> UffdioRange {
         self.range
     }
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         self.mode
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
-        pages::mfill_continue(
-            context,
-            mm,
-            start,
-            len,
-            self.mode & abi::CONTINUE_MODE_WP != 0,
-        )
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        if self.mode & abi::CONTINUE_MODE_WP == 0 {
+            // A write to a private mapping makes a copy of the page.
+            Wakeup::READ.or(Wakeup::WRITE_SHARED)
+        } else {
+            Wakeup::READ
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
+        pages.map_existing(range, self.mode & abi::CONTINUE_MODE_WP != 0)
     }
 }
 
 impl FillRange for UffdioPoison {
     const MODES: u64 = abi::MODE_DONTWAKE;
 
+    #[inline(always)]
     fn range(&self) -> UffdioRange {
         self.range
     }
 
+    #[inline(always)]
     fn mode(&self) -> u64 {
         self.mode
     }
 
-    fn run(&self, context: &Context, mm: &MmWithUser, start: usize, len: usize) -> Result<u64> {
-        pages::mfill_poison(context, mm, start, len)
+    #[inline(always)]
+    fn wakeup(&self) -> Wakeup {
+        // The fault finds out that the access fails.
+        Wakeup::LOOK_AGAIN
+    }
+
+    #[inline(always)]
+    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
+        pages.poison(range)
     }
 }
 
@@ -242,15 +285,14 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
         return Err(EAGAIN);
     }
     let request = T::read(arg)?;
-    request.check(context)?;
+    let (range, source) = request.check(context)?;
 
-    let UffdioRange { start, len } = request.target();
     let wakes = request.mode() & abi::MODE_DONTWAKE == 0;
     let done = {
-        let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
-        let done = request.run(context, &mm);
+        let pages = Pages::new(context).ok_or(ESRCH)?;
+        let done = request.run(&pages, range, source);
         if done == Err(EEXIST) && wakes {
-            wake_existing(context, &mm, start);
+            wake_existing(context, &pages, range);
         }
         done
     };
@@ -258,31 +300,35 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
 
     let done = done?;
     if wakes {
-        context.waiters().wake(start..start.saturating_add(done));
+        let start = range.start() as u64;
+        let range = start..start.wrapping_add(done);
+        context.waiters().wake(range, request.wakeup());
     }
-    if done == len {
+    if done == range.bytes() as u64 {
         Ok(())
     } else {
         Err(EAGAIN)
     }
 }
 
-/// Wakes the threads that wait for the page at `start`, if it exists.
+/// Wakes the threads that wait for the first page of `range`, if it exists.
 #[cold]
-fn wake_existing(context: &Context, mm: &MmWithUser, start: u64) {
-    let Some((page, size)) = pages::existing_at(mm, addr(start)) else {
+fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) {
+    let Some((page, size)) = pages.existing_at(range) else {
         return;
     };
-    let range = start..start.saturating_add(size as u64);
+    let start = range.start() as u64;
     // A page that exists does not resolve faults on its protection, and no minor faults if it is
     // not mapped.
     let mut others = UFFD_PAGEFAULT_FLAG_WP;
-    if page == pages::Existing::Unmapped {
+    if page == Existing::Unmapped {
         others |= UFFD_PAGEFAULT_FLAG_MINOR;
     }
-    context
-        .waiters()
-        .wake_matching(range, |fault| fault.flags & u64::from(others) == 0);
+    context.waiters().wake_matching(
+        start..start.saturating_add(size as u64),
+        Wakeup::LOOK_AGAIN,
+        |fault| fault.flags & u64::from(others) == 0,
+    );
 }
 
 /// `UFFDIO_WRITEPROTECT`: write-protects pages; or lifts the protection, and wakes the threads that
@@ -292,12 +338,13 @@ fn wake_existing(context: &Context, mm: &MmWithUser, start: u64) {
 ///
 /// As for [`fill`], without a report in the structure.
 #[doc(alias = "userfaultfd_writeprotect")]
+#[inline(always)]
 pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
     if context.mmap_changing() {
         return Err(EAGAIN);
     }
     let request = UffdioWriteprotect::read(arg)?;
-    let (start, end) = range::check(context, request.range)?;
+    let range = PageRange::new(context, request.range)?;
     check_mode(
         request.mode,
         abi::WRITEPROTECT_MODE_DONTWAKE | abi::WRITEPROTECT_MODE_WP,
@@ -310,11 +357,13 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
     }
 
     {
-        let mm = context.mm().mmget_not_zero().ok_or(ESRCH)?;
-        pages::mwriteprotect(context, &mm, start, end - start, enable)?;
+        let pages = Pages::new(context).ok_or(ESRCH)?;
+        pages.write_protect(range, enable)?;
     }
     if !enable && wake {
-        context.waiters().wake(start as u64..end as u64);
+        context
+            .waiters()
+            .wake(range.addresses(), Wakeup::UNPROTECTED);
     }
     Ok(())
 }
@@ -326,7 +375,9 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
 /// `EFAULT` if the structure cannot be accessed, `EINVAL` for an invalid range.
 #[doc(alias = "userfaultfd_wake")]
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
-    let (start, end) = range::check(context, UffdioRange::read(arg)?)?;
-    context.waiters().wake(start as u64..end as u64);
+    let range = PageRange::new(context, UffdioRange::read(arg)?)?;
+    context
+        .waiters()
+        .wake(range.addresses(), Wakeup::LOOK_AGAIN);
     Ok(())
 }

@@ -38,7 +38,6 @@ mod features;
 mod file;
 mod ioctl;
 mod operations;
-mod range;
 mod register;
 mod resolve;
 

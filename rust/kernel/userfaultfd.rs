@@ -13,7 +13,7 @@
 //! * [`message`]: what is read;
 //! * [`fault`]: a page fault with the lock that is held during it;
 //! * [`vma`]: VMAs, as far as registration is concerned;
-//! * [`pages`]: operations that fill, move and write-protect pages;
+//! * [`range`] and [`pages`]: operations that fill, move and write-protect ranges of pages;
 //! * [`event_list`]: lists that mm keeps between the two halves of an operation;
 //! * [`supported`] and [`abi`]: what this kernel supports, and how user space says it;
 //! * [`Operations`] and [`declare_userfaultfd!`](crate::declare_userfaultfd): the entry points that
@@ -34,6 +34,7 @@ pub mod event_list;
 pub mod fault;
 pub mod message;
 pub mod pages;
+pub mod range;
 pub mod supported;
 pub mod vma;
 pub mod waitset;

@@ -49,12 +49,26 @@ impl PollQueue {
     #[doc(alias = "wake_up_poll")]
     #[inline]
     pub fn wake(&self, events: u32) {
+        self.wake_from(events, false);
+    }
+
+    /// Like [`PollQueue::wake`]. If `leaves_cpu`, because the current thread is about to sleep,
+    /// pollers are woken on this CPU if possible.
+    #[doc(alias = "wake_up_poll_on_current_cpu")]
+    #[inline]
+    pub fn wake_from(&self, events: u32, leaves_cpu: bool) {
         // SAFETY: `inner` is an initialised wait queue.
         if unsafe { bindings::wq_has_sleeper(self.inner.get()) } {
             let key = events as usize as *mut crate::ffi::c_void;
             // SAFETY: `inner` is an initialised wait queue; the key of a poll queue is a set of
             // events and no pointer.
-            unsafe { bindings::__wake_up(self.inner.get(), TASK_NORMAL, 1, key) };
+            unsafe {
+                if leaves_cpu {
+                    bindings::__wake_up_on_current_cpu(self.inner.get(), TASK_NORMAL, key);
+                } else {
+                    bindings::__wake_up(self.inner.get(), TASK_NORMAL, 1, key);
+                }
+            }
         }
     }
 

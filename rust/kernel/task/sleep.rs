@@ -37,6 +37,23 @@ impl Task {
         prio.min(bindings::MAX_RT_PRIO as c_int)
     }
 
+    /// Wakes up the task, on this CPU if possible.
+    ///
+    /// It suits a thread that is going to sleep until `self` has done something.
+    #[cfg(CONFIG_USERFAULTFD_RUST)]
+    #[inline]
+    pub fn wake_up_on_current_cpu(&self) {
+        // SAFETY: As for `wake_up_process`, it is always safe to call on a valid task.
+        unsafe { bindings::wake_up_process_on_current_cpu(self.as_ptr()) };
+    }
+
+    /// Determines whether the task is of the real-time or the deadline class.
+    #[doc(alias = "rt_or_dl_task")]
+    #[inline]
+    pub fn is_rt_or_dl(&self) -> bool {
+        self.queue_prio() < bindings::MAX_RT_PRIO as c_int
+    }
+
     /// Returns the PID of the given task as seen from the pid namespace of the current task, or
     /// zero if it is not visible there.
     #[doc(alias = "task_pid_vnr")]

@@ -104,6 +104,7 @@ pub unsafe fn handle_userfault<T: Operations>(
 /// # Safety
 ///
 /// `vma` must be valid and locked for `'a`.
+#[inline(always)]
 unsafe fn wrap<'a>(vma: *mut bindings::vm_area_struct) -> Vma<'a> {
     // SAFETY: `vma` is valid and locked for `'a` by the safety requirements.
     Vma::from_ref(unsafe { VmaRef::from_raw(vma) })
@@ -205,6 +206,7 @@ pub unsafe fn remap<T: Operations>(
 /// # Safety
 ///
 /// `vm_ctx` must have been passed to one of them, or be null inside.
+#[inline(always)]
 unsafe fn take_back(vm_ctx: *mut bindings::vm_userfaultfd_ctx) -> Option<MmapChanging> {
     // SAFETY: `vm_ctx` is valid by the safety requirements.
     let ctx = unsafe { core::mem::replace(&mut (*vm_ctx).ctx, core::ptr::null_mut()) };
@@ -289,11 +291,16 @@ pub unsafe fn unmap<T: Operations>(
     end: c_ulong,
     unmaps: *mut bindings::list_head,
 ) -> c_int {
+    // SAFETY: `vma` is valid and locked by the safety requirements.
+    let vma = unsafe { wrap(vma) };
+    if vma.context().is_none() {
+        // This is how most VMAs are.
+        return 0;
+    }
     from_result(|| {
         // SAFETY: The list is one of unmaps by the safety requirements.
         let mut unmaps = unsafe { EventList::from_raw(unmaps) };
-        // SAFETY: `vma` is valid and locked by the safety requirements.
-        T::unmap(unsafe { wrap(vma) }, start..end, &mut unmaps)?;
+        T::unmap(vma, start..end, &mut unmaps)?;
         Ok(0)
     })
 }

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     bindings,
-    mm::virt::{vm_flags_t, VmaRef},
+    mm::virt::{flags, vm_flags_t, VmaRef},
     task::SleepState,
     types::NotThreadSafe,
     warn_on_once,
 };
-use core::{marker::PhantomData, ops::Deref};
+use core::{marker::PhantomData, num::NonZeroU8, ops::Deref};
 
 /// The reason for which a fault is reported: one of `VM_UFFD_MISSING`, `VM_UFFD_WP` and
 /// `VM_UFFD_MINOR`.
@@ -75,8 +75,70 @@ pub struct SleepableFault<'a>(Fault<'a>);
 
 /// A fault whose lock was dropped. The VMA may be gone.
 pub struct UnlockedFault<'a> {
+    /// Those of which a waker has to know one so that the access works, or `None` if it has to be
+    /// found out by the fault.
+    access: Option<Wakeup>,
+    /// What the fault counts as, if it is complete.
+    accounting: bindings::vm_fault_reason,
     _fault: PhantomData<&'a mut bindings::vm_fault>,
     _nts: NotThreadSafe,
+}
+
+/// What a waker knows about the page that a thread waits for: which accesses work now.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct Wakeup(NonZeroU8);
+
+impl Wakeup {
+    /// Nothing is known: the fault is taken again.
+    pub const LOOK_AGAIN: Self = Self::bit(0);
+    /// There is a page that can be read.
+    pub const READ: Self = Self::bit(1);
+    /// There is a page that can be written to, in anonymous memory.
+    pub const WRITE_ANON: Self = Self::bit(2);
+    /// There is a page that can be written to, in a shared mapping.
+    pub const WRITE_SHARED: Self = Self::bit(3);
+    /// There is a page that can be written to, in a private mapping of a file.
+    pub const WRITE_PRIVATE: Self = Self::bit(4);
+    /// The write protection of the page was lifted.
+    pub const UNPROTECTED: Self = Self::bit(5);
+    /// There is a page that can be read and written to.
+    pub const WRITE: Self = Self::READ
+        .or(Self::WRITE_ANON)
+        .or(Self::WRITE_SHARED)
+        .or(Self::WRITE_PRIVATE);
+
+    const fn bit(number: u32) -> Self {
+        Self(match NonZeroU8::new(1 << number) {
+            Some(bit) => bit,
+            None => panic!("there is no such bit"),
+        })
+    }
+
+    /// Returns what both know.
+    pub const fn or(self, other: Self) -> Self {
+        match NonZeroU8::new(self.into_raw() | other.into_raw()) {
+            Some(bits) => Self(bits),
+            None => self,
+        }
+    }
+
+    /// Returns it as a number that is not zero.
+    #[inline(always)]
+    pub(super) const fn into_raw(self) -> u8 {
+        self.0.get()
+    }
+
+    /// Returns that of a number, or `None` for zero, which says that no waker has come yet.
+    #[inline(always)]
+    pub(super) fn from_raw(raw: u8) -> Option<Self> {
+        NonZeroU8::new(raw).map(Self)
+    }
+
+    /// Returns what it has in common with another one.
+    #[inline(always)]
+    fn and(self, other: Self) -> Option<Self> {
+        Self::from_raw(self.into_raw() & other.into_raw())
+    }
 }
 
 /// What `handle_userfault()` returns to mm about a fault.
@@ -102,18 +164,29 @@ impl FaultOutcome<'_> {
 }
 
 impl<'a> UnlockedFault<'a> {
-    #[inline]
-    fn new() -> Self {
-        Self {
-            _fault: PhantomData,
-            _nts: NotThreadSafe,
-        }
-    }
-
     /// The fault is to be taken again.
     #[inline]
     pub fn retry(self) -> FaultOutcome<'a> {
         FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    }
+
+    /// Ends the fault after a sleep, or without one if no waker has come.
+    ///
+    /// If the waker has put in place what the access needs, the fault is complete: the thread
+    /// repeats the access, and takes neither the fault nor the mmap lock again. If the page is gone
+    /// by then, the access faults anew, as if it was the first one.
+    #[inline]
+    pub(super) fn end(self, wakeup: Option<Wakeup>) -> FaultOutcome<'a> {
+        let known = |wakeup: Wakeup| wakeup.and(self.access?);
+        if wakeup.and_then(known).is_none() {
+            return self.retry();
+        }
+        // Some callers know NOPAGE only, and would look for a page in the fault otherwise.
+        FaultOutcome::new(
+            bindings::vm_fault_reason_VM_FAULT_COMPLETED
+                | bindings::vm_fault_reason_VM_FAULT_NOPAGE
+                | self.accounting,
+        )
     }
 }
 
@@ -201,6 +274,48 @@ impl<'a> Fault<'a> {
     pub fn sigbus(self) -> FaultOutcome<'a> {
         FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
     }
+
+    /// Returns what has to be known of the fault when its lock was dropped.
+    #[inline(always)]
+    fn unlocked(&self) -> UnlockedFault<'a> {
+        let is_anonymous = self.vma().is_anonymous();
+        // Only the architectures repeat an access, and of them UML does not do so for the kernel.
+        // GUP and fixup_user_fault() look for the page themselves and do not count a fault that is
+        // retried; khugepaged knows RETRY only.
+        let repeats = !cfg!(CONFIG_UML)
+            && self.has(bindings::fault_flag_FAULT_FLAG_INTERRUPTIBLE)
+            && !self.has(bindings::fault_flag_FAULT_FLAG_GUP);
+        let access = if !repeats {
+            None
+        } else if self.reason.is_write_protect() {
+            // Most pages of files are not writable without another fault, which tells the file that
+            // they are dirty.
+            is_anonymous.then_some(Wakeup::UNPROTECTED)
+        } else {
+            Some(if !self.is_write() {
+                Wakeup::READ
+            } else if is_anonymous {
+                Wakeup::WRITE_ANON
+            } else if self.vma().flags() & flags::SHARED != 0 {
+                Wakeup::WRITE_SHARED
+            } else {
+                Wakeup::WRITE_PRIVATE
+            })
+        };
+        // If the fault is taken again, a fault with the mmap lock counts as a major one, because it
+        // was tried before, and one with the VMA lock does not. It counts as the same without that.
+        let accounting = if self.has(bindings::fault_flag_FAULT_FLAG_VMA_LOCK) {
+            0
+        } else {
+            bindings::vm_fault_reason_VM_FAULT_MAJOR
+        };
+        UnlockedFault {
+            access,
+            accounting,
+            _fault: PhantomData,
+            _nts: NotThreadSafe,
+        }
+    }
 }
 
 impl<'a> NowaitFault<'a> {
@@ -253,9 +368,10 @@ impl<'a> SleepableFault<'a> {
     /// Drops the fault lock.
     #[inline]
     pub fn unlock(self) -> UnlockedFault<'a> {
+        let unlocked = self.0.unlocked();
         // SAFETY: By the type invariants the lock is held, and this value is gone afterwards.
         unsafe { bindings::uffd_shim_release_fault_lock(self.0.vmf) };
-        UnlockedFault::new()
+        unlocked
     }
 
     /// Takes the hugetlb VMA lock, which protects the page tables of a hugetlb VMA. It may sleep,
@@ -284,10 +400,11 @@ impl<'a> WalkableFault<'a> {
     /// locks. Does not sleep.
     #[inline]
     pub fn must_wait_unlock(self) -> (bool, UnlockedFault<'a>) {
+        let unlocked = self.0.unlocked();
         let Fault { vmf, reason, .. } = self.0;
         // SAFETY: By the type invariants the fault is valid and the locks are held; this value is
         // gone afterwards.
         let must_wait = unsafe { bindings::uffd_shim_must_wait_unlock(vmf, reason.0) };
-        (must_wait, UnlockedFault::new())
+        (must_wait, unlocked)
     }
 }

@@ -2,41 +2,35 @@
 
 //! Operations on the pages of registered VMAs.
 //!
-//! Each takes the context whose VMAs it works on and a proof that the address space of the context
-//! has users. Addresses and lengths are in bytes. Operations that fill pages return the number of
-//! bytes that were done, which may be smaller than asked for. All of them sleep, because they take
-//! the mmap lock or a VMA lock.
+//! Operations that fill pages return the number of bytes that were done, which may be smaller than
+//! asked for. All of them sleep, because they take the mmap lock or a VMA lock.
 //!
-//! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, with `EINVAL` if the
-//! address space is not that of the context or a range is not one of whole pages, and otherwise as
-//! the pages of the operations in `ioctl_userfaultfd(2)` say.
+//! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, and otherwise as the
+//! pages of the operations in `ioctl_userfaultfd(2)` say.
 
-use super::context::Context;
+use super::{
+    context::Context,
+    range::{CopySource, PageRange},
+};
 use crate::{
     bindings,
     error::{code::EINVAL, to_result, Error, Result},
     mm::MmWithUser,
-    page::PAGE_MASK,
+    sync::aref::ARef,
 };
 
-/// Checks what the functions of mm rely on: that the address space is that of the context, and that
-/// ranges are of whole pages and do not wrap around.
+/// The pages of the address space of a context, while it has users.
 ///
-/// Callers have checked this before, with the errors of the interface. It is checked again because
-/// the functions below are safe.
-#[inline]
-fn check(context: &Context, mm: &MmWithUser, starts: &[usize], len: usize) -> Result {
-    let is_range = |start: usize| {
-        (start | len) & !PAGE_MASK == 0 && len != 0 && start.checked_add(len).is_some()
-    };
-    if !core::ptr::eq(&**mm, context.mm()) || !starts.iter().all(|start| is_range(*start)) {
-        return Err(EINVAL);
-    }
-    Ok(())
+/// # Invariants
+///
+/// `mm` is that of the context.
+pub struct Pages<'a> {
+    context: &'a Context,
+    mm: ARef<MmWithUser>,
 }
 
 /// Turns a number of bytes or a negative errno into a result.
-#[inline]
+#[inline(always)]
 fn bytes(ret: isize) -> Result<u64> {
     match u64::try_from(ret) {
         Ok(bytes) => Ok(bytes),
@@ -45,83 +39,93 @@ fn bytes(ret: isize) -> Result<u64> {
     }
 }
 
-/// Fills pages at `dst` with the contents of the caller's memory at `src`, write-protected if `wp`.
-#[doc(alias = "mfill_atomic_copy")]
-#[inline]
-pub fn mfill_copy(
-    context: &Context,
-    mm: &MmWithUser,
-    dst: usize,
-    src: usize,
-    len: usize,
-    wp: bool,
-) -> Result<u64> {
-    check(context, mm, &[dst], len)?;
-    // SAFETY: The context is valid, its mm has users, and the range makes sense.
-    bytes(unsafe { bindings::uffd_shim_copy(context.as_raw(), dst, src, len, wp) })
-}
+impl<'a> Pages<'a> {
+    /// Returns the pages of a context, or `None` if the address space has no users any more.
+    #[inline(always)]
+    pub fn new(context: &'a Context) -> Option<Self> {
+        let mm = context.mm().mmget_not_zero()?;
+        // INVARIANT: It is the mm of the context.
+        Some(Self { context, mm })
+    }
 
-/// Fills pages at `dst` with zeroes.
-#[doc(alias = "mfill_atomic_zeropage")]
-#[inline]
-pub fn mfill_zeropage(context: &Context, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
-    check(context, mm, &[dst], len)?;
-    // SAFETY: As in `mfill_copy`.
-    bytes(unsafe { bindings::uffd_shim_zeropage(context.as_raw(), dst, len) })
-}
+    /// Fills pages with the contents of `src`, which is memory of the caller, write-protected if
+    /// `wp`. Fails with `EINVAL` if `src` is not as long as `range`.
+    #[doc(alias = "mfill_atomic_copy")]
+    #[inline(always)]
+    pub fn copy(&self, range: PageRange, src: CopySource, wp: bool) -> Result<u64> {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        if src.bytes() != len {
+            return Err(EINVAL);
+        }
+        // SAFETY: The context is valid, and by the type invariants its mm has users.
+        bytes(unsafe { bindings::uffd_shim_copy(ctx, start, src.start(), len, wp) })
+    }
 
-/// Maps pages at `dst` that are in the page cache already, write-protected if `wp`.
-#[doc(alias = "mfill_atomic_continue")]
-#[inline]
-pub fn mfill_continue(
-    context: &Context,
-    mm: &MmWithUser,
-    dst: usize,
-    len: usize,
-    wp: bool,
-) -> Result<u64> {
-    check(context, mm, &[dst], len)?;
-    // SAFETY: As in `mfill_copy`.
-    bytes(unsafe { bindings::uffd_shim_continue(context.as_raw(), dst, len, wp) })
-}
+    /// Fills pages with zeroes.
+    #[doc(alias = "mfill_atomic_zeropage")]
+    #[inline(always)]
+    pub fn zeropage(&self, range: PageRange) -> Result<u64> {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        // SAFETY: As in `copy`.
+        bytes(unsafe { bindings::uffd_shim_zeropage(ctx, start, len) })
+    }
 
-/// Makes accesses to the pages at `dst` fail.
-#[doc(alias = "mfill_atomic_poison")]
-#[inline]
-pub fn mfill_poison(context: &Context, mm: &MmWithUser, dst: usize, len: usize) -> Result<u64> {
-    check(context, mm, &[dst], len)?;
-    // SAFETY: As in `mfill_copy`.
-    bytes(unsafe { bindings::uffd_shim_poison(context.as_raw(), dst, len) })
-}
+    /// Maps pages that are in the page cache already, write-protected if `wp`.
+    #[doc(alias = "mfill_atomic_continue")]
+    #[inline(always)]
+    pub fn map_existing(&self, range: PageRange, wp: bool) -> Result<u64> {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        // SAFETY: As in `copy`.
+        bytes(unsafe { bindings::uffd_shim_continue(ctx, start, len, wp) })
+    }
 
-/// Moves pages from `src` to `dst` within the address space. `mode` is that of `UFFDIO_MOVE`.
-#[inline]
-pub fn move_pages(
-    context: &Context,
-    mm: &MmWithUser,
-    dst: usize,
-    src: usize,
-    len: usize,
-    mode: u64,
-) -> Result<u64> {
-    check(context, mm, &[dst, src], len)?;
-    // SAFETY: As in `mfill_copy`.
-    bytes(unsafe { bindings::uffd_shim_move(context.as_raw(), dst, src, len, mode) })
-}
+    /// Makes accesses to pages fail.
+    #[doc(alias = "mfill_atomic_poison")]
+    #[inline(always)]
+    pub fn poison(&self, range: PageRange) -> Result<u64> {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        // SAFETY: As in `copy`.
+        bytes(unsafe { bindings::uffd_shim_poison(ctx, start, len) })
+    }
 
-/// Write-protects pages if `enable`, otherwise lifts the protection.
-#[doc(alias = "mwriteprotect_range")]
-#[inline]
-pub fn mwriteprotect(
-    context: &Context,
-    mm: &MmWithUser,
-    start: usize,
-    len: usize,
-    enable: bool,
-) -> Result {
-    check(context, mm, &[start], len)?;
-    // SAFETY: As in `mfill_copy`.
-    to_result(unsafe { bindings::uffd_shim_writeprotect(context.as_raw(), start, len, enable) })
+    /// Moves pages from `src` within the address space. `mode` is that of `UFFDIO_MOVE`. Fails with
+    /// `EINVAL` if `src` is not as long as `range`.
+    #[doc(alias = "move_pages")]
+    #[inline(always)]
+    pub fn move_from(&self, range: PageRange, src: PageRange, mode: u64) -> Result<u64> {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        if src.bytes() != len {
+            return Err(EINVAL);
+        }
+        // SAFETY: As in `copy`.
+        bytes(unsafe { bindings::uffd_shim_move(ctx, start, src.start(), len, mode) })
+    }
+
+    /// Write-protects pages if `enable`, otherwise lifts the protection.
+    #[doc(alias = "mwriteprotect_range")]
+    #[inline(always)]
+    pub fn write_protect(&self, range: PageRange, enable: bool) -> Result {
+        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
+        // SAFETY: As in `copy`.
+        match unsafe { bindings::uffd_shim_writeprotect(ctx, start, len, enable) } {
+            0 => Ok(()),
+            ret => to_result(ret),
+        }
+    }
+
+    /// Returns what exists at the beginning of `range`, for which an operation has just failed with
+    /// `EEXIST`, and the size of the pages there, in bytes. Returns `None` if there is no page,
+    /// because `EEXIST` may also stand for a marker, or for a lack of huge pages.
+    pub fn existing_at(&self, range: PageRange) -> Option<(Existing, usize)> {
+        let mut size = 0;
+        let (mm, start) = (self.mm.as_raw(), range.start());
+        // SAFETY: The mm has users, and the size may be written to.
+        match unsafe { bindings::uffd_shim_find_page(mm, start, &mut size) } {
+            bindings::uffd_shim_page_UFFD_SHIM_PAGE_MAPPED => Some((Existing::Mapped, size)),
+            bindings::uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED => Some((Existing::Unmapped, size)),
+            _ => None,
+        }
+    }
 }
 
 /// What an operation that failed with `EEXIST` has found.
@@ -131,19 +135,4 @@ pub enum Existing {
     Mapped,
     /// A page that is in the page cache, or was unmapped since.
     Unmapped,
-}
-
-/// Returns what exists at `address`, for which an operation has just failed with `EEXIST`, and the
-/// size of the pages there, in bytes. Returns `None` if there is no page, because `EEXIST` may also
-/// stand for a marker, or for a lack of huge pages.
-///
-/// Sleeps: it takes the mmap lock.
-pub fn existing_at(mm: &MmWithUser, address: usize) -> Option<(Existing, usize)> {
-    let mut size = 0;
-    // SAFETY: The mm has users, and the size may be written to.
-    match unsafe { bindings::uffd_shim_find_page(mm.as_raw(), address, &mut size) } {
-        bindings::uffd_shim_page_UFFD_SHIM_PAGE_MAPPED => Some((Existing::Mapped, size)),
-        bindings::uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED => Some((Existing::Unmapped, size)),
-        _ => None,
-    }
 }

@@ -61,6 +61,13 @@ impl<'a> Vma<'a> {
         self.flags() & flags::HUGETLB != 0
     }
 
+    /// Returns true for private memory that no file is behind: `vma_is_anonymous()`.
+    #[inline]
+    pub fn is_anonymous(&self) -> bool {
+        // SAFETY: The VMA is valid, and this does not change.
+        unsafe { (*self.as_ptr()).vm_ops.is_null() }
+    }
+
     /// Returns the size of the pages of the VMA, in bytes.
     pub fn pagesize(&self) -> usize {
         // SAFETY: The VMA is valid.
@@ -96,6 +103,7 @@ impl VmaMut<'_> {
     ///
     /// For the lifetime of the result the VMA must be valid, and locked for writing or not visible
     /// to other threads.
+    #[inline(always)]
     pub(super) unsafe fn from_raw(vma: *mut bindings::vm_area_struct) -> Self {
         // INVARIANT: The VMA is locked for writing by the safety requirements.
         // SAFETY: The VMA is valid and locked by the safety requirements.

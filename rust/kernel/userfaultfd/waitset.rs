@@ -45,8 +45,8 @@
 //!
 //! ```text
 //! FaultWaiter::enqueue           change the page table
-//!   Shard::len = len + 1         smp_mb() in wake_matching
-//! set_state(): smp_mb()          read Shard::len
+//!   length of the shard + 1      smp_mb() in WaitSet::wake
+//! set_state(): smp_mb()          read the length of the shard
 //! read the page table
 //! ```
 //!
@@ -55,6 +55,9 @@
 //! one thread changes the page table and another one, which knows of the change, wakes
 //! (`uffd-fault+resolve`). A thread that sees the change takes the fault again. The thread looks at
 //! the page table only: a page that enters the page cache and is not mapped does not end the wait.
+//!
+//! The waker tells the thread what it knows of the page ([`Wakeup`]). That is advice: a thread that
+//! repeats its access and finds that the page is gone faults anew.
 //!
 //! A waker that drops the shard lock between batches skips waiters that enqueued after it began:
 //! those with a sequence number of at least `limit`. It samples `limit` under the inbox lock, after
@@ -75,12 +78,17 @@
 //! after the reader, too (`uffd-leave-without-lock`).
 //!
 //! *Readers.* A reader that finds no message queues up to sleep without dropping the inbox lock in
-//! between. A thread that adds a message holds the same lock and wakes one sleeping reader, which
-//! leaves the queue with that. So while readers sleep, there is a woken reader that has not run yet
-//! for each unread message. Only a reader that returns without a message breaks this, so it wakes
-//! another one, for example with [`WaitSet::pass_on`]. A reader that is about to die takes no
-//! message, because the message would be lost with it: it passes its wake-up on. Sleeping readers
-//! are queued by priority.
+//! between. A thread that adds a message holds the same lock and takes one sleeping reader out of
+//! the queue, which it wakes. So while readers sleep, there is a reader that was taken out and has
+//! not run yet for each unread message. The lock is dropped before the reader is woken, so that the
+//! reader does not have to wait for it. The thread is not preempted in between, because until then
+//! the reader sleeps with the messages of other threads unread. The reader may run already then,
+//! because of a signal, and even exit, but RCU keeps its task (`uffd-reader-exits`). If it sleeps
+//! for another reason by then, it is woken without need, which all code that sleeps has to expect.
+//! With `PREEMPT_RT` the reader is woken before the lock is dropped. Only a reader that
+//! returns without a message breaks this, so it wakes another one, for example with
+//! [`WaitSet::pass_on`]. A reader that is about to die takes no message, because the message would
+//! be lost with it: it passes its wake-up on. Sleeping readers are queued by priority.
 //!
 //! *Claims.* A reader that claims an event hides it from the others. A reader or poller that finds
 //! no message meanwhile sets `missed`, with the inbox lock held, so that pollers are told if the
@@ -105,20 +113,28 @@ use crate::{
         ReadOnceCell, SpinLock,
     },
     task::cond_resched,
+    userfaultfd::fault::Wakeup,
 };
-use fault::Shard;
-use inbox::Inbox;
-use index::SHARDS;
+use inbox::{FaultNode, Inbox};
+use index::{Tree, SHARDS};
 use pin_init::pin_init_array_from_fn;
 
 /// The number of threads that are woken with a lock held, before it is dropped to let others in.
 const WAKE_BATCH: u32 = 32;
 
+/// The number of threads that are woken with a lock held if no other thread sleeps in their shard.
+/// To wake all is cheaper than to wake some, and while the lock is dropped another waker would have
+/// to find those that are left. The C implementation wakes any number with its lock held.
+const WAKE_WHOLE: u32 = 128 * WAKE_BATCH;
+
 /// The threads that sleep in faults and events of a context, and those that read about them.
 #[pin_data]
 pub struct WaitSet {
+    /// The index of the threads that sleep in faults.
     #[pin]
-    shards: [Shard; SHARDS],
+    shards: [SpinLock<Tree<FaultNode>>; SHARDS],
+    /// The number of threads in each shard.
+    lens: [ReadOnceCell<u32>; SHARDS],
     #[pin]
     inbox: SpinLock<Inbox>,
     /// What the inbox has: [`NOTHING`], [`CLAIMED`] or [`MESSAGE`]. Written with the inbox locked,
@@ -149,7 +165,10 @@ impl WaitSet {
     /// Creates an empty set.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            shards <- pin_init_array_from_fn(|_| Shard::new()),
+            shards <- pin_init_array_from_fn(|_| {
+                new_spinlock!(Tree::new(), "userfaultfd::shard")
+            }),
+            lens: [const { ReadOnceCell::new(0) }; SHARDS],
             inbox <- new_spinlock!(Inbox::new(), "userfaultfd::inbox"),
             readable: ReadOnceCell::new(NOTHING),
             missed: ReadOnceCell::new(false),
@@ -185,7 +204,7 @@ impl WaitSet {
     /// Wakes all threads that sleep in faults or wait for events to be read. None of them sleeps
     /// again, because [`WaitSet::set_released`] was called before.
     pub(super) fn wake_all(&self) {
-        self.wake(0..u64::MAX);
+        self.wake(0..u64::MAX, Wakeup::LOOK_AGAIN);
         while self.abandon_events() {
             cond_resched();
         }
@@ -254,7 +273,13 @@ impl WaitSet {
     pub fn count(&self) -> (usize, usize) {
         let inbox = self.inbox.lock();
         // No unread fault comes or goes while the lock is held.
-        let all: u32 = self.shards.iter().map(|shard| shard.len()).sum();
-        (inbox.unread() as usize, all as usize)
+        (inbox.unread() as usize, self.sleepers() as usize)
+    }
+
+    /// Returns the number of threads that sleep in faults. Takes no lock.
+    #[inline(always)]
+    fn sleepers(&self) -> u32 {
+        let lens = self.lens.iter().map(ReadOnceCell::read_once);
+        lens.fold(0, u32::wrapping_add)
     }
 }

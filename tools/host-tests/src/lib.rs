@@ -10,13 +10,14 @@
 
 #[path = "../../../fs/userfaultfd/features.rs"]
 mod features;
-#[path = "../../../fs/userfaultfd/range.rs"]
-mod range;
 
 // The files of the kernel crate itself expect these in their crate.
 #[cfg(rbtree)]
 use kernel::bindings;
-use kernel::{prelude, uapi};
+use kernel::{
+    page, prelude, uapi,
+    userfaultfd::{abi, context},
+};
 
 #[cfg(rbtree)]
 #[path = "../../../rust/kernel/userfaultfd/waitset/index.rs"]
@@ -25,3 +26,5 @@ mod index;
 mod message;
 #[path = "../../../rust/kernel/userfaultfd/waitset/queue.rs"]
 mod queue;
+#[path = "../../../rust/kernel/userfaultfd/range.rs"]
+mod range;

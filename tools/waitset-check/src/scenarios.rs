@@ -5,6 +5,7 @@
 mod events;
 mod matrix;
 mod others;
+mod whole;
 
 use crate::{
     current,
@@ -14,7 +15,7 @@ use crate::{
     userfaultfd::{
         message::Message,
         waitset::{Event, ForkClaim, Receipt},
-        Context, ContextOwner, MmapChanging,
+        Access, Context, ContextOwner, Ended, MmapChanging,
     },
 };
 use std::{
@@ -140,9 +141,9 @@ impl World {
     fn check_end(&self) {
         self.check_empty();
         // The fault wakes a reader, if the set still knows one.
-        let task = TaskRef::new(0);
+        let task = TaskRef::new();
         task.kill();
-        task.run(|| self.fault(2, SleepState::KILLABLE));
+        task.run(|| self.access(2, Access::Gup, SleepState::KILLABLE));
         self.check_empty();
     }
 
@@ -154,7 +155,7 @@ impl World {
     }
 
     fn spawn(&self, body: impl FnOnce(World) + Send + 'static) -> Thread {
-        self.spawn_as(&TaskRef::new(0), body)
+        self.spawn_as(&TaskRef::new(), body)
     }
 
     fn spawn_as(&self, task: &TaskRef, body: impl FnOnce(World) + Send + 'static) -> Thread {
@@ -176,18 +177,39 @@ impl World {
         drop(file);
     }
 
-    /// Takes a fault in a page, as a thread does that accesses it. Ends when the page is there, or
+    /// Takes a fault in a page, as a thread does that writes to it. Ends when the page is there, or
     /// for a signal or the release.
     fn fault(&self, page: usize, state: SleepState) {
-        let id = self.ledger.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_registered = self.context.fault(page, state, id);
-        assert!(
-            !is_registered
-                || self.context.has_page(page)
-                || current!().signal_pending_state(state)
-                || self.context.waiters().is_released(),
-            "woken for nothing"
-        );
+        self.access(page, Access::Write, state);
+    }
+
+    /// Accesses a page. Ends when the page is there, or for a signal or the release.
+    fn access(&self, page: usize, access: Access, state: SleepState) {
+        let context = &self.context;
+        loop {
+            let id = self.ledger.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+            match context.fault(page, access, state, id) {
+                Ended::Unregistered => return,
+                Ended::Complete => assert!(
+                    context.has_page(page) && context.was_told(page, access, true),
+                    "complete, and nobody resolved it"
+                ),
+                Ended::NoWait => (),
+                Ended::Retry
+                    if current!().signal_pending_state(state)
+                        || context.waiters().is_released() =>
+                {
+                    return;
+                }
+                Ended::Retry => {
+                    assert!(context.was_told(page, access, false), "woken for nothing");
+                }
+            }
+            // The access is repeated.
+            if context.has_page(page) {
+                return;
+            }
+        }
     }
 
     /// Reads messages and resolves the faults, as a monitor does, until it is killed.

@@ -3,6 +3,7 @@
 //! What the wait set uses of the kernel crate.
 
 pub(crate) mod bindings;
+pub(crate) mod mm;
 pub(crate) mod pin_init;
 pub(crate) mod sync;
 pub(crate) mod task;

@@ -172,7 +172,7 @@ impl WaitSet {
         // before the loop below ends; its fields are accessed with the lock held.
         unsafe { inbox.add_event(ptr) };
         self.readable.write_once(MESSAGE);
-        inbox.wake_reader();
+        let mut reader = inbox.take_reader();
 
         let child = event.child();
         let mut rechecks = child.is_some() && self.was_closed.read_once();
@@ -184,6 +184,9 @@ impl WaitSet {
             task.set_state(SleepState::KILLABLE);
             drop(inbox);
             if core::mem::take(&mut is_new) {
+                if let Some(reader) = reader.take() {
+                    reader.wake(false);
+                }
                 self.pollers.wake(events::IN);
             }
             // The task state is running when either of these returns.
@@ -300,10 +303,12 @@ impl WaitSet {
         let seq = inbox.claim_first_event()?;
         self.publish(&inbox);
         // The wake-up for another message may have been this thread's.
-        if inbox.is_readable() {
-            inbox.wake_reader();
-        }
+        let is_readable = inbox.is_readable();
+        let reader = is_readable.then(|| inbox.take_reader()).flatten();
         drop(inbox);
+        if let Some(reader) = reader {
+            reader.wake(false);
+        }
         Some(ForkClaim { set: self, seq })
     }
 }
@@ -353,12 +358,15 @@ impl ForkClaim<'_> {
         unsafe { inbox.offer_event(node, behind) };
         self.set.publish(&inbox);
         // A reader that returns without a message passes its wake-up on.
-        inbox.wake_reader();
+        let reader = inbox.take_reader();
         let missed = self.set.missed.read_once();
         if !inbox.has_claims() {
             self.set.missed.write_once(false);
         }
         drop(inbox);
+        if let Some(reader) = reader {
+            reader.wake(false);
+        }
         if missed {
             self.set.pollers.wake(events::IN);
         }

@@ -3,49 +3,36 @@
 //! The thread that sleeps in a fault, and the thread that wakes it.
 
 use super::{
-    inbox::{FaultNode, Inbox},
-    index::{shard_of, shard_of_range, shards_of, Tree},
+    inbox::{FaultNode, Inbox, TakenReader},
+    index::{shard_of, shards_of, shards_of_short, Tree},
     queue::Links,
-    WaitSet, MESSAGE, WAKE_BATCH,
+    WaitSet, MESSAGE, WAKE_BATCH, WAKE_WHOLE,
 };
 use crate::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Relaxed, Release},
         barrier::smp_mb,
-        new_spinlock,
         poll_queue::events,
-        ReadOnceCell, SpinLock,
+        ReadOnceCell, SpinLock, SpinLockGuard,
     },
     task::{cond_resched, CurrentTask},
     types::{NotThreadSafe, Opaque},
-    userfaultfd::{fault::SleepableFault, message::PageFault, FaultOutcome},
+    userfaultfd::{
+        fault::{SleepableFault, Wakeup},
+        message::PageFault,
+        FaultOutcome,
+    },
 };
 use core::{mem::MaybeUninit, ops::Range, ptr::NonNull};
 
 /// A part of the index.
-#[pin_data]
-pub(super) struct Shard {
-    /// The number of nodes in the tree. Written with the lock held, read without. A thread that
-    /// counts a node whose message is unread holds the inbox lock as well.
-    len: ReadOnceCell<u32>,
-    #[pin]
-    tree: SpinLock<Tree<FaultNode>>,
-}
-
-impl Shard {
-    pub(super) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            len: ReadOnceCell::new(0),
-            tree <- new_spinlock!(Tree::new(), "userfaultfd::shard"),
-        })
-    }
-
-    /// Returns the number of threads that sleep in the shard. Takes no lock.
-    #[inline(always)]
-    pub(super) fn len(&self) -> u32 {
-        self.len.read_once()
-    }
+#[derive(Copy, Clone)]
+struct Shard<'a> {
+    /// The number of threads that sleep in it. Written with the lock of the tree held, read
+    /// without. A thread that counts a node whose message is unread holds the inbox lock as well.
+    len: &'a ReadOnceCell<u32>,
+    tree: &'a SpinLock<Tree<FaultNode>>,
 }
 
 /// A thread that sleeps in a fault.
@@ -67,8 +54,8 @@ struct FaultWaiter<'a> {
 
 impl WaitSet {
     /// Sleeps in a fault, unless it was resolved already, until a wake-up for the address of
-    /// `message`, a signal that ends the sleep, or the release of the descriptor. The fault is
-    /// taken again then.
+    /// `message`, a signal that ends the sleep, or the release of the descriptor. Unless the waker
+    /// has put in place what the access needs, the fault is taken again then.
     ///
     /// The fault lock is dropped before the thread sleeps.
     #[doc(alias = "handle_userfault")]
@@ -85,73 +72,142 @@ impl WaitSet {
 
         let fault = fault.lock_page_tables();
         // SAFETY: This is the only call for the waiter.
-        unsafe { waiter.enqueue() };
+        let reader = unsafe { waiter.enqueue() };
         // The barrier in `set_state` orders the enqueueing before the look at the page tables.
         task.set_state(state);
         let (must_wait, fault) = fault.must_wait_unlock();
+        // If no other thread sleeps, the thread that is told of this one has nothing else to do.
+        // This thread is about to sleep until that is done, so the other one may have the CPU,
+        // unless more urgent threads use it.
+        let hands_over = must_wait && self.sleepers() == 1 && !task.is_rt_or_dl();
+        if let Some(reader) = reader {
+            reader.wake(hands_over);
+        }
         if must_wait && !self.is_released() {
-            self.pollers.wake(events::IN);
+            self.pollers.wake_from(events::IN, hands_over);
             // A waker may have come before the state was set, and another thread may have protected
             // the page again since.
-            while !waiter.is_woken() {
+            while waiter.wakeup().is_none() {
                 // The task state is running when this returns.
                 task.schedule();
-                if waiter.is_woken() || task.signal_pending_state(state) {
-                    return fault.retry();
+                if waiter.wakeup().is_some() || task.signal_pending_state(state) {
+                    return fault.end(waiter.wakeup());
                 }
                 task.set_state(state);
             }
         }
         task.set_running();
-        fault.retry()
+        fault.end(waiter.wakeup())
     }
 
-    /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes. Threads that
-    /// fault after this was called may stay asleep.
+    /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes, and tells them
+    /// what was done to the pages. Threads that fault after this was called may stay asleep.
     ///
     /// A full memory barrier orders what the caller did to the pages before the search for threads.
     /// Sleeps if there are many threads.
     #[doc(alias = "wake_userfault")]
-    #[inline]
-    pub fn wake(&self, range: Range<u64>) {
-        self.wake_matching(range, |_| true);
+    #[inline(always)]
+    pub fn wake(&self, range: Range<u64>, wakeup: Wakeup) {
+        // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
+        smp_mb();
+
+        // Mostly no thread sleeps there, and ranges are short.
+        let is_empty = |shard: usize| self.lens[shard].read_once() == 0;
+        match shards_of_short(&range) {
+            Some((first, last)) if first == last => {
+                if !is_empty(first) {
+                    self.wake_shard(self.shard(first), range, wakeup);
+                }
+            }
+            Some((first, last)) if is_empty(first) && is_empty(last) => (),
+            _ => self.wake_shards(range, wakeup),
+        }
     }
 
     /// Like [`WaitSet::wake`], for the threads for whose faults `matches` returns true. It is
     /// called with a spinlock held: it must not sleep, nor use the wait set.
-    #[inline(always)]
-    pub fn wake_matching(&self, range: Range<u64>, matches: impl Fn(&PageFault) -> bool + Copy) {
-        // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
+    pub fn wake_matching(
+        &self,
+        range: Range<u64>,
+        wakeup: Wakeup,
+        matches: impl Fn(&PageFault) -> bool + Copy,
+    ) {
+        // As in `wake`.
         smp_mb();
 
-        if let Some(shard) = shard_of_range(&range) {
-            let shard = &self.shards[shard];
-            if shard.len() != 0 {
-                self.wake_shard(shard, range, matches);
-            }
-            return;
+        self.for_each_shard(&range, |shard| {
+            self.wake_in_batches(shard, shard.tree.lock(), range.clone(), wakeup, matches);
+        });
+    }
+
+    /// Returns a shard by its number.
+    #[inline(always)]
+    fn shard(&self, number: usize) -> Shard<'_> {
+        Shard {
+            len: &self.lens[number],
+            tree: &self.shards[number],
         }
-        let mut shards = shards_of(&range);
+    }
+
+    /// Calls `f` for each shard that may have threads in `range`.
+    #[inline(always)]
+    fn for_each_shard<'a>(&'a self, range: &Range<u64>, f: impl Fn(Shard<'a>)) {
+        let mut shards = shards_of(range);
         while shards != 0 {
-            let shard = &self.shards[shards.trailing_zeros() as usize];
-            if shard.len() != 0 {
-                self.wake_shard(shard, range.clone(), matches);
+            let shard = self.shard(shards.trailing_zeros() as usize);
+            if shard.len.read_once() != 0 {
+                f(shard);
             }
             shards &= shards - 1;
         }
     }
 
+    /// Wakes the waiters of `range`, which may be in several shards. The caller has issued the full
+    /// barrier.
+    #[inline(never)]
+    fn wake_shards(&self, range: Range<u64>, wakeup: Wakeup) {
+        self.for_each_shard(&range, |shard| {
+            self.wake_shard(shard, range.clone(), wakeup);
+            cond_resched();
+        });
+    }
+
     /// Wakes the waiters of `range` in `shard`. The caller has issued the full barrier.
-    fn wake_shard(
+    fn wake_shard(&self, shard: Shard<'_>, range: Range<u64>, wakeup: Wakeup) {
+        let mut tree = shard.tree.lock();
+        let mut len = shard.len.read_once();
+        if len > WAKE_WHOLE || !tree.is_within(&range) {
+            return self.wake_in_batches(shard, tree, range, wakeup, |_| true);
+        }
+        // SAFETY: The lock is held until all have been woken, so they are valid, and leave by this
+        // way only.
+        for node in unsafe { tree.take_all() } {
+            len = len.wrapping_sub(1);
+            // SAFETY: The node was in the tree, hence valid and not woken yet, and the lock of the
+            // shard is held.
+            unsafe { self.wake_node(node.as_ptr(), shard, len, wakeup) };
+        }
+    }
+
+    /// Wakes the waiters of `range` in `shard` for whose faults `matches` returns true. `tree` is
+    /// that of the shard.
+    #[inline(never)]
+    fn wake_in_batches<'a>(
         &self,
-        shard: &Shard,
+        shard: Shard<'a>,
+        mut tree: SpinLockGuard<'a, Tree<FaultNode>>,
         mut range: Range<u64>,
+        wakeup: Wakeup,
         matches: impl Fn(&PageFault) -> bool + Copy,
     ) {
         let mut limit = u64::MAX;
-        while let Some(next) = self.wake_batch(shard, &range, &mut limit, matches) {
+        while let Some(next) =
+            self.wake_batch(shard, &mut tree, &range, &mut limit, wakeup, matches)
+        {
             range.start = next;
+            drop(tree);
             cond_resched();
+            tree = shard.tree.lock();
         }
     }
 
@@ -162,20 +218,21 @@ impl WaitSet {
     #[inline]
     fn wake_batch(
         &self,
-        shard: &Shard,
+        shard: Shard<'_>,
+        tree: &mut Tree<FaultNode>,
         range: &Range<u64>,
         limit: &mut u64,
+        wakeup: Wakeup,
         matches: impl Fn(&PageFault) -> bool,
     ) -> Option<u64> {
-        let mut tree = shard.tree.lock();
-        let mut len = shard.len();
+        let mut len = shard.len.read_once();
         let mut next = tree.first_of(range);
         let mut seen = 0;
         let mut go_on = None;
         while let Some(node) = next {
             let node = node.as_ptr();
             // SAFETY: The node is in the tree, hence valid and not woken yet, and the lock of the
-            // shard is held. The node and its task stay until the last store.
+            // shard is held.
             unsafe {
                 if seen == WAKE_BATCH {
                     if *limit == u64::MAX {
@@ -203,22 +260,36 @@ impl WaitSet {
                 }
                 seen = seen.wrapping_add(1);
                 tree.remove(node);
-                // The node was counted.
                 len = len.wrapping_sub(1);
-                if (*node).unread.load(Relaxed) != 0 {
-                    self.dequeue(node, shard, len);
-                } else {
-                    // The control dependency orders it after the reader, for `WaitSet::count`.
-                    shard.len.write_once(len);
-                }
-                (*node).woken.write_once(true);
-                (*node).task.as_ref().wake_up();
-                // This orders all accesses to the node before it; it pairs with the acquire in
-                // `FaultWaiter::is_unlinked`.
-                (*node).unlinked.store(1, Release);
+                self.wake_node(node, shard, len, wakeup);
             }
         }
         go_on
+    }
+
+    /// Wakes a waiter that was taken out of the tree, which leaves `len` in the shard.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be valid, have been in `shard` when its lock was taken, which is held, and not
+    /// have been woken yet. It may be gone when this returns.
+    #[inline(always)]
+    unsafe fn wake_node(&self, node: *mut FaultNode, shard: Shard<'_>, len: u32, wakeup: Wakeup) {
+        // SAFETY: The node is valid by the safety requirements, and it and its task stay until the
+        // last store.
+        unsafe {
+            if ReadOnceCell::from_ptr((*node).unread.as_ptr()).read_once() != 0 {
+                self.dequeue(node, shard, len);
+            } else {
+                // The control dependency orders it after the reader, for `WaitSet::count`.
+                shard.len.write_once(len);
+            }
+            (*node).woken.write_once(wakeup.into_raw());
+            (*node).task.as_ref().wake_up();
+            // This orders all accesses to the node before it; it pairs with the acquire in
+            // `FaultWaiter::is_unlinked`.
+            (*node).unlinked.store(1, Release);
+        }
     }
 
     /// Returns the sequence number that the next fault gets.
@@ -249,7 +320,7 @@ impl WaitSet {
     ///
     /// `node` must be valid, and have been in `shard` when its lock was taken, which is held.
     #[inline(never)]
-    unsafe fn dequeue(&self, node: *mut FaultNode, shard: &Shard, len: u32) {
+    unsafe fn dequeue(&self, node: *mut FaultNode, shard: Shard<'_>, len: u32) {
         let mut inbox = self.inbox.lock();
         // SAFETY: The node is valid by the safety requirements. If it was in its shard and is
         // unread, it is in the queue.
@@ -272,7 +343,7 @@ impl<'a> FaultWaiter<'a> {
                 rb: MaybeUninit::uninit(),
                 links: Links::new(),
                 unread: Atomic::new(1),
-                woken: ReadOnceCell::new(false),
+                woken: ReadOnceCell::new(0),
                 // INVARIANT: No other thread knows the node.
                 unlinked: Atomic::new(1),
                 seq: 0,
@@ -284,14 +355,15 @@ impl<'a> FaultWaiter<'a> {
     }
 
     #[inline(always)]
-    fn shard(&self) -> &'a Shard {
+    fn shard(&self) -> Shard<'a> {
         // SAFETY: The message is never changed.
         let address = unsafe { (*self.node.get()).message.address };
-        &self.set.shards[shard_of(address)]
+        self.set.shard(shard_of(address))
     }
 
-    /// Adds the waiter to its shard and to the inbox, and wakes a reader. From now on wakers and
-    /// readers see it.
+    /// Adds the waiter to its shard and to the inbox. From now on wakers and readers see it.
+    ///
+    /// Returns a reader, which the caller wakes after it has dropped the fault lock.
     ///
     /// The caller then sets the task state, which is a full barrier, and checks if there is still a
     /// reason to sleep.
@@ -300,7 +372,7 @@ impl<'a> FaultWaiter<'a> {
     ///
     /// This must be called once.
     #[inline(always)]
-    unsafe fn enqueue(self: Pin<&Self>) {
+    unsafe fn enqueue(self: Pin<&Self>) -> Option<TakenReader> {
         let shard = self.shard();
         let node = self.node.get();
 
@@ -318,22 +390,22 @@ impl<'a> FaultWaiter<'a> {
         // one of the locks that are held.
         unsafe { inbox.add_fault(node) };
         // A thread that sees this finds the message.
-        shard.len.write_once(shard.len().wrapping_add(1));
+        shard.len.write_once(shard.len.read_once().wrapping_add(1));
         self.set.readable.write_once(MESSAGE);
-        inbox.wake_reader();
+        inbox.take_reader()
     }
 
-    /// Returns true if a waker took the waiter out of the set.
+    /// Returns what the waker said that took the waiter out of the set, if there was one.
     #[inline(always)]
-    fn is_woken(&self) -> bool {
+    fn wakeup(&self) -> Option<Wakeup> {
         // SAFETY: All accesses to the field are marked.
-        unsafe { (*self.node.get()).woken.read_once() }
+        Wakeup::from_raw(unsafe { (*self.node.get()).woken.read_once() })
     }
 
     /// Returns true if no other thread knows the node.
     #[inline(always)]
     fn is_unlinked(&self) -> bool {
-        // Pairs with the release in `WaitSet::wake_batch`.
+        // Pairs with the release in `WaitSet::wake_node`.
         // SAFETY: Once other threads know the node all accesses to the field are atomic.
         unsafe { (*self.node.get()).unlinked.load(Acquire) != 0 }
     }
@@ -344,14 +416,15 @@ impl<'a> FaultWaiter<'a> {
         let shard = self.shard();
         let mut tree = shard.tree.lock();
         // A waker holds the lock until it is done with the node.
-        if self.is_woken() {
+        if self.wakeup().is_some() {
             return;
         }
         let node = self.node.get();
+        let len = shard.len.read_once().wrapping_sub(1);
         // SAFETY: By the type invariants the node is in the tree, whose lock is held.
         unsafe {
             tree.remove(node);
-            self.set.dequeue(node, shard, shard.len().wrapping_sub(1));
+            self.set.dequeue(node, shard, len);
         }
     }
 }

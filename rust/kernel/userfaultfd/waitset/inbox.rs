@@ -11,7 +11,7 @@ use crate::{
     bindings,
     sync::{
         atomic::{Atomic, Release},
-        ReadOnceCell,
+        rcu, ReadOnceCell,
     },
     task::Task,
     userfaultfd::message::PageFault,
@@ -30,8 +30,11 @@ pub(super) struct FaultNode {
     pub(super) links: Links<FaultNode>,
     /// Not zero while the node is in that queue, or not yet there. Cleared with the inbox locked.
     pub(super) unread: Atomic<u32>,
-    /// Set when a waker took the node out of its shard; written with the lock of the shard held.
-    pub(super) woken: ReadOnceCell<bool>,
+    /// The [`Wakeup`] of the waker that took the node out of its shard, or zero. Written with the
+    /// lock of the shard held.
+    ///
+    /// [`Wakeup`]: crate::userfaultfd::fault::Wakeup
+    pub(super) woken: ReadOnceCell<u8>,
     /// Zero while other threads know the node. The waker sets it as its last access to the node and
     /// the task.
     pub(super) unlinked: Atomic<u32>,
@@ -359,18 +362,59 @@ impl Inbox {
         }
     }
 
-    /// Wakes the most urgent reader; of several, the one that sleeps for the longest time.
+    /// Takes the most urgent reader out of the queue; of several, the one that sleeps for the
+    /// longest time. The caller wakes it when it has dropped the lock, so that the reader finds it
+    /// free, and does not sleep before.
+    ///
+    /// With `PREEMPT_RT` this wakes the reader itself, because a thread that holds a spinlock is
+    /// preempted there, and must not drop one while it cannot be.
     #[inline(always)]
-    pub(super) fn wake_reader(&mut self) {
-        if let Some(node) = self.readers.front() {
-            let node = node.as_ptr();
-            // SAFETY: The members of a queue are valid. The reader takes the lock before it goes
-            // on, so the node and the task stay until it is dropped.
-            unsafe {
-                self.readers.remove(node);
-                (*node).queued = false;
+    pub(super) fn take_reader(&mut self) -> Option<TakenReader> {
+        let node = self.readers.front()?.as_ptr();
+        // SAFETY: The members of a queue are valid.
+        unsafe {
+            self.readers.remove(node);
+            (*node).queued = false;
+            if cfg!(CONFIG_PREEMPT_RT) {
                 (*node).task.as_ref().wake_up();
+                return None;
             }
+            // INVARIANT: A reader that is in the queue has not exited, because it takes the lock
+            // before it goes on, and the lock is held until the critical section has begun.
+            Some(TakenReader {
+                task: (*node).task,
+                _rcu: rcu::read_lock_sched(),
+            })
+        }
+    }
+}
+
+/// A reader that was taken out of the queue and has to be woken. It may have been woken otherwise
+/// meanwhile, and does not mind being woken once more.
+///
+/// The current thread is not preempted until it has woken the reader: others that have messages for
+/// the same reader do not find it any more.
+///
+/// # Invariants
+///
+/// The task had not exited when the critical section of RCU began, so RCU keeps it until that ends.
+#[must_use]
+pub(super) struct TakenReader {
+    task: NonNull<Task>,
+    _rcu: rcu::SchedGuard,
+}
+
+impl TakenReader {
+    /// Wakes the reader; if `leaves_cpu`, because the current thread is about to sleep, on this CPU
+    /// if possible.
+    #[inline(always)]
+    pub(super) fn wake(self, leaves_cpu: bool) {
+        // SAFETY: The task is valid by the type invariants.
+        let task = unsafe { self.task.as_ref() };
+        if leaves_cpu {
+            task.wake_up_on_current_cpu();
+        } else {
+            task.wake_up();
         }
     }
 }

@@ -15,8 +15,8 @@ use core::{
 
 /// The number of shards of the index.
 ///
-/// Each shard takes 24 bytes of every context (without lock debugging): a lock, the root of a tree
-/// and a count. These 192 bytes do not grow with the number of threads. More shards would let more
+/// Each shard takes 20 bytes of every context (without lock debugging): a lock, the root of a tree
+/// and a count. These 160 bytes do not grow with the number of threads. More shards would let more
 /// threads enqueue at the same time, but all of them take the one inbox lock as well, and a wake-up
 /// of a large range looks at every shard.
 pub(super) const SHARDS: usize = 8;
@@ -31,24 +31,32 @@ const REGION_SHIFT: u32 = 21;
 ///
 /// The multiplication spreads regions that are a power of two apart, because the memory of several
 /// threads often is.
-#[inline]
+#[inline(always)]
 fn shard_of_region(region: u64) -> usize {
     const GOLDEN_RATIO_64: u64 = 0x61C8_8646_80B5_83EB;
     (region.wrapping_mul(GOLDEN_RATIO_64) >> (u64::BITS - SHARDS.ilog2())) as usize
 }
 
 /// Returns the number of the shard for an address.
-#[inline]
+#[inline(always)]
 pub(super) fn shard_of(address: u64) -> usize {
     shard_of_region(address >> REGION_SHIFT)
 }
 
-/// Returns the number of the shard for all addresses of `range`, if they are in the same region.
-#[inline]
-pub(super) fn shard_of_range(range: &Range<u64>) -> Option<usize> {
-    let is_one =
-        !range.is_empty() && range.start >> REGION_SHIFT == (range.end - 1) >> REGION_SHIFT;
-    is_one.then(|| shard_of(range.start))
+/// Returns the numbers of the shards for the first and for the last address of `range`, if there is
+/// no other shard between them. For an empty range these may be any.
+#[inline(always)]
+pub(super) fn shards_of_short(range: &Range<u64>) -> Option<(usize, usize)> {
+    let first = range.start >> REGION_SHIFT;
+    let last = range.end.wrapping_sub(1) >> REGION_SHIFT;
+    if first == last {
+        let shard = shard_of_region(first);
+        Some((shard, shard))
+    } else if first.wrapping_add(1) == last {
+        Some((shard_of_region(first), shard_of_region(last)))
+    } else {
+        None
+    }
 }
 
 /// Returns the shards that may have addresses of `range`, a bit for each.
@@ -169,6 +177,45 @@ impl<N: Indexed> Tree<N> {
         unsafe { bindings::rb_erase(Self::node_of(member), &mut self.root) };
     }
 
+    /// Returns true if all members are in `range`.
+    #[inline(always)]
+    pub(super) fn is_within(&self, range: &Range<u64>) -> bool {
+        let (mut first, mut last) = (self.root.rb_node, self.root.rb_node);
+        if first.is_null() {
+            return true;
+        }
+        // SAFETY: All nodes of the tree are those of valid members by the type invariants.
+        unsafe {
+            // Most ranges are short, and not around the root.
+            if !range.contains(&Self::address(first)) {
+                return false;
+            }
+            while !(*first).rb_left.is_null() {
+                first = (*first).rb_left;
+            }
+            while !(*last).rb_right.is_null() {
+                last = (*last).rb_right;
+            }
+            Self::address(first) >= range.start && Self::address(last) < range.end
+        }
+    }
+
+    /// Takes all members out at once, which is cheaper than one by one because nothing has to be
+    /// balanced.
+    ///
+    /// # Safety
+    ///
+    /// Each member must stay valid, and must not be removed, until the result has returned it. The
+    /// result must be used up.
+    #[inline(always)]
+    pub(super) unsafe fn take_all(&mut self) -> Taken<N> {
+        // INVARIANT: These are the nodes of the tree, which has no members any more.
+        Taken {
+            rest: core::mem::replace(&mut self.root.rb_node, ptr::null_mut()),
+            _members: PhantomData,
+        }
+    }
+
     /// Returns the first member of `range`.
     #[inline]
     pub(super) fn first_of(&self, range: &Range<u64>) -> Option<NonNull<N>> {
@@ -214,6 +261,44 @@ impl<N: Indexed> Tree<N> {
         } else {
             None
         }
+    }
+}
+
+/// Members that were taken out of a tree at once, in the order of their addresses.
+///
+/// # Invariants
+///
+/// `rest` is the root of a binary tree of the nodes of valid members, or null.
+pub(super) struct Taken<N> {
+    rest: *mut bindings::rb_node,
+    _members: PhantomData<*mut N>,
+}
+
+impl<N: Indexed> Iterator for Taken<N> {
+    type Item = NonNull<N>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<NonNull<N>> {
+        let mut first = self.rest;
+        if first.is_null() {
+            return None;
+        }
+        // SAFETY: All nodes below are those of valid members by the type invariants.
+        unsafe {
+            // Rotate, until there is none to the left. Each node gets above just once.
+            loop {
+                let left = (*first).rb_left;
+                if left.is_null() {
+                    break;
+                }
+                (*first).rb_left = (*left).rb_right;
+                (*left).rb_right = first;
+                first = left;
+            }
+            // INVARIANT: The first one is left out.
+            self.rest = (*first).rb_right;
+        }
+        NonNull::new(Tree::<N>::member_of(first))
     }
 }
 
@@ -283,17 +368,39 @@ mod tests {
     }
 
     #[test]
+    fn tree_is_taken_at_once() {
+        let mut members = members([0x3000, 0x1000, 0x2000, 0x1000, 0x5000, 0x4000, 0x6000]);
+        let first = members.as_mut_ptr();
+        let mut tree = Tree::new();
+        for index in 0..7 {
+            // SAFETY: The members stay where they are.
+            unsafe { tree.insert(first.add(index)) };
+        }
+        assert!(tree.is_within(&(0x1000..0x6001)));
+        assert!(!tree.is_within(&(0x1001..0x6001)));
+        assert!(!tree.is_within(&(0x1000..0x6000)));
+
+        // SAFETY: The members stay where they are, and in no tree.
+        let mut taken = unsafe { tree.take_all() };
+        assert!(tree.is_within(&(0..0)));
+        for id in [2, 4, 3, 1, 6, 5, 7] {
+            // SAFETY: The member is valid.
+            let found = taken.next().map(|member| unsafe { member.as_ref() }.id);
+            assert_eq!(found, Some(id));
+        }
+        assert!(taken.next().is_none());
+    }
+
+    #[test]
     fn shards_cover_ranges() {
         const REGION: u64 = 1 << REGION_SHIFT;
         let one = |address| 1u32 << shard_of(address);
 
-        assert_eq!(shard_of_range(&(0..1)), Some(shard_of(0)));
-        assert_eq!(
-            shard_of_range(&(REGION..2 * REGION)),
-            Some(shard_of(REGION))
-        );
-        assert_eq!(shard_of_range(&(REGION - 1..REGION + 1)), None);
-        assert_eq!(shard_of_range(&(REGION..REGION)), None);
+        let two = |first, last| Some((shard_of(first), shard_of(last)));
+        assert_eq!(shards_of_short(&(0..1)), two(0, 0));
+        assert_eq!(shards_of_short(&(REGION..2 * REGION)), two(REGION, REGION));
+        assert_eq!(shards_of_short(&(REGION - 1..REGION + 1)), two(0, REGION));
+        assert_eq!(shards_of_short(&(REGION - 1..2 * REGION + 1)), None);
         assert_eq!(shards_of(&(REGION..REGION + 4096)), one(REGION));
         assert_eq!(shards_of(&(REGION..2 * REGION)), one(REGION));
         assert_eq!(

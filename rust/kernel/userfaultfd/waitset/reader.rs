@@ -87,7 +87,7 @@ impl WaitSet {
             if task.fatal_signal_pending() {
                 // The wake-up for a message that is there may have been this thread's.
                 if inbox.is_readable() {
-                    inbox.wake_reader();
+                    wake_reader(inbox);
                 }
                 return Err(ERESTARTSYS);
             }
@@ -128,7 +128,17 @@ impl WaitSet {
     /// may have been its own.
     pub fn pass_on(&self) {
         if self.readable.read_once() == MESSAGE {
-            self.inbox.lock().wake_reader();
+            wake_reader(self.inbox.lock());
         }
+    }
+}
+
+/// Drops the lock of the inbox, and wakes a reader.
+#[cold]
+fn wake_reader(mut inbox: SpinLockGuard<'_, Inbox>) {
+    let reader = inbox.take_reader();
+    drop(inbox);
+    if let Some(reader) = reader {
+        reader.wake(false);
     }
 }

@@ -36,12 +36,14 @@ pub mod page {
 
 /// As in `rust/kernel/userfaultfd.rs`.
 pub mod userfaultfd {
-    /// The tests make no contexts.
-    pub enum Context {}
+    pub mod context {
+        /// The tests make no contexts.
+        pub enum Context {}
 
-    impl Context {
-        pub fn task_size(&self) -> u64 {
-            match *self {}
+        impl Context {
+            pub fn task_size(&self) -> u64 {
+                match *self {}
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use Role::{Close, Fault, Monitor, Resolve, Signal};
 fn run(world: &World, roles: [Role; 3]) {
     let has = |role| roles.contains(&role);
     let file = world.open();
-    let victim = TaskRef::new(0);
+    let victim = TaskRef::new();
     let mut faults = Vec::new();
     let mut monitors = Vec::new();
     let mut others = Vec::new();
@@ -38,7 +38,7 @@ fn run(world: &World, roles: [Role; 3]) {
                 let index = faults.len();
                 let task = match index {
                     0 => victim.clone(),
-                    _ => TaskRef::new(0),
+                    _ => TaskRef::new(),
                 };
                 faults.push(world.spawn_as(&task, move |world| {
                     world.fault(index % 2, SleepState::INTERRUPTIBLE);

@@ -5,7 +5,7 @@
 use super::{check, check_bounded, fault, monitor, Thread};
 use crate::{
     task::SleepState,
-    userfaultfd::{waitset::Receipt, Context},
+    userfaultfd::{fault::Wakeup, waitset::Receipt, Access, Ended},
 };
 
 /// A reader that cannot copy a message passes its wake-up on.
@@ -63,6 +63,22 @@ fn reader_gets_signal() {
     });
 }
 
+/// A reader that is woken for a message is gone when the thread that faults wakes it: a signal came
+/// before that.
+#[test]
+fn woken_reader_is_gone() {
+    check("a woken reader is gone", |world| {
+        let file = world.open();
+        let reader = world.spawn(|world| _ = world.read(false));
+        let fault = fault(world, 0);
+        reader.task.signal();
+        reader.join();
+        world.context.resolve(0);
+        fault.join();
+        world.close(file);
+    });
+}
+
 /// Readers that do not sleep read a message once.
 #[test]
 fn readers_do_not_sleep() {
@@ -110,13 +126,97 @@ fn wake_up_is_for_some() {
         let file = world.open();
         let faults = [0, 0].map(|page| fault(world, page));
         let resolver = world.spawn(|world| {
-            let waiters = world.context.waiters();
             world.context.fill(0);
-            waiters.wake_matching(Context::addresses(0), |fault| fault.ptid == 2);
-            waiters.wake_matching(Context::addresses(0), |fault| fault.ptid != 2);
+            world.context.wake_matching(0, |fault| fault.ptid == 2);
+            world.context.wake_matching(0, |fault| fault.ptid != 2);
         });
         faults.into_iter().for_each(Thread::join);
         resolver.join();
+        world.close(file);
+    });
+}
+
+/// A wake-up that resolves nothing lets the thread take the fault again.
+#[test]
+fn wake_up_resolves_nothing() {
+    check("a wake-up resolves nothing", |world| {
+        let file = world.open();
+        let fault = fault(world, 0);
+        let waker = world.spawn(|world| {
+            world.context.wake(0..1, Wakeup::LOOK_AGAIN);
+            world.context.resolve(0);
+        });
+        [fault, waker].into_iter().for_each(Thread::join);
+        world.close(file);
+    });
+}
+
+/// A wake-up that completes one access does not complete another one.
+#[test]
+fn wake_up_is_for_reads() {
+    for other in [Access::Write, Access::WriteShared, Access::WritePrivate] {
+        check("a wake-up is for reads", move |world| {
+            let file = world.open();
+            let faults = [Access::Read, other].map(|access| {
+                world.spawn(move |world| world.access(0, access, SleepState::INTERRUPTIBLE))
+            });
+            let resolver = world.spawn(|world| {
+                world.context.fill(0);
+                let wakeup = Wakeup::READ.or(Wakeup::WRITE_SHARED);
+                world.context.wake(0..1, wakeup);
+            });
+            faults.into_iter().for_each(Thread::join);
+            resolver.join();
+            world.close(file);
+        });
+    }
+}
+
+/// A wake-up completes no fault of GUP, and the ones of users all the same.
+#[test]
+fn gup_is_retried() {
+    for state in [SleepState::INTERRUPTIBLE, SleepState::KILLABLE] {
+        check("a fault of GUP is retried", move |world| {
+            let file = world.open();
+            let gup = world.spawn(move |world| world.access(0, Access::Gup, state));
+            let fault = fault(world, 0);
+            let resolver = world.spawn(|world| world.context.resolve(0));
+            [gup, fault, resolver].into_iter().for_each(Thread::join);
+            world.close(file);
+        });
+    }
+}
+
+/// A wake-up completes a fault of the kernel itself, and a signal does not end it.
+#[test]
+fn kernel_is_completed() {
+    check("a fault of the kernel is completed", |world| {
+        let file = world.open();
+        let kernel =
+            world.spawn(|world| world.access(0, Access::Write, SleepState::KILLABLE_NOLOAD));
+        let resolver = world.spawn(|world| world.context.resolve(0));
+        kernel.task.signal();
+        [kernel, resolver].into_iter().for_each(Thread::join);
+        world.close(file);
+    });
+}
+
+/// A reader is taken out of the queue for a fault that need not wait. It sleeps again, and is woken
+/// for the next one.
+#[test]
+fn reader_is_woken_for_nothing() {
+    check("a reader is woken for nothing", |world| {
+        let file = world.open();
+        let monitor = monitor(world);
+        // The page comes while the thread takes the fault.
+        world.context.fill(0);
+        let faults = world.spawn(|world| {
+            for page in [0, 1] {
+                world.fault(page, SleepState::INTERRUPTIBLE);
+            }
+        });
+        faults.join();
+        monitor.kill();
         world.close(file);
     });
 }
@@ -153,7 +253,9 @@ fn page_goes_again() {
     check("a page goes again", |world| {
         let file = world.open();
         let fault = world.spawn(|world| {
-            world.context.fault(0, SleepState::INTERRUPTIBLE, 1);
+            let state = SleepState::INTERRUPTIBLE;
+            let ended = world.context.fault(0, Access::Write, state, 1);
+            assert!(!matches!(ended, Ended::Retry), "it was resolved");
         });
         let resolver = world.spawn(|world| {
             world.context.resolve(0);

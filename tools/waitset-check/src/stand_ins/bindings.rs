@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `include/linux/rbtree.h`, with a tree that is not balanced. Loom cannot run C.
+//! What bindgen makes of the headers of mm; and `include/linux/rbtree.h`, with a tree that is not
+//! balanced. Loom cannot run C.
 
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
+pub use super::mm::*;
 use core::ptr;
 
 pub struct rb_node {

@@ -32,6 +32,12 @@ macro_rules! pin_init {
     (@ {$($done:tt)*}) => {
         $crate::stand_ins::pin_init::Made(Self { $($done)* })
     };
+    // The atomics of loom cannot be made in a constant.
+    (@ {$($done:tt)*} $name:ident: [const { $value:expr }; $len:expr], $($rest:tt)*) => {
+        $crate::prelude::pin_init!(
+            @ {$($done)* $name: core::array::from_fn::<_, { $len }, _>(|_| $value),} $($rest)*
+        )
+    };
     (@ {$($done:tt)*} $name:ident: $value:expr, $($rest:tt)*) => {
         $crate::prelude::pin_init!(@ {$($done)* $name: $value,} $($rest)*)
     };

@@ -38,48 +38,38 @@ pub(crate) mod aref {
 
 /// As in `rust/kernel/sync/atomic.rs`.
 pub(crate) mod atomic {
-    use crate::rt::{self, AtomicU32, Life};
-    use core::{marker::PhantomData, sync::atomic::Ordering};
+    use super::read_once::{ReadOnceCell, Word};
+    use crate::rt;
+    use core::sync::atomic::Ordering;
 
     pub(crate) use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-    pub(crate) struct Atomic<T> {
-        life: Life,
-        value: AtomicU32,
-        _value: PhantomData<T>,
-    }
+    pub(crate) struct Atomic<T>(ReadOnceCell<T>);
 
-    impl Atomic<u32> {
-        pub(crate) fn new(value: u32) -> Self {
-            Self {
-                life: Life::new(),
-                value: AtomicU32::new(value),
-                _value: PhantomData,
-            }
+    impl<T: Word> Atomic<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(ReadOnceCell::new(value))
         }
 
         #[track_caller]
-        pub(crate) fn load(&self, order: Ordering) -> u32 {
-            self.life.note_use();
-            self.value.load(match order {
+        pub(crate) fn load(&self, order: Ordering) -> T {
+            self.0.load(match order {
                 Relaxed => rt::RELAXED,
                 order => order,
             })
         }
 
         #[track_caller]
-        pub(crate) fn store(&self, value: u32, order: Ordering) {
-            self.life.note_use();
+        pub(crate) fn store(&self, value: T, order: Ordering) {
             if order == Release {
                 rt::accumulate();
             }
-            self.value.store(value, order);
+            self.0.store(value, order);
         }
-    }
 
-    impl<T> Drop for Atomic<T> {
-        fn drop(&mut self) {
-            self.life.end();
+        /// For [`ReadOnceCell::from_ptr`] only.
+        pub(crate) fn as_ptr(&self) -> *mut ReadOnceCell<T> {
+            core::ptr::from_ref(&self.0).cast_mut()
         }
     }
 }
@@ -150,22 +140,55 @@ mod read_once {
             }
         }
 
+        pub(crate) unsafe fn from_ptr<'a>(ptr: *mut Self) -> &'a Self {
+            // SAFETY: The caller passes a pointer to a value that stays.
+            unsafe { &*ptr }
+        }
+
         #[track_caller]
         pub(crate) fn read_once(&self) -> T {
-            self.life.note_use();
-            T::from_u32(self.value.load(rt::RELAXED))
+            self.load(rt::RELAXED)
         }
 
         #[track_caller]
         pub(crate) fn write_once(&self, value: T) {
+            self.store(value, Ordering::Relaxed);
+        }
+
+        #[track_caller]
+        pub(super) fn load(&self, order: Ordering) -> T {
             self.life.note_use();
-            self.value.store(value.into_u32(), Ordering::Relaxed);
+            T::from_u32(self.value.load(order))
+        }
+
+        #[track_caller]
+        pub(super) fn store(&self, value: T, order: Ordering) {
+            self.life.note_use();
+            self.value.store(value.into_u32(), order);
         }
     }
 
     impl<T> Drop for ReadOnceCell<T> {
         fn drop(&mut self) {
             self.life.end();
+        }
+    }
+}
+
+/// As in `rust/kernel/sync/rcu.rs`.
+pub(crate) mod rcu {
+    use crate::rt;
+
+    pub(crate) struct SchedGuard(());
+
+    pub(crate) fn read_lock_sched() -> SchedGuard {
+        rt::rcu_read_lock();
+        SchedGuard(())
+    }
+
+    impl Drop for SchedGuard {
+        fn drop(&mut self) {
+            rt::rcu_read_unlock();
         }
     }
 }
@@ -180,7 +203,9 @@ impl<T> SpinLock<T> {
 
     #[track_caller]
     pub(crate) fn lock(&self) -> SpinLockGuard<'_, T> {
-        SpinLockGuard(self.0.lock().unwrap())
+        let guard = self.0.lock().unwrap();
+        rt::rcu_read_lock();
+        SpinLockGuard(guard)
     }
 }
 
@@ -202,6 +227,8 @@ impl<T> DerefMut for SpinLockGuard<'_, T> {
 
 impl<T> Drop for SpinLockGuard<'_, T> {
     fn drop(&mut self) {
+        // As on PREEMPT_RT, where the critical section of RCU ends first.
+        rt::rcu_read_unlock();
         rt::accumulate();
     }
 }
@@ -254,6 +281,10 @@ pub(crate) mod poll_queue {
                 // SAFETY: A poller leaves the queue before its task is gone.
                 unsafe { task.as_ref() }.wake_state(TASK_NORMAL);
             }
+        }
+
+        pub(crate) fn wake_from(&self, events: u32, _leaves_cpu: bool) {
+            self.wake(events);
         }
 
         /// Adds the current thread.

@@ -14,6 +14,7 @@ const TASK_RUNNING: u32 = 0;
 const TASK_INTERRUPTIBLE: u32 = 1;
 const TASK_UNINTERRUPTIBLE: u32 = 2;
 const TASK_WAKEKILL: u32 = 0x100;
+const TASK_NOLOAD: u32 = 0x400;
 const TASK_KILLABLE: u32 = TASK_WAKEKILL | TASK_UNINTERRUPTIBLE;
 pub(crate) const TASK_NORMAL: u32 = TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE;
 
@@ -32,7 +33,6 @@ pub struct Task {
     /// The lock that a wake-up and the scheduler take.
     pi_lock: Mutex<()>,
     woken: Condvar,
-    prio: i32,
 }
 
 /// The task of the current thread.
@@ -69,14 +69,13 @@ impl Clone for TaskRef {
 }
 
 impl TaskRef {
-    pub(crate) fn new(prio: i32) -> Self {
+    pub(crate) fn new() -> Self {
         Self(HiddenArc::new(CurrentTask(Task {
             life: Life::new(),
             state: AtomicU32::new(TASK_RUNNING),
             signal: AtomicU32::new(NO_SIGNAL),
             pi_lock: Mutex::new(()),
             woken: Condvar::new(),
-            prio,
         })))
     }
 
@@ -86,7 +85,8 @@ impl TaskRef {
         rt::spawn(move || this.run(body))
     }
 
-    /// Runs the task. Nothing but this reference may be used when it has ended.
+    /// Runs the task. When it has ended, nothing but this reference may be used, and what a
+    /// critical section has found that had begun before.
     pub(crate) fn run(&self, body: impl FnOnce()) {
         CURRENT.with(|current| current.set(&*self.0));
         body();
@@ -96,7 +96,17 @@ impl TaskRef {
             "asleep at its end"
         );
         CURRENT.with(|current| current.set(ptr::null()));
-        self.0.life.end();
+        // `do_task_dead()` takes the lock that a wake-up takes: those before are ordered.
+        drop(self.0.pi_lock.lock().unwrap());
+        if rt::rcu_is_idle() {
+            self.0.life.end();
+            return;
+        }
+        let task = self.0.clone();
+        rt::call_rcu(move || {
+            drop(task.pi_lock.lock().unwrap());
+            task.life.end();
+        });
     }
 
     /// Sends a signal.
@@ -120,6 +130,12 @@ impl Task {
     #[track_caller]
     pub(crate) fn wake_up(&self) {
         self.wake_state(TASK_NORMAL);
+    }
+
+    /// `wake_up_process_on_current_cpu()`
+    #[track_caller]
+    pub(crate) fn wake_up_on_current_cpu(&self) {
+        self.wake_up();
     }
 
     #[track_caller]
@@ -149,8 +165,13 @@ impl Task {
         self.signal.load(RELAXED) != NO_SIGNAL
     }
 
+    /// All tasks are equally urgent.
     pub(crate) fn queue_prio(&self) -> i32 {
-        self.prio
+        0
+    }
+
+    pub(crate) fn is_rt_or_dl(&self) -> bool {
+        false
     }
 }
 
@@ -178,6 +199,7 @@ impl CurrentTask {
     }
 
     pub(crate) fn schedule(&self) {
+        check_may_sleep();
         let mut lock = self.pi_lock.lock().unwrap();
         // `smp_mb__after_spinlock()`
         fence(SeqCst);
@@ -199,11 +221,13 @@ impl CurrentTask {
 
 /// As in `rust/kernel/task/sleep.rs`.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) struct SleepState(u32);
+pub struct SleepState(u32);
 
 impl SleepState {
     pub(crate) const INTERRUPTIBLE: Self = Self(TASK_INTERRUPTIBLE);
     pub(crate) const KILLABLE: Self = Self(TASK_KILLABLE);
+    pub(crate) const KILLABLE_NOLOAD: Self = Self(TASK_KILLABLE | TASK_NOLOAD);
+    pub(crate) const UNINTERRUPTIBLE: Self = Self(TASK_UNINTERRUPTIBLE);
 }
 
 pub(crate) mod flags {
@@ -211,5 +235,11 @@ pub(crate) mod flags {
 }
 
 pub(crate) fn cond_resched() {
+    check_may_sleep();
     rt::pause();
+}
+
+/// `might_sleep()`
+fn check_may_sleep() {
+    assert!(!rt::rcu_is_held(), "sleeps in a critical section");
 }
