@@ -24,7 +24,50 @@ const LATENCY_SLEEPERS: (f64, f64) = (4096.0, 1.0);
 /// The quantile of the slowest faults.
 const SLOWEST: &str = "p99.9";
 /// Rows of which no ratio is demanded, by measure and parameters, and why.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "single-fault",
+        "access read, backing hugetlb, resolution copy",
+        HUGE,
+    ),
+    (
+        "single-fault",
+        "access write, backing hugetlb, resolution copy",
+        HUGE,
+    ),
+    (
+        "single-fault",
+        "access write, backing anon, resolution zeropage",
+        AGAIN,
+    ),
+    (
+        "single-fault",
+        "access write, backing shmem, resolution writeprotect",
+        AGAIN,
+    ),
+    (
+        "single-fault",
+        "access write, backing hugetlb, resolution writeprotect",
+        AGAIN,
+    ),
+    (
+        "single-fault",
+        "access write, backing anon, resolution poison",
+        AGAIN,
+    ),
+    (
+        "single-fault",
+        "access write, backing shmem, resolution poison",
+        AGAIN,
+    ),
+    (
+        "single-fault",
+        "access write, backing hugetlb, resolution poison",
+        AGAIN,
+    ),
+];
+const HUGE: &str = "2 MiB are copied";
+const AGAIN: &str = "what the waker did leaves the access to the fault, which is taken again";
 /// How much a value that is flat may change.
 const FLAT: f64 = 1.1;
 /// How many times as many instructions C takes at least with so many sleeping threads.
@@ -192,6 +235,13 @@ fn growth(curves: &Curves<'_>) -> Vec<Found> {
         }
     }
     found
+}
+
+/// Whether no ratio is demanded of a row.
+pub fn is_exception(row: &Row) -> bool {
+    let params = row.key.params("");
+    let mut exceptions = EXCEPTIONS.iter();
+    exceptions.any(|(measure, of, _)| *measure == row.key.measure && *of == params)
 }
 
 /// Takes rows away that are exceptions, and returns what is to be said about them.
