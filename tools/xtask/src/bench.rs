@@ -28,7 +28,7 @@ use targets::{Target, Verdict};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Fewer parameters, in two minutes if the kernels are built.
+    /// Fewer parameters, in a few minutes if the kernels are built.
     #[arg(long)]
     quick: bool,
     /// Only measures with this in their name, such as `waiters`.

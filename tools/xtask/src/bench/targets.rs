@@ -65,6 +65,21 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "access write, backing hugetlb, resolution poison",
         AGAIN,
     ),
+    (
+        "mmap-lock",
+        "access write, backing anon, resolution zeropage",
+        AGAIN,
+    ),
+    (
+        "mmap-lock",
+        "access write, backing shmem, resolution writeprotect",
+        AGAIN,
+    ),
+    (
+        "mmap-lock",
+        "access write, backing hugetlb, resolution writeprotect",
+        AGAIN,
+    ),
 ];
 const HUGE: &str = "2 MiB are copied";
 const AGAIN: &str = "what the waker did leaves the access to the fault, which is taken again";
@@ -347,6 +362,7 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
         spreads(&rows.iter().collect::<Vec<_>>()),
     )];
     targets.extend(single_fault(&results));
+    targets.push(mmap_lock(&results));
     let measures = [
         ("ioctl", Bound::AtMost(1.0)),
         ("event", Bound::AtMost(REPEATABLE)),
@@ -403,6 +419,14 @@ fn single_fault(results: &Results) -> [Target; 2] {
         let what = format!("{part}{bound} x the instructions of C");
         compared(measure, &what, bound, rows)
     })
+}
+
+/// Judges how often a fault that was resolved takes the lock, of which C takes it once.
+fn mmap_lock(results: &Results) -> Target {
+    let measure = "mmap-lock";
+    let rows = results.of(PATH_LENGTH, measure, "mmap_lock acquisitions");
+    let what = "the mmap_lock is not taken after the fault was resolved";
+    compared(measure, what, Bound::AtMost(0.0), rows)
 }
 
 /// Judges the slowest faults by those with few threads asleep.
