@@ -120,6 +120,9 @@ struct Thread {
 impl Thread {
     fn join(self) {
         self.handle.join().expect("no panic");
+        // Loom keeps the task for critical sections by itself.
+        #[cfg(not(feature = "loom"))]
+        crate::rt::synchronize_rcu();
     }
 
     /// Kills the thread and waits for its end.
