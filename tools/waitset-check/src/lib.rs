@@ -48,7 +48,8 @@
 //! - `WAKE_WHOLE` is 4,096 and `WAKE_BATCH` 32, so a waker of all threads of a shard needs no batch.
 //!   The variant `small-batches` of `mutants.txt` makes them 0 and 1, and so do the mistakes with
 //!   batches.
-//! - A thread that wakes a reader may leave its CPU to it. Loom has no CPUs.
+//! - A thread that wakes a reader may leave its CPU to it, and is not preempted before. Loom has no
+//!   CPUs and no priorities, so it does not tell how long a reader sleeps that was taken out.
 //! - The tree is not the kernel's: loom cannot run C. `host-tests` has the kernel's.
 //! - The time after which the thread of a fork looks for readers is always up at once, and finds
 //!   that the child has no descriptor.
