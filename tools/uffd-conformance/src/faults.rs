@@ -266,10 +266,12 @@ fn counted(setup: Setup, name: &str, act: &Act) -> String {
     let run = access.expect("it is in the table").run;
     let (address, names) = (fixture.area.start + 0x10, fixture.names.clone());
     let elsewhere = fixture.source.start + 0x10;
+    let hole = fixture.area.start - 0x10;
     let thread = std::thread::spawn(move || {
         touch_by_this_thread();
-        // What the access needs besides the page is there after this.
+        // What the access needs besides the page is there after this, and what a signal needs.
         run(elsewhere, &names);
+        run(hole, &names);
         let before = fault_counts();
         let answer = run(address, &names);
         let after = fault_counts();
