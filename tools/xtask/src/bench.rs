@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::{bail, Context, Result};
 use comfy_table::Table;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -161,6 +162,8 @@ struct Bench<'a> {
     skipped: BTreeMap<String, BTreeSet<String>>,
     /// The version that the kernels print.
     release: String,
+    /// The compilers of the kernels.
+    compilers: String,
 }
 
 impl<'a> Bench<'a> {
@@ -171,6 +174,7 @@ impl<'a> Bench<'a> {
             rows: Vec::new(),
             skipped: BTreeMap::new(),
             release: String::new(),
+            compilers: String::new(),
         })
     }
 
@@ -194,6 +198,11 @@ impl<'a> Bench<'a> {
         let kernel = Kernel::plain(imp);
         let session = self.builder.session;
         let image = self.builder.kernel(kernel)?;
+        let compilers = compilers(&fs::read_to_string(image.join("config"))?)?;
+        if ![&compilers, ""].contains(&&self.compilers[..]) {
+            bail!("the kernels have {compilers} and {}", self.compilers);
+        }
+        self.compilers = compilers;
         let share = session.share(&format!("bench-{}", kernel.name()), &[&self.programs])?;
         let guest = Guest {
             cpus,
@@ -291,7 +300,10 @@ impl<'a> Bench<'a> {
     /// Writes the results, with plots, to a directory.
     fn write(&self, out: &Path, about: &str, targets: &[Target]) -> Result<()> {
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let about = format!("Linux {}; {about} by `cargo xtask {command}`", self.release);
+        let about = format!(
+            "Linux {}, built with {}; {about} by `cargo xtask {command}`",
+            self.release, self.compilers
+        );
         fs::create_dir_all(out)?;
         let plots = plot::all(&self.rows, out)?;
         fs::write(
@@ -415,13 +427,35 @@ pub fn check(builder: &Builder) -> Result<Check> {
     }
     Ok(Check {
         summary: format!(
-            "path lengths: {} measured, the worst is {:.3} x C: {}",
+            "path lengths with {}: {} measured, the worst is {:.3} x C: {}",
+            bench.compilers,
             bench.rows.len(),
             worst.0,
             worst.1
         ),
         problems,
     })
+}
+
+/// Returns the compilers that a configuration names, without what distributions add in parentheses.
+fn compilers(config: &str) -> Result<String> {
+    let added = Regex::new(r" \([^)]*\)")?;
+    let version = |name: &str| {
+        let mut lines = config.lines();
+        let text = lines
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix("=\"")?
+                    .strip_suffix('"')
+            })
+            .with_context(|| format!("the configuration has no {name}"))?;
+        anyhow::Ok(added.replace_all(text, ""))
+    };
+    Ok(format!(
+        "{} and {}",
+        version("CONFIG_CC_VERSION_TEXT")?,
+        version("CONFIG_RUSTC_VERSION_TEXT")?
+    ))
 }
 
 /// Formats a value with three digits or more.
@@ -488,4 +522,26 @@ fn markdown(about: &str, rows: &[Row], plots: &[String], targets: &[Target]) -> 
     }
     writeln!(text, "{table}")?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compilers_are_named() -> Result<()> {
+        let rustc = "CONFIG_RUSTC_VERSION_TEXT=\"rustc 1.85.1 (4eb 2025-03-15) (source)\"\n";
+        for (text, name) in [
+            (
+                "Debian clang version 19.1.7 (3+b1)",
+                "Debian clang version 19.1.7",
+            ),
+            ("gcc (Debian 14.2.0-19) 14.2.0", "gcc 14.2.0"),
+        ] {
+            let config = format!("CONFIG_CC_VERSION_TEXT=\"{text}\"\n{rustc}");
+            assert_eq!(compilers(&config)?, format!("{name} and rustc 1.85.1"));
+        }
+        assert!(compilers(rustc).is_err());
+        Ok(())
+    }
 }
