@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds a kernel. Clippy makes the same objects as the compiler, with more warnings. Also makes a
 # policy for SELinux that allows everything except the creation of anonymous inodes.
-# This tool sets src, build and out.
+# This tool sets src, build, out, toolchain (arguments of make), arch and image.
 # shellcheck disable=SC2154
 set -e
-make -C "$src" LLVM=-19 O="$build" CLIPPY=1 -j"$(nproc)" bzImage
-cp "$build"/arch/x86/boot/bzImage "$build"/vmlinux "$out"
+# shellcheck disable=SC2086 # There are several arguments in it.
+make -C "$src" $toolchain O="$build" CLIPPY=1 -j"$(nproc)" "$image"
+cp "$build/arch/$arch/boot/$image" "$build"/vmlinux "$out"
 cp "$build"/.config "$out"/config
 cd "$build"
 scripts/selinux/mdp/mdp policy.conf file_contexts

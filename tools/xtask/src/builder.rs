@@ -38,7 +38,8 @@ impl Builder<'_> {
     pub fn kernel(&self, kernel: Kernel) -> Result<PathBuf> {
         let out = self.session.results.join(kernel.name());
         let config = kernel.config();
-        let key = self.key(&config)?;
+        let (arch, toolchain) = (kernel.flavour.arch(), kernel.flavour.toolchain());
+        let key = self.key(&format!("{toolchain}\n{config}"))?;
         if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
             return Ok(out);
         }
@@ -56,17 +57,25 @@ impl Builder<'_> {
         self.session.ui.run(
             &format!("config-{}", kernel.name()),
             &format!("Configuring {}", kernel.title()),
-            &mut self
-                .lab
-                .sh(&mounts, &[], include_str!("../scripts/configure.sh")),
+            &mut self.lab.sh(
+                &mounts,
+                &[("toolchain", toolchain)],
+                include_str!("../scripts/configure.sh"),
+            ),
         )?;
         let log = format!("build-{}", kernel.name());
         self.session.ui.run(
             &log,
             &format!("Building {}", kernel.title()),
-            &mut self
-                .lab
-                .sh(&mounts, &[], include_str!("../scripts/build-kernel.sh")),
+            &mut self.lab.sh(
+                &mounts,
+                &[
+                    ("toolchain", toolchain),
+                    ("arch", arch.name()),
+                    ("image", arch.image()),
+                ],
+                include_str!("../scripts/build-kernel.sh"),
+            ),
         )?;
         let files = patches::touched(&self.session.repo)?;
         refuse_warnings(&self.session.ui, &log, &files)?;

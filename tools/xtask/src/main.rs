@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod builder;
 mod config;
+mod configs;
 mod conformance;
 mod console;
 mod doctor;
@@ -82,6 +83,8 @@ enum Task {
     Tree { directory: PathBuf },
     /// Bring the patches of the series up to date with the files of the repository.
     Series(series::Options),
+    /// Build the objects of the series with options off, and for arm64.
+    Configs(configs::Options),
     /// Say which fixes of the base a kernel tree lacks.
     Fixes(fixes::Options),
     /// Say what this machine has and what is missing.
@@ -126,6 +129,7 @@ fn run() -> Result<()> {
         Task::Litmus(options) => litmus::litmus(&session, &options),
         Task::Tree { directory } => series::tree(&session, &directory),
         Task::Series(options) => series::series(&session, &options),
+        Task::Configs(options) => configs::configs(&session, &options),
         Task::Fixes(options) => fixes::fixes(&session, &options),
         Task::Doctor => doctor::doctor(&session),
         Task::Clean { all } => lab::clean(&session, all),

@@ -37,7 +37,7 @@ pub fn run(session: &Session) -> Result<()> {
         let share = session.share("run", &[&selftests])?;
         let guest = Guest::new(&builder.lab, &kernel, &share, accel);
         println!("> Booting, and running the kernel's uffd-unit-tests");
-        let job = suites::job(suites::UNIT, 1, Impl::Rust);
+        let job = suites::job(&[&suites::UNIT], 1, Impl::Rust);
         let outcome = guest.run(&job, LIMIT, |line| println!("  | {line}"))?;
         console::refuse_complaints(&outcome.console, "the kernel")?;
         outcome.output

@@ -4,6 +4,7 @@
 
 use crate::{
     builder,
+    config::Arch,
     fixes::Fixes,
     lab::{Lab, Mounts},
     patches,
@@ -12,6 +13,7 @@ use crate::{
 };
 use anyhow::{bail, Context, Result};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -117,19 +119,14 @@ fn build(session: &Session, source: &Source, lab: &Lab, start: usize) -> Result<
     let build = session.cache.join("build/series");
     fs::create_dir_all(&build)?;
     let out = session.share("series", &[])?;
-    fs::write(
-        out.join("wanted.config"),
-        include_str!("../config/kernel.config"),
-    )?;
+    fs::write(out.join("wanted.config"), Arch::X86.config())?;
 
     let mounts = Mounts {
         src: &source.tree,
         build: &build,
         out: &out,
     };
-    // sparse warns about C files of the base, too: of those, only new ones count.
-    let mut files = patches::touched(&session.repo)?;
-    files.retain(|file| file.ends_with(".rs") || session.repo.join(file).exists());
+    let files = checked_files(session)?;
     if start > commits.len() {
         bail!(
             "there is no patch {start}: the series has {}",
@@ -141,17 +138,18 @@ fn build(session: &Session, source: &Source, lab: &Lab, start: usize) -> Result<
     let mut pristine = None;
     for (index, (name, commit, option)) in steps.iter().enumerate().skip(first) {
         source.check_out(commit)?;
-        let log = format!("series-build-{index:02}");
-        ui.run(
-            &log,
-            &format!("Building {name} ({option})"),
-            &mut lab.sh(
-                &mounts,
-                &[("option", option)],
-                include_str!("../scripts/build-patch.sh"),
-            ),
+        build_objects(
+            session,
+            lab,
+            &mounts,
+            &Objects {
+                log: &format!("series-build-{index:02}"),
+                title: &format!("Building {name} ({option})"),
+                option,
+                toolchain: Arch::X86.clang(),
+                checks: CHECKS,
+            },
         )?;
-        builder::refuse_warnings(ui, &log, &files)?;
         if index >= fixed && *option == OFF {
             let objects = fs::read_to_string(out.join("objects"))?;
             match &pristine {
@@ -184,11 +182,55 @@ fn build(session: &Session, source: &Source, lab: &Lab, start: usize) -> Result<
     Ok(())
 }
 
+/// The objects under fs/, mm/ and rust/ of one configuration.
+pub struct Objects<'a> {
+    pub log: &'a str,
+    pub title: &'a str,
+    /// A change of the configuration, as `scripts/config` takes it.
+    pub option: &'a str,
+    /// The arguments of make that choose the architecture and the compiler.
+    pub toolchain: &'a str,
+    /// The arguments of make that ask for more warnings.
+    pub checks: &'a str,
+}
+
+/// All warnings that there are, with those of sparse and Clippy.
+pub const CHECKS: &str = "W=1 C=1 CLIPPY=1";
+
+/// Builds objects. Fails if there is a warning about a file of the series.
+pub fn build_objects(
+    session: &Session,
+    lab: &Lab,
+    mounts: &Mounts,
+    objects: &Objects,
+) -> Result<()> {
+    let variables = [
+        ("option", objects.option),
+        ("toolchain", objects.toolchain),
+        ("checks", objects.checks),
+    ];
+    let script = include_str!("../scripts/build-patch.sh");
+    session.ui.run(
+        objects.log,
+        objects.title,
+        &mut lab.sh(mounts, &variables, script),
+    )?;
+    builder::refuse_warnings(&session.ui, objects.log, &checked_files(session)?)
+}
+
+/// The files that warnings count of. sparse warns about C files of the base, too: of those, only
+/// new ones count.
+fn checked_files(session: &Session) -> Result<BTreeSet<String>> {
+    let mut files = patches::touched(&session.repo)?;
+    files.retain(|file| file.ends_with(".rs") || session.repo.join(file).exists());
+    Ok(files)
+}
+
 /// A build: its name, a commit, and a setting of the option.
 type Step = (String, String, &'static str);
 
 const OFF: &str = "--disable USERFAULTFD_RUST";
-const ON: &str = "--enable USERFAULTFD_RUST";
+pub const ON: &str = "--enable USERFAULTFD_RUST";
 const WITHOUT: &str = "--disable USERFAULTFD";
 
 /// Lists the steps of the build, and returns the number of the step with all fixes.

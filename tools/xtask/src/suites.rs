@@ -2,7 +2,10 @@
 
 //! The test suites of guests, and the jobs that run them.
 
-use crate::{config::Impl, lab};
+use crate::{
+    config::{Flavour, Impl},
+    lab,
+};
 
 /// A suite of the kernel's selftests.
 pub struct Suite {
@@ -37,11 +40,11 @@ pub fn reasons(suite: &str) -> Vec<&'static str> {
 }
 
 /// The suite that `run` shows.
-pub const UNIT: &[Suite] = &[suite("uffd-unit-tests", "uffd-unit-tests", 900)];
+pub const UNIT: Suite = suite("uffd-unit-tests", "uffd-unit-tests", 900);
 
 /// All suites, in the order in which they are run.
 pub const ALL: &[Suite] = &[
-    suite("uffd-unit-tests", "uffd-unit-tests", 900),
+    UNIT,
     suite("uffd-stress anon", "uffd-stress anon 20 16", 120),
     suite("uffd-stress shmem", "uffd-stress shmem 20 16", 120),
     suite(
@@ -151,16 +154,57 @@ pub fn ours() -> impl Iterator<Item = &'static Suite> {
     PROGRAMS.iter().chain([&CONFORMANCE, &LSM])
 }
 
+/// All suites.
+pub fn every() -> impl Iterator<Item = &'static Suite> {
+    ALL.iter().chain(ours())
+}
+
+/// The suites that run on the kernels of a flavour, a list for each guest.
+pub struct Plan {
+    pub selftests: Vec<&'static Suite>,
+    /// Programs, and [`CONFORMANCE`], or nothing.
+    pub programs: Vec<&'static Suite>,
+    /// [`LSM`], or nothing.
+    pub lsm: Vec<&'static Suite>,
+}
+
+impl Plan {
+    pub fn of(flavour: Flavour) -> Self {
+        let runs = |suite: &&Suite| not_run(flavour, suite).is_none();
+        let programs = PROGRAMS.iter().chain([&CONFORMANCE]);
+        Self {
+            selftests: ALL.iter().filter(runs).collect(),
+            programs: programs.filter(runs).collect(),
+            lsm: [&LSM].into_iter().filter(runs).collect(),
+        }
+    }
+
+    /// The suites in the order in which they are run.
+    pub fn all(&self) -> impl Iterator<Item = &'static Suite> + '_ {
+        let lists = [&self.selftests, &self.programs, &self.lsm];
+        lists.into_iter().flatten().copied()
+    }
+}
+
+/// Returns why a suite does not run on the kernels of a flavour, if it does not.
+pub fn not_run(flavour: Flavour, suite: &Suite) -> Option<&'static str> {
+    let ours = suite.name != CONFORMANCE.name && ours().any(|other| other.name == suite.name);
+    match flavour {
+        Flavour::Plain | Flavour::Debug | Flavour::Rt => None,
+        Flavour::Gcc => ours.then_some("the selftests and the suite show what a compiler breaks"),
+    }
+}
+
 /// Returns how long suites may take, in seconds, with the boot.
-pub fn limit<'a>(suites: impl IntoIterator<Item = &'a Suite>) -> u64 {
+pub fn limit(suites: &[&Suite]) -> u64 {
     300 + suites
-        .into_iter()
+        .iter()
         .map(|suite| u64::from(suite.seconds))
         .sum::<u64>()
 }
 
 /// The job that runs suites of the kernel. `slowness` multiplies their time limits.
-pub fn job(suites: &[Suite], slowness: u32, imp: Impl) -> String {
+pub fn job(suites: &[&Suite], slowness: u32, imp: Impl) -> String {
     let mut job = String::from(". \"$out\"/suites.sh\nprepare_selftests\n");
     for suite in suites {
         let races = imp == Impl::C && suite.name == RACE_IN_C.0;
@@ -182,11 +226,15 @@ pub const GIGANTIC: &str = "hugepagesz=1G hugepages=1";
 /// The beginning of jobs that run programs of this repository.
 const PREPARE_PROGRAMS: &str = ". \"$out\"/suites.sh\nprepare_programs\n";
 
-/// The job that runs [`PROGRAMS`] and [`CONFORMANCE`].
-pub fn programs_job(long: bool, slowness: u32) -> String {
+/// The job that runs programs, and [`CONFORMANCE`].
+pub fn programs_job(suites: &[&Suite], long: bool, slowness: u32) -> String {
     let mut job = String::from(PREPARE_PROGRAMS);
     let factor = if long { 5 * slowness } else { slowness };
-    for suite in PROGRAMS {
+    for suite in suites {
+        if suite.name == CONFORMANCE.name {
+            job += &ask(slowness, "");
+            continue;
+        }
         let long = if long && suite.command.starts_with("uffd-") {
             " --long"
         } else {
@@ -199,7 +247,7 @@ pub fn programs_job(long: bool, slowness: u32) -> String {
             suite.command
         ));
     }
-    job + &ask(slowness, "")
+    job
 }
 
 /// The job that runs [`CONFORMANCE`] with the cases whose names start with `prefix`.

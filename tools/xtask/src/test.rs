@@ -12,7 +12,9 @@ use crate::{
     conformance,
     console::ConsoleCheck,
     report::{self, Report},
-    series, suites, ui, Session,
+    series,
+    suites::Plan,
+    ui, Session,
 };
 use anyhow::{bail, Result};
 use guests::{complaints, failures, Guests};
@@ -35,8 +37,11 @@ pub struct Options {
     /// The same on a Rust kernel with PREEMPT_RT.
     #[arg(long)]
     rt: bool,
+    /// Run the selftests and the conformance suite on kernels that gcc built.
+    #[arg(long, conflicts_with_all = ["debug", "host", "rt"])]
+    gcc: bool,
     /// Give the programs more memory and more rounds, and ask the C kernel all questions twice.
-    #[arg(long, conflicts_with_all = ["debug", "rt"])]
+    #[arg(long, conflicts_with_all = ["debug", "gcc", "rt"])]
     long: bool,
 }
 
@@ -46,8 +51,8 @@ struct Results {
     reports: Vec<(String, Report)>,
     problems: Vec<String>,
     kunit: (u32, u32, u32),
-    /// The answers to the questions of the conformance suite.
-    transcript: PathBuf,
+    /// The answers to the questions of the conformance suite, if they were asked.
+    transcript: Option<PathBuf>,
 }
 
 pub fn test(session: &Session, options: &Options) -> Result<()> {
@@ -56,10 +61,12 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
         return host_tests(session, &session.source()?.tree);
     }
     let builder = session.builder()?;
-    let (flavour, imps, slowness): (_, &[Impl], _) = match (options.debug, options.rt) {
-        (true, _) => (Flavour::Debug, &[Impl::Rust], 8),
-        (_, true) => (Flavour::Rt, &[Impl::Rust], 2),
-        _ => (Flavour::Plain, &[Impl::Rust, Impl::C], 1),
+    let both: &[Impl] = &[Impl::Rust, Impl::C];
+    let (flavour, imps, slowness) = match options {
+        Options { debug: true, .. } => (Flavour::Debug, &both[..1], 8),
+        Options { rt: true, .. } => (Flavour::Rt, &both[..1], 2),
+        Options { gcc: true, .. } => (Flavour::Gcc, both, 1),
+        _ => (Flavour::Plain, both, 1),
     };
     if flavour == Flavour::Plain {
         host_tests(session, &builder.source.tree)?;
@@ -108,6 +115,7 @@ fn show(all: &[Results]) -> Vec<String> {
         );
     }
     tables::print_exceptions(all);
+    tables::print_not_run(all);
 
     let lost = measures.lines();
     let lost = lost.filter(|line| line.contains(tables::NOT_MEASURED));
@@ -123,14 +131,17 @@ fn show(all: &[Results]) -> Vec<String> {
 /// Compares the two kernels: tests, answers, and path lengths. Returns the problems.
 fn compare(builder: &Builder, rust: &Results, c: &Results) -> Result<Vec<String>> {
     let mut problems = tables::differences(rust, c);
-    let repo = &builder.session.repo;
-    let found = conformance::compare(repo, &rust.transcript, &c.transcript, "")?;
-    println!("{}", found.summary());
-    problems.extend(found.problems);
-    let found = bench::check(builder)?;
-    println!("{}", found.summary);
-    let worse = found.problems.iter();
-    problems.extend(worse.map(|problem| format!("slower than C: {problem}")));
+    if let (Some(ours), Some(theirs)) = (&rust.transcript, &c.transcript) {
+        let found = conformance::compare(&builder.session.repo, ours, theirs, "")?;
+        println!("{}", found.summary());
+        problems.extend(found.problems);
+    }
+    if rust.kernel.flavour == Flavour::Plain {
+        let found = bench::check(builder)?;
+        println!("{}", found.summary);
+        let worse = found.problems.iter();
+        problems.extend(worse.map(|problem| format!("slower than C: {problem}")));
+    }
     Ok(problems)
 }
 
@@ -164,15 +175,16 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
     let selftests = guests.selftests()?;
     let programs = guests.programs(long)?;
     let mut problems = Vec::new();
-    if long && kernel.imp == Impl::C {
-        problems = guests.repeat_programs(&programs)?;
+    if let (true, Impl::C, Some(programs)) = (long, kernel.imp, &programs) {
+        problems = guests.repeat_programs(programs)?;
     }
     let refused = guests.refused()?;
-    let (programs, transcript) = programs;
+    let (programs, transcript) = programs.unzip();
 
     let console = ConsoleCheck::new()?;
     let mut reports = Vec::new();
-    for outcome in [&selftests, &programs, &refused] {
+    let outcomes = [Some(&selftests), programs.as_ref(), refused.as_ref()];
+    for outcome in outcomes.into_iter().flatten() {
         problems.extend(complaints(outcome, &console, kernel.imp)?);
         reports.extend(report::reports(&outcome.output)?);
     }
@@ -183,7 +195,7 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
     }
     // A PREEMPT_RT kernel lacks transparent huge pages, so suites skip tests.
     problems.extend(failures(&reports, kernel.flavour != Flavour::Rt));
-    let expected = names().count();
+    let expected = Plan::of(kernel.flavour).all().count();
     if reports.len() != expected {
         problems.push(format!("{} of {expected} suites ran", reports.len()));
     }
@@ -198,10 +210,4 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
         kunit,
         transcript,
     })
-}
-
-/// The names of all suites, in the order in which they are run.
-fn names() -> impl Iterator<Item = &'static str> {
-    let all = suites::ALL.iter().chain(suites::ours());
-    all.map(|suite| suite.name)
 }

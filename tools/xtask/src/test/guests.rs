@@ -9,7 +9,7 @@ use crate::{
     console::ConsoleCheck,
     guest::{self, Accel, Guest, Outcome},
     report::{self, Report},
-    suites,
+    suites::{self, Plan},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -22,6 +22,7 @@ use std::{
 pub struct Guests<'a> {
     builder: &'a Builder<'a>,
     kernel: Kernel,
+    plan: Plan,
     /// The directory of the kernel.
     image: PathBuf,
     programs: PathBuf,
@@ -48,6 +49,7 @@ impl<'a> Guests<'a> {
         Ok(Self {
             builder,
             kernel,
+            plan: Plan::of(kernel.flavour),
             programs: builder.programs()?,
             accel: builder.session.accel(&builder.lab, &image)?,
             image,
@@ -84,36 +86,41 @@ impl<'a> Guests<'a> {
 
     pub fn selftests(&self) -> Result<Outcome> {
         let selftests = self.builder.selftests(&suites::binaries())?;
+        let suites = &self.plan.selftests;
         self.boot(&Job {
             suffix: "",
             title: "Running the selftests",
             directories: &[&selftests],
             append: "",
-            script: &suites::job(suites::ALL, self.slowness, self.kernel.imp),
-            seconds: suites::limit(suites::ALL),
+            script: &suites::job(suites, self.slowness, self.kernel.imp),
+            seconds: suites::limit(suites),
         })
     }
 
     /// Runs the programs, and asks the questions of the conformance suite. Returns the transcript
-    /// as well.
-    pub fn programs(&self, long: bool) -> Result<(Outcome, PathBuf)> {
+    /// as well. Some kernels run none of them.
+    pub fn programs(&self, long: bool) -> Result<Option<(Outcome, PathBuf)>> {
+        if self.plan.programs.is_empty() {
+            return Ok(None);
+        }
         let outcome = self.run_programs(long, "Running programs and asking questions")?;
         // The next guest removes it from the directory that it shares.
         let transcript = outcome.console.with_file_name(suites::TRANSCRIPT);
         let guests = self.builder.session.results.join("guest");
         let kept = guests.join(format!("{}.transcript", self.kernel.name()));
         fs::copy(transcript, &kept).context("there are no answers")?;
-        Ok((outcome, kept))
+        Ok(Some((outcome, kept)))
     }
 
     fn run_programs(&self, long: bool, title: &str) -> Result<Outcome> {
-        let limit = suites::limit(suites::PROGRAMS.iter().chain([&suites::CONFORMANCE]));
+        let suites = &self.plan.programs;
+        let limit = suites::limit(suites);
         self.boot(&Job {
             suffix: "-programs",
             title,
             directories: &[&self.programs],
             append: suites::GIGANTIC,
-            script: &suites::programs_job(long, self.slowness),
+            script: &suites::programs_job(suites, long, self.slowness),
             seconds: if long { 5 * limit } else { limit },
         })
     }
@@ -142,23 +149,27 @@ impl<'a> Guests<'a> {
             directories: &[&self.programs],
             append: suites::GIGANTIC,
             script: &suites::conformance_job(prefix, self.slowness),
-            seconds: suites::limit([&suites::CONFORMANCE]),
+            seconds: suites::limit(&[&suites::CONFORMANCE]),
         })?;
         let transcript = outcome.console.with_file_name(suites::TRANSCRIPT);
         Ok((outcome, transcript))
     }
 
     /// Has a security module refuse anonymous inodes. It takes a guest of its own, because the
-    /// policy stays loaded.
-    pub fn refused(&self) -> Result<Outcome> {
-        self.boot(&Job {
+    /// policy stays loaded. Some kernels do without.
+    pub fn refused(&self) -> Result<Option<Outcome>> {
+        if self.plan.lsm.is_empty() {
+            return Ok(None);
+        }
+        let outcome = self.boot(&Job {
             suffix: "-lsm",
             title: "Refusing anonymous inodes",
             directories: &[],
             append: suites::LSM_APPEND,
             script: suites::LSM_JOB,
-            seconds: suites::limit([&suites::LSM]),
-        })
+            seconds: suites::limit(&self.plan.lsm),
+        })?;
+        Ok(Some(outcome))
     }
 }
 

@@ -2,8 +2,12 @@
 
 //! The results of several kernels, side by side.
 
-use super::{names, Results};
-use crate::{report::DOCUMENTED, suites, ui};
+use super::Results;
+use crate::{
+    report::DOCUMENTED,
+    suites::{self, Plan},
+    ui,
+};
 use comfy_table::Table;
 
 /// A row for each suite, a column for each kernel.
@@ -14,8 +18,9 @@ pub fn table(all: &[Results]) -> Table {
         header.push("s".into());
     }
     let mut table = ui::table(header);
-    for (index, name) in names().enumerate() {
-        let mut row = vec![name.to_string()];
+    let plan = Plan::of(all[0].kernel.flavour);
+    for (index, suite) in plan.all().enumerate() {
+        let mut row = vec![suite.name.to_string()];
         for results in all {
             match results.reports.get(index) {
                 Some((_, report)) => {
@@ -74,6 +79,18 @@ pub fn print_exceptions(all: &[Results]) {
                     results.kernel.title()
                 );
             }
+        }
+    }
+}
+
+/// Lists the suites that these kernels do not run, with the reasons.
+pub fn print_not_run(all: &[Results]) {
+    let Some(kernel) = all.last().map(|results| results.kernel) else {
+        return;
+    };
+    for suite in suites::every() {
+        if let Some(reason) = suites::not_run(kernel.flavour, suite) {
+            println!("not run on {}: {}: {reason}", kernel.title(), suite.name);
         }
     }
 }
