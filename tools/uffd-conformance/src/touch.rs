@@ -2,6 +2,12 @@
 
 //! Ways to touch memory, and the signals that come of it.
 
+// The functions below in assembly. Each of them touches its argument and returns 0. The handler of
+// signals has them return 1 instead. None of them uses the stack.
+#[cfg_attr(target_arch = "x86_64", path = "touch/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "touch/aarch64.rs")]
+mod arch;
+
 use crate::{
     memory::{madvise, write_bytes, write_process, Names},
     process::{exit, fork, pipe, this_process, Status},
@@ -10,7 +16,6 @@ use crate::{
 };
 use io_uring::{opcode, squeue::Flags, types, IoUring};
 use std::{
-    arch::global_asm,
     fs::File,
     io::{self, Write},
     os::{
@@ -19,22 +24,6 @@ use std::{
     },
     sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering},
 };
-
-// Each of these touches its argument with its first instruction and returns 0. The handler of
-// signals has them return 1 instead. None of them uses the stack. A page of zeros, executed, writes
-// to where rax points.
-global_asm!(
-    ".globl uffd_load, uffd_load8, uffd_store, uffd_store8, uffd_add, uffd_exec",
-    ".globl uffd_end, uffd_recover",
-    "uffd_load: mov al, byte ptr [rdi]; xor eax, eax; ret",
-    "uffd_load8: mov rax, qword ptr [rdi]; xor eax, eax; ret",
-    "uffd_store: mov byte ptr [rdi], 0x5a; xor eax, eax; ret",
-    "uffd_store8: mov qword ptr [rdi], 0x5a; xor eax, eax; ret",
-    "uffd_add: lock add dword ptr [rdi], 1; xor eax, eax; ret",
-    "uffd_exec: xor eax, eax; jmp rdi",
-    "uffd_end:",
-    "uffd_recover: mov eax, 1; ret",
-);
 
 extern "C" {
     fn uffd_load(address: usize) -> i32;
@@ -47,9 +36,6 @@ extern "C" {
     fn uffd_end();
     fn uffd_recover();
 }
-
-/// What a page to execute holds: `xor eax, eax; ret`.
-const CODE: [u8; 3] = [0x31, 0xc0, 0xc3];
 
 /// Where in the page the code is, so that what the other ways write is not executed.
 const CODE_OFFSET: usize = 0x80;
@@ -73,14 +59,14 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     // SAFETY: The kernel passes valid pointers.
     unsafe {
         let context = context.cast::<libc::ucontext_t>();
-        let instruction = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
+        let instruction = arch::instruction(&mut *context);
         if !is_access(*instruction as usize) {
             libc::abort();
         }
         SIGNAL[0].store(signal, Ordering::Relaxed);
         SIGNAL[1].store((*info).si_code, Ordering::Relaxed);
         SIGNAL_ADDRESS.store((*info).si_addr() as usize, Ordering::Relaxed);
-        *instruction = uffd_recover as unsafe extern "C" fn() as usize as i64;
+        *instruction = uffd_recover as unsafe extern "C" fn() as usize as _;
     }
 }
 
@@ -93,6 +79,8 @@ pub fn catch_signals() {
         action.sa_flags = libc::SA_SIGINFO;
         libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut());
         libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut());
+        // It comes of a page of zeros, executed, on some architectures.
+        libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
@@ -111,6 +99,7 @@ fn touch(function: unsafe extern "C" fn(usize) -> i32, address: usize, names: &N
     let signal = match SIGNAL[0].load(Ordering::Relaxed) {
         libc::SIGBUS => "SIGBUS",
         libc::SIGSEGV => "SIGSEGV",
+        libc::SIGILL => "SIGILL",
         _ => "?",
     };
     format!(
@@ -412,7 +401,7 @@ fn advise(address: usize, advice: i32) -> String {
 /// Fills pages with something that can be executed.
 pub fn fill(start: usize, len: usize) {
     for page in (start..start + len).step_by(PAGE) {
-        write_bytes(page + CODE_OFFSET, &CODE);
+        write_bytes(page + CODE_OFFSET, &arch::CODE);
     }
 }
 

@@ -8,6 +8,8 @@
 mod criu;
 mod crowd;
 mod gc;
+// Its virtual machines are for x86-64.
+#[cfg(target_arch = "x86_64")]
 mod postcopy;
 mod snapshot;
 mod support;
@@ -30,6 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Program {
     /// Migrate virtual machines with QEMU's postcopy, and take a background snapshot.
+    #[cfg(target_arch = "x86_64")]
     Postcopy(postcopy::Options),
     /// Dump processes with CRIU and restore them lazily.
     Criu(criu::Options),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     }
     let mut tap = Tap::new();
     let result = match &cli.program {
+        #[cfg(target_arch = "x86_64")]
         Program::Postcopy(options) => postcopy::run(&mut tap, options, cli.long),
         Program::Criu(options) => criu::run(&mut tap, options, cli.long),
         Program::CriuTarget(_) => unreachable!("it ran before"),
