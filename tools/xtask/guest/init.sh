@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# The first process of a test guest. The root is read-only; the directory that
-# the host shares is mounted over its own, and holds the job.
+# The first process of a test guest. The directory that the host shares is
+# mounted over its own, and holds the job. Arguments: that directory, and the
+# serial port for the job.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C
-out=$1
+out=$1 port=/dev/$2
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -20,8 +21,8 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out "$out" || exit 1
 ip link set lo up
 
 # The console is for the kernel, the second port for the job.
-stty -F /dev/ttyS1 raw -echo
-exec </dev/null >/dev/ttyS1 2>&1
+stty -F "$port" raw -echo
+exec </dev/null >"$port" 2>&1
 echo "@@ ready $(uname -r) $(dmesg | grep -q 'userfaultfd: implemented in Rust' && echo rust || echo c)"
 cd /tmp || exit 1
 # shellcheck disable=SC1091 # The host writes it.

@@ -3,7 +3,7 @@
 //! Building kernels and selftests.
 
 use crate::{
-    config::{Impl, Kernel},
+    config::{Arch, Impl, Kernel},
     lab::{self, Lab, Mounts},
     patches,
     source::Source,
@@ -22,6 +22,8 @@ use std::{
 /// The lab, and a source tree with the series applied.
 pub struct Builder<'a> {
     pub session: &'a Session,
+    /// What guests run on.
+    pub arch: Arch,
     pub lab: Lab,
     pub source: Source,
     /// The hash of the contents of the tree.
@@ -123,28 +125,44 @@ impl Builder<'_> {
         Ok(format!("{:x}", hash.finalize()))
     }
 
+    /// Returns the directory of what guests run, and the directory that it is built in.
+    fn places(&self, name: &str) -> (PathBuf, PathBuf) {
+        let (results, build) = (&self.session.results, self.session.cache.join("build"));
+        match self.arch {
+            Arch::X86 => (results.join(name), build.join(name)),
+            arch => (
+                results.join(arch.name()).join(name),
+                build.join(format!("{name}-{}", arch.name())),
+            ),
+        }
+    }
+
     /// Builds the selftests, which are the same for all kernels. Returns their directory.
     pub fn selftests(&self, names: &[&str]) -> Result<PathBuf> {
-        let out = self.session.results.join("selftests");
+        let (out, build) = self.places("selftests");
         let key = self.key(&format!("selftests {}", names.join(" ")))?;
         if fs::read_to_string(out.join("key")).is_ok_and(|have| have == key) {
             return Ok(out);
         }
         fs::create_dir_all(&out)?;
         let _ = fs::remove_file(out.join("key"));
-        let build = self.session.cache.join("build/selftests");
         fs::create_dir_all(&build)?;
         let mounts = Mounts {
             src: &self.source.tree,
             build: &build,
             out: &out,
         };
+        let make = match self.arch {
+            Arch::X86 => "",
+            // The guest has no libraries.
+            Arch::Arm64 => "ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- LDFLAGS=-static",
+        };
         self.session.ui.run(
             "selftests",
             "Building the mm selftests",
             &mut self.lab.sh(
                 &mounts,
-                &[("names", &names.join(" "))],
+                &[("names", &names.join(" ")), ("make", make)],
                 include_str!("../scripts/build-selftests.sh"),
             ),
         )?;
@@ -154,8 +172,7 @@ impl Builder<'_> {
 
     /// Builds the programs of this repository that run in guests. Returns their directory.
     pub fn programs(&self) -> Result<PathBuf> {
-        let out = self.session.results.join("programs");
-        let build = self.session.cache.join("build/programs");
+        let (out, build) = self.places("programs");
         fs::create_dir_all(&out)?;
         fs::create_dir_all(&build)?;
         self.session.ui.run(
@@ -171,21 +188,28 @@ impl Builder<'_> {
             build: &build,
             out: &out,
         };
+        let (target, programs) = match self.arch {
+            Arch::X86 => (
+                "x86_64-unknown-linux-gnu",
+                "uffd-bench uffd-conformance uffd-programs",
+            ),
+            Arch::Arm64 => (
+                "aarch64-unknown-linux-gnu",
+                "uffd-conformance uffd-programs",
+            ),
+        };
         self.session.ui.run(
             "programs",
             "Building the programs of the guest",
             &mut self.lab.sh(
                 &mounts,
-                &[("programs", &PROGRAM_NAMES.join(" "))],
+                &[("programs", programs), ("target", target)],
                 include_str!("../scripts/build-programs.sh"),
             ),
         )?;
         Ok(out)
     }
 }
-
-/// The programs of this repository that run in guests.
-const PROGRAM_NAMES: &[&str] = &["uffd-bench", "uffd-conformance", "uffd-programs"];
 
 /// Fails if a compiler or a checker warned about one of `files`.
 pub fn refuse_warnings(ui: &Ui, log: &str, files: &BTreeSet<String>) -> Result<()> {

@@ -64,12 +64,17 @@ pub enum Flavour {
     Rt,
     /// Like `Plain`, but built with gcc.
     Gcc,
+    /// For arm64, with pages of 4 KiB.
+    Arm64,
+    /// For arm64, with pages of 64 KiB.
+    Arm64Pages64,
 }
 
 impl Flavour {
     pub fn arch(self) -> Arch {
         match self {
             Self::Plain | Self::Debug | Self::Rt | Self::Gcc => Arch::X86,
+            Self::Arm64 | Self::Arm64Pages64 => Arch::Arm64,
         }
     }
 
@@ -88,6 +93,8 @@ impl Flavour {
             Self::Debug => ("-debug", "debug kernel"),
             Self::Rt => ("-rt", "PREEMPT_RT kernel"),
             Self::Gcc => ("-gcc", "kernel of gcc"),
+            Self::Arm64 => ("-arm64", "arm64 kernel"),
+            Self::Arm64Pages64 => ("-arm64-64k", "arm64 kernel with 64K pages"),
         }
     }
 
@@ -97,6 +104,8 @@ impl Flavour {
             Self::Plain | Self::Gcc => "",
             Self::Debug => include_str!("../config/debug.config"),
             Self::Rt => include_str!("../config/rt.config"),
+            Self::Arm64 => "CONFIG_ARM64_4K_PAGES=y\n",
+            Self::Arm64Pages64 => "CONFIG_ARM64_64K_PAGES=y\n",
         }
     }
 

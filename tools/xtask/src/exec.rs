@@ -27,7 +27,7 @@ pub struct Options {
 pub fn exec(session: &Session, options: &Options) -> Result<()> {
     let builder = session.builder()?;
     let kernel = builder.kernel(Kernel::plain(options.imp))?;
-    let selftests = builder.selftests(&suites::binaries())?;
+    let selftests = builder.selftests(&suites::binaries(builder.arch))?;
     let programs = builder.programs()?;
     let accel = session.accel(&builder.lab, &kernel)?;
     let name = format!("exec-{}", std::process::id());

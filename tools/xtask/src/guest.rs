@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Guests: a kernel, the lab as its root, and a job.
+//! Guests: a kernel, a root, and a job.
 
 use crate::{
+    config::Arch,
     lab::{Lab, Mounts},
     ui::{self, Ui},
 };
@@ -29,6 +30,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// How a guest is started.
 pub struct Guest<'a> {
+    pub arch: Arch,
     pub lab: &'a Lab,
     /// The directory of the kernel.
     pub kernel: &'a Path,
@@ -65,23 +67,31 @@ pub enum Accel {
 /// `rep movsb` counts as an instruction there. Without them, the kernel moves eight bytes at once.
 const TCG_CPU: &str = "max,erms=off,fsrm=off,fsrs=off,fzrm=off";
 
+/// A CPU of servers, which has atomic instructions and all sizes of pages.
+const TCG_CPU_ARM64: &str = "neoverse-n1";
+
 impl Accel {
     /// The arguments, with the model of the CPUs at the end.
-    fn args(self) -> String {
+    fn args(self, arch: Arch) -> String {
+        let cpu = match arch {
+            Arch::X86 => TCG_CPU,
+            Arch::Arm64 => TCG_CPU_ARM64,
+        };
         match self {
             Self::Kvm => "-accel kvm -cpu host".into(),
-            Self::Tcg => format!("-accel tcg,thread=multi -cpu {TCG_CPU}"),
+            Self::Tcg => format!("-accel tcg,thread=multi -cpu {cpu}"),
             Self::Icount => {
-                format!("-accel tcg,thread=single -icount shift=0,sleep=off -cpu {TCG_CPU}")
+                format!("-accel tcg,thread=single -icount shift=0,sleep=off -cpu {cpu}")
             }
         }
     }
 }
 
 impl<'a> Guest<'a> {
-    /// A guest with two CPUs and 4 GiB.
+    /// A guest for x86-64 with two CPUs and 4 GiB.
     pub fn new(lab: &'a Lab, kernel: &'a Path, share: &'a Path, accel: Accel) -> Self {
         Self {
+            arch: Arch::X86,
             lab,
             kernel,
             share,
@@ -94,26 +104,43 @@ impl<'a> Guest<'a> {
     }
 
     /// The script that starts QEMU inside the lab. The console goes to a file, the job to the
-    /// standard output.
+    /// standard output. The root is the lab, or an initramfs if the lab is for other CPUs.
     fn script(&self) -> String {
         let mounts = self.mounts();
         let paths = self.lab.paths(&mounts);
+        let out = paths.out;
+        let (prepare, qemu, root, console, init) = match self.arch {
+            Arch::X86 => (
+                "",
+                "qemu-system-x86_64",
+                "-virtfs local,path=/,mount_tag=root,security_model=none,multidevs=remap,\
+                 readonly=on"
+                    .to_string(),
+                "ttyS0 root=root rootfstype=9p \
+                 rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro",
+                format!("init=/bin/sh -- {out}/init.sh {out} ttyS1"),
+            ),
+            Arch::Arm64 => (
+                include_str!("../scripts/initramfs.sh"),
+                "qemu-system-aarch64 -machine virt",
+                format!("-initrd '{out}/initramfs'"),
+                "ttyAMA0",
+                format!("-- {out} ttyAMA1"),
+            ),
+        };
         format!(
-            "exec qemu-system-x86_64 {accel}{model} -smp {cpus} -m {memory} \
+            "{prepare}exec {qemu} {accel}{model} -smp {cpus} -m {memory} \
              -nodefaults -no-user-config -no-reboot -display none \
-             -serial file:'{out}/console.log' -serial stdio \
-             -virtfs local,path=/,mount_tag=root,security_model=none,multidevs=remap,readonly=on \
+             -serial file:'{out}/console.log' -serial stdio {root} \
              -virtfs local,path='{out}',mount_tag=out,security_model=none,multidevs=remap \
-             -kernel '{kernel}/bzImage' \
-             -append 'console=ttyS0 root=root rootfstype=9p \
-             rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro panic=-1 {append} \
-             init=/bin/sh -- {out}/init.sh {out}'",
-            accel = self.accel.args(),
+             -kernel '{kernel}/{image}' \
+             -append 'console={console} panic=-1 {append} {init}'",
+            accel = self.accel.args(self.arch),
             model = self.model,
             cpus = self.cpus,
             memory = self.memory,
-            out = paths.out,
             kernel = paths.build,
+            image = self.arch.image(),
             append = self.append,
         )
     }

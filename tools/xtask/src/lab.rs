@@ -38,6 +38,19 @@ pub const LAB: Recipe = Recipe {
     gib: 12,
 };
 
+/// The lab for arm64. What runs in its guests has the same versions as what runs in it.
+pub const LAB_ARM64: Recipe = Recipe {
+    name: "lab-arm64",
+    title: "Making the lab for arm64 (Debian 13 with compilers and QEMU)",
+    packages: PACKAGES_ARM64,
+    options: &[
+        "--variant=minbase",
+        "--architectures=amd64,arm64",
+        "--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions",
+    ],
+    ..LAB
+};
+
 /// A root that has herd7 and a shell.
 pub const LITMUS: Recipe = Recipe {
     name: "litmus",
@@ -95,6 +108,43 @@ const PACKAGES: &[&str] = &[
     "stress-ng",
     "util-linux",
     "virtme-ng",
+    "xz-utils",
+];
+
+/// The packages of the lab for arm64: the toolchain, QEMU, and what guests have of Debian.
+const PACKAGES_ARM64: &[&str] = &[
+    "bc",
+    "bindgen",
+    "bison",
+    "busybox-static:arm64",
+    "ca-certificates",
+    "cargo",
+    "checkpolicy",
+    "clang-19",
+    "cpio",
+    "flex",
+    "gcc",
+    "gcc-aarch64-linux-gnu",
+    "git",
+    "kmod",
+    "libc6-dev",
+    "libc6-dev-arm64-cross",
+    "libclang-19-dev",
+    "libelf-dev",
+    "libssl-dev",
+    "libstd-rust-dev:arm64",
+    "lld-19",
+    "llvm-19",
+    "make",
+    "perl",
+    "python3",
+    "qemu-system-arm",
+    "rsync",
+    "rust-clippy",
+    "rust-src",
+    "rustc",
+    "rustfmt",
+    "util-linux",
     "xz-utils",
 ];
 

@@ -21,7 +21,7 @@ pub fn run(session: &Session) -> Result<()> {
     let start = Instant::now();
     let builder = session.builder()?;
     let kernel = builder.kernel(Kernel::plain(Impl::Rust))?;
-    let selftests = builder.selftests(&suites::binaries())?;
+    let selftests = builder.selftests(&suites::binaries(builder.arch))?;
 
     // There is no need to show again the results of the same kernel and selftests.
     let key = fs::read_to_string(kernel.join("key"))? + &fs::read_to_string(selftests.join("key"))?;

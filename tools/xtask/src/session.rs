@@ -4,12 +4,13 @@
 
 use crate::{
     builder::Builder,
+    config::Arch,
     guest::{self, Accel},
     lab::{self, Lab},
     source::Source,
     ui::Ui,
 };
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use std::{
     cell::OnceCell,
     fs,
@@ -70,19 +71,30 @@ impl Session {
 
     /// Makes the lab, and a source tree with the series applied.
     pub fn builder(&self) -> Result<Builder<'_>> {
-        let lab = self.lab()?;
+        self.builder_for(Arch::X86)
+    }
+
+    /// The same for an architecture: each has a lab of its own.
+    pub fn builder_for(&self, arch: Arch) -> Result<Builder<'_>> {
+        let lab = match arch {
+            Arch::X86 => self.lab()?,
+            Arch::Arm64 if self.host_tools => bail!("for arm64 there is no --host-tools"),
+            Arch::Arm64 => lab::ensure(&self.ui, &self.cache, &lab::LAB_ARM64)?,
+        };
         let source = self.source()?;
         let tree_id = source.prepare(&self.ui, &self.repo)?;
         source.check_tree(&self.repo)?;
         Ok(Builder {
             session: self,
+            arch,
             lab,
             source,
             tree_id,
         })
     }
 
-    /// Returns the accelerator of guests. It takes a boot to find out, so the result is kept.
+    /// Returns the accelerator of guests of this machine's architecture. It takes a boot to find
+    /// out, so the result is kept.
     pub fn accel(&self, lab: &Lab, kernel: &Path) -> Result<Accel> {
         if let Some(accel) = self.accel.get() {
             return Ok(*accel);

@@ -3,7 +3,7 @@
 //! The test suites of guests, and the jobs that run them.
 
 use crate::{
-    config::{Flavour, Impl},
+    config::{Arch, Flavour, Impl},
     lab,
 };
 
@@ -115,8 +115,13 @@ pub const FAILS_IN_C: &[(&str, &str, &str)] = &[
 ];
 
 /// The binaries that the kernel's own makefile builds.
-pub fn binaries() -> Vec<&'static str> {
-    let mut names: Vec<&str> = ALL
+pub fn binaries(arch: Arch) -> Vec<&'static str> {
+    let flavour = match arch {
+        Arch::X86 => Flavour::Plain,
+        Arch::Arm64 => Flavour::Arm64,
+    };
+    let mut names: Vec<&str> = Plan::of(flavour)
+        .selftests
         .iter()
         .filter_map(|suite| suite.command.split(' ').next())
         .collect();
@@ -186,12 +191,29 @@ impl Plan {
     }
 }
 
+/// Suites that do not run on arm64, and why.
+const NOT_ON_ARM64: &[(&str, &str)] = &[
+    ("uffd-compat (32 bit)", "its program is for x86"),
+    ("QEMU postcopy", "its virtual machines are for x86-64"),
+    ("CRIU lazy restore", NO_DEBIAN),
+    ("stress-ng", NO_DEBIAN),
+    (LSM.name, NO_DEBIAN),
+];
+const NO_DEBIAN: &str = "the guest has no programs of Debian's but busybox";
+
 /// Returns why a suite does not run on the kernels of a flavour, if it does not.
 pub fn not_run(flavour: Flavour, suite: &Suite) -> Option<&'static str> {
     let ours = suite.name != CONFORMANCE.name && ours().any(|other| other.name == suite.name);
+    let mut on_arm64 = NOT_ON_ARM64.iter();
     match flavour {
         Flavour::Plain | Flavour::Debug | Flavour::Rt => None,
         Flavour::Gcc => ours.then_some("the selftests and the suite show what a compiler breaks"),
+        Flavour::Arm64 => on_arm64
+            .find(|(name, _)| *name == suite.name)
+            .map(|(_, reason)| *reason),
+        Flavour::Arm64Pages64 => {
+            (suite.name != UNIT.name).then_some("it is made for pages of 4 KiB")
+        }
     }
 }
 
@@ -217,6 +239,15 @@ pub fn job(suites: &[&Suite], slowness: u32, imp: Impl) -> String {
         ));
     }
     job
+}
+
+/// Returns the addition to the kernel's command line for jobs that run selftests.
+pub fn append(flavour: Flavour) -> &'static str {
+    match flavour {
+        // A huge page has 512 MiB otherwise.
+        Flavour::Arm64Pages64 => "default_hugepagesz=2M",
+        _ => "",
+    }
 }
 
 /// The addition to the kernel's command line for jobs that run [`CONFORMANCE`]: a page that the
@@ -258,4 +289,27 @@ pub fn conformance_job(prefix: &str, slowness: u32) -> String {
 fn ask(slowness: u32, prefix: &str) -> String {
     let seconds = CONFORMANCE.seconds * slowness;
     format!("conformance {seconds} {}\n", lab::quote(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(flavour: Flavour) -> Vec<&'static str> {
+        Plan::of(flavour).all().map(|suite| suite.name).collect()
+    }
+
+    #[test]
+    fn each_flavour_runs_what_it_can() {
+        let all: Vec<&str> = every().map(|suite| suite.name).collect();
+        assert_eq!(names(Flavour::Plain), all);
+        assert_eq!(names(Flavour::Gcc).len(), ALL.len() + 1);
+        assert_eq!(names(Flavour::Arm64Pages64), [UNIT.name]);
+        let arm64 = names(Flavour::Arm64);
+        for suite in ["garbage collector", "very many threads", CONFORMANCE.name] {
+            assert!(arm64.contains(&suite));
+        }
+        // The list has no name that there is not.
+        assert_eq!(arm64.len() + NOT_ON_ARM64.len(), all.len());
+    }
 }

@@ -8,7 +8,7 @@ mod tables;
 use crate::{
     bench,
     builder::Builder,
-    config::{Flavour, Impl, Kernel},
+    config::{Arch, Flavour, Impl, Kernel},
     conformance,
     console::ConsoleCheck,
     report::{self, Report},
@@ -40,8 +40,11 @@ pub struct Options {
     /// Run the selftests and the conformance suite on kernels that gcc built.
     #[arg(long, conflicts_with_all = ["debug", "host", "rt"])]
     gcc: bool,
+    /// Run what needs no more than an initramfs on kernels for this architecture.
+    #[arg(long, value_enum, default_value = "x86", conflicts_with_all = ["debug", "gcc", "host", "rt"])]
+    arch: Arch,
     /// Give the programs more memory and more rounds, and ask the C kernel all questions twice.
-    #[arg(long, conflicts_with_all = ["debug", "gcc", "rt"])]
+    #[arg(long, conflicts_with_all = ["arch", "debug", "gcc", "rt"])]
     long: bool,
 }
 
@@ -60,26 +63,33 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     if options.host {
         return host_tests(session, &session.source()?.tree);
     }
-    let builder = session.builder()?;
     let both: &[Impl] = &[Impl::Rust, Impl::C];
-    let (flavour, imps, slowness) = match options {
-        Options { debug: true, .. } => (Flavour::Debug, &both[..1], 8),
-        Options { rt: true, .. } => (Flavour::Rt, &both[..1], 2),
-        Options { gcc: true, .. } => (Flavour::Gcc, both, 1),
-        _ => (Flavour::Plain, both, 1),
+    let (flavours, imps, slowness): (&[Flavour], _, _) = match options {
+        Options { debug: true, .. } => (&[Flavour::Debug], &both[..1], 8),
+        Options { rt: true, .. } => (&[Flavour::Rt], &both[..1], 2),
+        Options { gcc: true, .. } => (&[Flavour::Gcc], both, 1),
+        Options { arch, .. } => match arch {
+            Arch::X86 => (&[Flavour::Plain], both, 1),
+            Arch::Arm64 => (&[Flavour::Arm64, Flavour::Arm64Pages64], both, 2),
+        },
     };
-    if flavour == Flavour::Plain {
+    let builder = session.builder_for(options.arch)?;
+    if flavours == [Flavour::Plain] {
         host_tests(session, &builder.source.tree)?;
         series::check(session, &builder.source, &builder.lab)?;
     }
-    let kernels = imps.iter().map(|&imp| Kernel { imp, flavour });
-    let all: Vec<Results> = kernels
-        .map(|kernel| run(&builder, kernel, slowness, options.long))
-        .collect::<Result<_>>()?;
-
-    let mut problems = show(&all);
-    if let [rust, c] = &all[..] {
-        problems.extend(compare(&builder, rust, c)?);
+    let mut all = Vec::new();
+    let mut problems = Vec::new();
+    for &flavour in flavours {
+        let kernels = imps.iter().map(|&imp| Kernel { imp, flavour });
+        let same: Vec<Results> = kernels
+            .map(|kernel| run(&builder, kernel, slowness, options.long))
+            .collect::<Result<_>>()?;
+        problems.extend(show(&same));
+        if let [rust, c] = &same[..] {
+            problems.extend(compare(&builder, rust, c)?);
+        }
+        all.extend(same);
     }
     println!("total time: {}", ui::duration(start.elapsed()));
     let sum = |field: fn(&Report) -> u32| -> u32 {

@@ -4,7 +4,7 @@
 
 use crate::{
     builder::Builder,
-    config::{Impl, Kernel},
+    config::{Arch, Impl, Kernel},
     conformance,
     console::ConsoleCheck,
     guest::{self, Accel, Guest, Outcome},
@@ -46,12 +46,17 @@ impl<'a> Guests<'a> {
     /// Builds the kernel and the programs of the project.
     pub fn new(builder: &'a Builder<'a>, kernel: Kernel, slowness: u32) -> Result<Self> {
         let image = builder.kernel(kernel)?;
+        let accel = match builder.arch {
+            Arch::X86 => builder.session.accel(&builder.lab, &image)?,
+            // The lab and its QEMU are for x86-64.
+            Arch::Arm64 => Accel::Tcg,
+        };
         Ok(Self {
             builder,
             kernel,
             plan: Plan::of(kernel.flavour),
             programs: builder.programs()?,
-            accel: builder.session.accel(&builder.lab, &image)?,
+            accel,
             image,
             slowness,
         })
@@ -66,6 +71,7 @@ impl<'a> Guests<'a> {
             fs::copy(self.image.join(policy), share.join(policy))?;
         }
         let guest = Guest {
+            arch: self.builder.arch,
             model: self.kernel.flavour.cpu_model(),
             append: job.append,
             ..Guest::new(&self.builder.lab, &self.image, &share, self.accel)
@@ -85,13 +91,15 @@ impl<'a> Guests<'a> {
     }
 
     pub fn selftests(&self) -> Result<Outcome> {
-        let selftests = self.builder.selftests(&suites::binaries())?;
+        let selftests = self
+            .builder
+            .selftests(&suites::binaries(self.builder.arch))?;
         let suites = &self.plan.selftests;
         self.boot(&Job {
             suffix: "",
             title: "Running the selftests",
             directories: &[&selftests],
-            append: "",
+            append: suites::append(self.kernel.flavour),
             script: &suites::job(suites, self.slowness, self.kernel.imp),
             seconds: suites::limit(suites),
         })
