@@ -367,7 +367,7 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
 
 /// The result of [`check`].
 pub struct Check {
-    /// A line about all of it.
+    /// What is to be said about all of it.
     pub summary: String,
     /// The paths that are longer than their bounds, or could not be measured.
     pub problems: Vec<String>,
@@ -427,11 +427,12 @@ pub fn check(builder: &Builder) -> Result<Check> {
     }
     Ok(Check {
         summary: format!(
-            "path lengths with {}: {} measured, the worst is {:.3} x C: {}",
-            bench.compilers,
+            "path lengths: {} measured, the worst is {:.3} x C: {}\n\
+             compilers of the kernels: {}",
             bench.rows.len(),
             worst.0,
-            worst.1
+            worst.1,
+            bench.compilers
         ),
         problems,
     })
