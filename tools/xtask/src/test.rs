@@ -115,8 +115,11 @@ pub fn refuse(problems: &[String]) -> Result<()> {
 
 /// Prints the results of each kernel. Returns the problems.
 fn show(all: &[Results]) -> Vec<String> {
-    let measures = tables::measures(all).to_string();
-    println!("\n{}\n\n{measures}\n", tables::table(all));
+    println!("\n{}\n", tables::table(all));
+    let measures = tables::measures(all);
+    if !measures.is_empty() {
+        println!("{measures}\n");
+    }
     for results in all {
         let (passed, failed, skipped) = results.kunit;
         println!(
@@ -127,6 +130,7 @@ fn show(all: &[Results]) -> Vec<String> {
     tables::print_exceptions(all);
     tables::print_not_run(all);
 
+    let measures = measures.to_string();
     let lost = measures.lines();
     let lost = lost.filter(|line| line.contains(tables::NOT_MEASURED));
     let mut problems: Vec<String> = lost.map(str::to_string).collect();
