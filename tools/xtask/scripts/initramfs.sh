@@ -5,6 +5,8 @@
 # shellcheck disable=SC2154
 set -e
 root=$(mktemp -d)
+# Some tests run as another user.
+chmod 755 "$root"
 mkdir -p "$root"/bin "$root"/dev "$root"/proc "$root"/run "$root"/sys "$root"/tmp "$root/$out"
 cp "$(command -v busybox)" "$root"/bin/busybox
 ln -s busybox "$root"/bin/sh
