@@ -93,8 +93,15 @@ prepare_all() {
 }
 
 # prepare_selftests: make what the selftests need, and enter their directory.
+# One of them uses huge pages of each size that there is, of which arm64 has
+# four. The kernel's command line has to ask for those of 1 GiB.
 prepare_selftests() {
 	prepare
+	if [ -d /sys/kernel/mm/hugepages/hugepages-64kB ]; then
+		hugepages 64 16
+		hugepages 32768 2
+		hugepages 1048576 1
+	fi
 	cp -r "$out"/selftests /tmp/selftests
 	cd /tmp/selftests || echo "@@ note no selftests"
 }

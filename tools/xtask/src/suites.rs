@@ -253,6 +253,7 @@ pub fn append(flavour: Flavour) -> &'static str {
     match flavour {
         // A huge page has 512 MiB otherwise.
         Flavour::Arm64Pages64 => "default_hugepagesz=2M",
+        Flavour::Arm64 => GIGANTIC,
         _ => "",
     }
 }
