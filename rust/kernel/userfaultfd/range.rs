@@ -3,10 +3,7 @@
 //! Ranges of pages that user space asks for.
 
 use super::{abi::UffdioRange, context::Context};
-use crate::{
-    page::{PAGE_MASK, PAGE_SIZE},
-    prelude::*,
-};
+use crate::{page::PAGE_MASK, prelude::*};
 use core::ops::Range;
 
 /// A range of whole pages in the user space of a context.
@@ -132,6 +129,7 @@ fn check_unaligned(max: u64, start: u64, len: u64) -> Result {
 #[kunit_tests(userfaultfd_range)]
 mod tests {
     use super::*;
+    use crate::page::PAGE_SIZE;
 
     const PAGE: u64 = PAGE_SIZE as u64;
     const MAX: u64 = 1024 * PAGE;
