@@ -102,6 +102,11 @@ const CONFIGS: &[Config] = &[
             "SYSCTL",
         ],
     ),
+    without(
+        "no-kunit",
+        &["KUNIT"],
+        &["KUNIT_AUTORUN_ENABLED", "KUNIT_DEFAULT_ENABLED"],
+    ),
     Config {
         on: Some("WERROR"),
         // All warnings are errors then, and the base has some of those that W=1 asks for.
