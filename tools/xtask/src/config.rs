@@ -68,12 +68,14 @@ pub enum Flavour {
     Arm64,
     /// For arm64, with pages of 64 KiB.
     Arm64Pages64,
+    /// With debug info, to find out which lines run.
+    Coverage,
 }
 
 impl Flavour {
     pub fn arch(self) -> Arch {
         match self {
-            Self::Plain | Self::Debug | Self::Rt | Self::Gcc => Arch::X86,
+            Self::Plain | Self::Debug | Self::Rt | Self::Gcc | Self::Coverage => Arch::X86,
             Self::Arm64 | Self::Arm64Pages64 => Arch::Arm64,
         }
     }
@@ -93,6 +95,7 @@ impl Flavour {
             Self::Debug => ("-debug", "debug kernel"),
             Self::Rt => ("-rt", "PREEMPT_RT kernel"),
             Self::Gcc => ("-gcc", "kernel of gcc"),
+            Self::Coverage => ("-coverage", "kernel with debug info"),
             Self::Arm64 => ("-arm64", "arm64 kernel"),
             Self::Arm64Pages64 => ("-arm64-64k", "arm64 kernel with 64K pages"),
         }
@@ -104,6 +107,7 @@ impl Flavour {
             Self::Plain | Self::Gcc => "",
             Self::Debug => include_str!("../config/debug.config"),
             Self::Rt => include_str!("../config/rt.config"),
+            Self::Coverage => include_str!("../config/coverage.config"),
             Self::Arm64 => "CONFIG_ARM64_4K_PAGES=y\n",
             Self::Arm64Pages64 => "CONFIG_ARM64_64K_PAGES=y\n",
         }

@@ -43,7 +43,12 @@ pub struct Guest<'a> {
     pub memory: &'a str,
     /// More of the kernel's command line.
     pub append: &'a str,
+    /// Ranges of addresses. QEMU logs the code there that runs, in the file [`TRACE`]. Needs TCG.
+    pub trace: Option<&'a str>,
 }
+
+/// The file with the code that ran, in the directory that the guest shares.
+pub const TRACE: &str = "trace.log";
 
 /// The output of a guest.
 pub struct Outcome {
@@ -100,6 +105,7 @@ impl<'a> Guest<'a> {
             cpus: 2,
             memory: "4G",
             append: "",
+            trace: None,
         }
     }
 
@@ -128,8 +134,11 @@ impl<'a> Guest<'a> {
                 format!("-- {out} ttyAMA1"),
             ),
         };
+        let trace = self.trace.map_or(String::new(), |ranges| {
+            format!("-d in_asm -dfilter {ranges} -D '{out}/{TRACE}'")
+        });
         format!(
-            "{prepare}exec {qemu} {accel}{model} -smp {cpus} -m {memory} \
+            "{prepare}exec {qemu} {accel}{model} -smp {cpus} -m {memory} {trace} \
              -nodefaults -no-user-config -no-reboot -display none \
              -serial file:'{out}/console.log' -serial stdio {root} \
              -virtfs local,path='{out}',mount_tag=out,security_model=none,multidevs=remap \

@@ -10,6 +10,7 @@ mod config;
 mod configs;
 mod conformance;
 mod console;
+mod coverage;
 mod doctor;
 mod exec;
 mod fixes;
@@ -60,6 +61,8 @@ enum Task {
     Test(test::Options),
     /// Ask both kernels the questions of the conformance suite, and compare the answers.
     Conformance(conformance::Options),
+    /// Find the lines of the implementation in Rust that no test runs.
+    Coverage(coverage::Options),
     /// Measure the Rust and the C kernel, side by side.
     Bench(bench::Options),
     /// Build a kernel.
@@ -117,6 +120,7 @@ fn run() -> Result<()> {
         Task::Run => run::run(&session),
         Task::Test(options) => test::test(&session, &options),
         Task::Conformance(options) => conformance::conformance(&session, &options),
+        Task::Coverage(options) => coverage::coverage(&session, &options),
         Task::Bench(options) => bench::bench(&session, &options),
         Task::Build { imp } => {
             let out = session.builder()?.kernel(Kernel::plain(imp))?;

@@ -4,7 +4,7 @@
 
 mod fetch;
 mod kdir;
-mod overlay;
+pub mod overlay;
 
 pub use kdir::version;
 

@@ -49,13 +49,15 @@ pub struct Options {
 }
 
 /// The results of a kernel in all suites.
-struct Results {
+pub struct Results {
     kernel: Kernel,
     reports: Vec<(String, Report)>,
     problems: Vec<String>,
-    kunit: (u32, u32, u32),
+    kunit: Option<(u32, u32, u32)>,
     /// The answers to the questions of the conformance suite, if they were asked.
     transcript: Option<PathBuf>,
+    /// The directories that the guests shared.
+    pub shares: Vec<PathBuf>,
 }
 
 pub fn test(session: &Session, options: &Options) -> Result<()> {
@@ -83,7 +85,7 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
     for &flavour in flavours {
         let kernels = imps.iter().map(|&imp| Kernel { imp, flavour });
         let same: Vec<Results> = kernels
-            .map(|kernel| run(&builder, kernel, slowness, options.long))
+            .map(|kernel| run(&Guests::new(&builder, kernel, slowness)?, options.long))
             .collect::<Result<_>>()?;
         problems.extend(show(&same));
         if let [rust, c] = &same[..] {
@@ -114,18 +116,19 @@ pub fn refuse(problems: &[String]) -> Result<()> {
 }
 
 /// Prints the results of each kernel. Returns the problems.
-fn show(all: &[Results]) -> Vec<String> {
+pub fn show(all: &[Results]) -> Vec<String> {
     println!("\n{}\n", tables::table(all));
     let measures = tables::measures(all);
     if !measures.is_empty() {
         println!("{measures}\n");
     }
     for results in all {
-        let (passed, failed, skipped) = results.kunit;
-        println!(
-            "KUnit on {}: {passed} passed, {failed} failed, {skipped} skipped",
-            results.kernel.title()
-        );
+        if let Some((passed, failed, skipped)) = results.kunit {
+            println!(
+                "KUnit on {}: {passed} passed, {failed} failed, {skipped} skipped",
+                results.kernel.title()
+            );
+        }
     }
     tables::print_exceptions(all);
     tables::print_not_run(all);
@@ -184,8 +187,8 @@ fn host_tests(session: &Session, kernel: &Path) -> Result<()> {
 }
 
 /// Runs all suites on a kernel.
-fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<Results> {
-    let guests = Guests::new(builder, kernel, slowness)?;
+pub fn run(guests: &Guests, long: bool) -> Result<Results> {
+    let kernel = guests.kernel;
     let selftests = guests.selftests()?;
     let programs = guests.programs(long)?;
     let mut problems = Vec::new();
@@ -197,10 +200,12 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
 
     let console = ConsoleCheck::new()?;
     let mut reports = Vec::new();
+    let mut shares = Vec::new();
     let outcomes = [Some(&selftests), programs.as_ref(), refused.as_ref()];
     for outcome in outcomes.into_iter().flatten() {
         problems.extend(complaints(outcome, &console, kernel.imp)?);
         reports.extend(report::reports(&outcome.output)?);
+        shares.extend(outcome.console.parent().map(Path::to_path_buf));
     }
     if kernel.imp == Impl::C {
         for (name, report) in &mut reports {
@@ -213,9 +218,13 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
     if reports.len() != expected {
         problems.push(format!("{} of {expected} suites ran", reports.len()));
     }
-    let kunit = report::kunit(&selftests.console)?;
-    if kunit.1 != 0 || (kernel.imp == Impl::Rust && kunit.0 == 0) {
-        problems.push(format!("KUnit: {} passed, {} failed", kunit.0, kunit.1));
+    let mut kunit = None;
+    if kernel.flavour != Flavour::Coverage {
+        let (passed, failed, skipped) = report::kunit(&selftests.console)?;
+        if failed != 0 || (kernel.imp == Impl::Rust && passed == 0) {
+            problems.push(format!("KUnit: {passed} passed, {failed} failed"));
+        }
+        kunit = Some((passed, failed, skipped));
     }
     Ok(Results {
         kernel,
@@ -223,5 +232,6 @@ fn run(builder: &Builder, kernel: Kernel, slowness: u32, long: bool) -> Result<R
         problems,
         kunit,
         transcript,
+        shares,
     })
 }

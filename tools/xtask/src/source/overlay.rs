@@ -176,7 +176,7 @@ fn is_named_after(patch: &str, subject: &str) -> bool {
 }
 
 /// Lists the files of the repository that are files of the kernel.
-fn overlay(repo: &Path) -> Result<BTreeSet<String>> {
+pub fn overlay(repo: &Path) -> Result<BTreeSet<String>> {
     let list = output(
         git(repo)
             .args([

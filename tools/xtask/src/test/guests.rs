@@ -21,7 +21,7 @@ use std::{
 /// A kernel under test.
 pub struct Guests<'a> {
     builder: &'a Builder<'a>,
-    kernel: Kernel,
+    pub kernel: Kernel,
     plan: Plan,
     /// The directory of the kernel.
     image: PathBuf,
@@ -29,6 +29,8 @@ pub struct Guests<'a> {
     accel: Accel,
     /// Multiplies time limits.
     slowness: u32,
+    /// See [`Guest::trace`].
+    trace: Option<String>,
 }
 
 /// A boot of a guest.
@@ -59,7 +61,17 @@ impl<'a> Guests<'a> {
             accel,
             image,
             slowness,
+            trace: None,
         })
+    }
+
+    /// Has QEMU log the code in these ranges of addresses that runs.
+    pub fn traced(self, ranges: String) -> Self {
+        Self {
+            accel: Accel::Tcg,
+            trace: Some(ranges),
+            ..self
+        }
     }
 
     fn boot(&self, job: &Job) -> Result<Outcome> {
@@ -74,6 +86,7 @@ impl<'a> Guests<'a> {
             arch: self.builder.arch,
             model: self.kernel.flavour.cpu_model(),
             append: job.append,
+            trace: self.trace.as_deref(),
             ..Guest::new(&self.builder.lab, &self.image, &share, self.accel)
         };
         let limit = Duration::from_secs(u64::from(self.slowness) * job.seconds);
