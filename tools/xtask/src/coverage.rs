@@ -50,6 +50,9 @@ const LEAST: f64 = 97.0;
 /// The file with the addresses of the instructions that ran, in the directory of the kernel.
 const RAN: &str = "ran";
 
+/// The file with entries for lines that are not listed, in the directory of the kernel.
+const DRAFT: &str = "not-listed.toml";
+
 pub fn coverage(session: &Session, options: &Options) -> Result<()> {
     let start = Instant::now();
     let builder = session.builder()?;
@@ -82,7 +85,7 @@ pub fn coverage(session: &Session, options: &Options) -> Result<()> {
 
     let coverage = Coverage::new(&files, &code, &ran);
     println!("\n{}\n", coverage.table());
-    problems.extend(coverage.report(&session.repo)?);
+    problems.extend(coverage.report(&session.repo, &image.join(DRAFT))?);
     println!("total time: {}", ui::duration(start.elapsed()));
     println!("{}", coverage.total.summary());
     test::refuse(&problems)
@@ -241,7 +244,9 @@ impl<'a> Coverage<'a> {
     }
 
     /// Prints the lines that never ran, each with its reason. Returns the problems.
-    fn report(&self, repo: &Path) -> Result<Vec<String>> {
+    ///
+    /// Entries for those that are not listed go to the file `draft`.
+    fn report(&self, repo: &Path, draft: &Path) -> Result<Vec<String>> {
         let sources = self.files.iter().map(|file| {
             let source = fs::read_to_string(repo.join(file));
             source.with_context(|| format!("cannot read {file}"))
@@ -260,7 +265,13 @@ impl<'a> Coverage<'a> {
             println!("never ran: {file}:{range} ({function}): {reason}");
         }
         let mut problems = Vec::new();
-        for (place, _) in never.iter().zip(&reasons).filter(|(_, r)| r.is_none()) {
+        let unlisted = never.iter().zip(&reasons).filter(|(_, r)| r.is_none());
+        let unlisted: Vec<&Place> = unlisted.map(|(place, _)| place).collect();
+        fs::write(draft, List::draft(unlisted.iter().copied())?)?;
+        if !unlisted.is_empty() {
+            println!("entries for {LIST}, without reasons: {}", draft.display());
+        }
+        for place in unlisted {
             problems.push(format!("{place}: never ran, and is not in {LIST}"));
         }
         for place in stale {
