@@ -12,6 +12,8 @@
 //!   a call that was inlined. So comments do not count, nor does what the compiler did, found to be
 //!   impossible, or merged with another line.
 //! - A line ran if one of its instructions did, in any copy.
+//! - Addresses in the log are those of `vmlinux`, because a kernel that is not relocatable has no
+//!   KASLR.
 //! - If an exception occurs in the middle of a block, the log has its end as well.
 //! - The kernel has no KUnit. So its tests do not count, and nothing that only they run.
 
