@@ -12,6 +12,7 @@
 //!   a call that was inlined. So comments do not count, nor does what the compiler did, found to be
 //!   impossible, or merged with another line.
 //! - A line ran if one of its instructions did, in any copy.
+//! - Of a function that runs where it was inlined, a copy that nothing calls does not count.
 //! - Addresses in the log are those of `vmlinux`, because a kernel that is not relocatable has no
 //!   KASLR.
 //! - If an exception occurs in the middle of a block, the log has its end as well.
@@ -64,7 +65,7 @@ pub fn coverage(session: &Session, options: &Options) -> Result<()> {
     };
     let image = builder.kernel(kernel)?;
     let files = files(&session.repo)?;
-    let code = session.ui.step("Reading the debug info", |_| {
+    let mut code = session.ui.step("Reading the debug info", |_| {
         Code::read(&image.join("vmlinux"), &files)
     })?;
 
@@ -85,6 +86,7 @@ pub fn coverage(session: &Session, options: &Options) -> Result<()> {
         ran
     };
 
+    code.leave_unused_copies(&ran);
     let coverage = Coverage::new(&files, &code, &ran);
     println!("\n{}\n", coverage.table());
     problems.extend(coverage.report(&session.repo, &image.join(DRAFT))?);
@@ -333,6 +335,7 @@ mod tests {
                 (0xffff_ffff_8100_0004, of(&[(0, 6), (1, 9)])),
             ]
             .into(),
+            ..Default::default()
         }
     }
 

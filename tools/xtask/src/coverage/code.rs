@@ -4,7 +4,8 @@
 
 use anyhow::{Context, Result};
 use gimli::{
-    AttributeValue, Dwarf, DwarfSections, EndianSlice, LineProgramHeader, LittleEndian, UnitRef,
+    AttributeValue, DebuggingInformationEntry, DwAt, Dwarf, DwarfSections, EndianSlice,
+    LineProgramHeader, LittleEndian, UnitRef,
 };
 use iced_x86::{Decoder, DecoderOptions};
 use object::{Object, ObjectSection, SectionKind};
@@ -28,6 +29,8 @@ pub type Line = (usize, u32);
 pub struct Code {
     /// The address of each instruction, with all lines that it is of.
     pub instructions: BTreeMap<u64, BTreeSet<Line>>,
+    /// The copies of functions: where each was declared, and the addresses of its instructions.
+    pub copies: Vec<(Line, BTreeSet<u64>)>,
 }
 
 /// The longest way from the beginning of a block that QEMU translates to its end: a block does not
@@ -51,12 +54,50 @@ impl Code {
         })?;
         let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
         let mut code = Self::default();
-        for (range, line) in ranges_of_lines(&dwarf, files)? {
-            for address in instructions(&object, &range)? {
+        let found = find(&dwarf, files)?;
+        let functions: BTreeMap<u64, u64> = found
+            .functions
+            .into_iter()
+            .map(|range| (range.start, range.end))
+            .collect();
+        let is_padding = |address: &u64| {
+            let function = functions.range(..=address).next_back();
+            function.is_none_or(|(_, end)| address >= end)
+        };
+        for (range, line) in found.lines {
+            let mut addresses = instructions(&object, &range)?;
+            addresses.retain(|address| !is_padding(address));
+            for address in addresses {
                 code.instructions.entry(address).or_default().insert(line);
             }
         }
+        for (ranges, line) in found.copies {
+            let mut copy = BTreeSet::new();
+            for range in ranges {
+                copy.extend(code.instructions.range(range).map(|(address, _)| address));
+            }
+            code.copies.push((line, copy));
+        }
         Ok(code)
+    }
+
+    /// Leaves out the copies of functions that no code runs although it runs another copy: those
+    /// that the compiler made besides the inlined ones, and that nothing calls.
+    pub fn leave_unused_copies(&mut self, ran: &HashSet<u64>) {
+        let runs = |copy: &BTreeSet<u64>| copy.iter().any(|address| ran.contains(address));
+        let used: HashSet<Line> = self
+            .copies
+            .iter()
+            .filter(|(_, copy)| runs(copy))
+            .map(|c| c.0)
+            .collect();
+        for (function, copy) in &self.copies {
+            if used.contains(function) && !runs(copy) {
+                copy.iter().for_each(|address| {
+                    self.instructions.remove(address);
+                });
+            }
+        }
     }
 
     /// Returns ranges of addresses for QEMU's `-dfilter`. A block is logged if its beginning is in
@@ -90,9 +131,20 @@ impl Code {
     }
 }
 
-/// Returns the ranges of addresses that the debug info has for lines of `files`.
-fn ranges_of_lines(dwarf: &Dwarf<Bytes>, files: &[String]) -> Result<Vec<(Range<u64>, Line)>> {
-    let mut ranges = Vec::new();
+/// What the debug info has about some files.
+#[derive(Default)]
+struct Found {
+    /// Ranges of addresses, with a line that they are of.
+    lines: Vec<(Range<u64>, Line)>,
+    /// The ranges of each copy of a function, with the line that declares it.
+    copies: Vec<(Vec<Range<u64>>, Line)>,
+    /// The ranges of all functions, those of other files included. What is between them is padding.
+    functions: Vec<Range<u64>>,
+}
+
+/// Reads the debug info about `files`.
+fn find(dwarf: &Dwarf<Bytes>, files: &[String]) -> Result<Found> {
+    let mut found = Found::default();
     let mut headers = dwarf.units();
     while let Some(header) = headers.next()? {
         let unit = dwarf.unit(header)?;
@@ -102,11 +154,11 @@ fn ranges_of_lines(dwarf: &Dwarf<Bytes>, files: &[String]) -> Result<Vec<(Range<
         };
         let wanted = wanted_files(unit, program.header(), files)?;
         if !wanted.is_empty() {
-            add_rows(unit, &wanted, &mut ranges)?;
-            add_inlined_calls(unit, &wanted, &mut ranges)?;
+            add_rows(unit, &wanted, &mut found.lines)?;
+            add_functions(unit, &wanted, &mut found)?;
         }
     }
-    Ok(ranges)
+    Ok(found)
 }
 
 /// Returns those of `files` that a unit has, by their numbers there.
@@ -161,32 +213,66 @@ fn add_rows(
     Ok(())
 }
 
-/// Adds the calls of a unit that were inlined.
-fn add_inlined_calls(
+/// Adds the functions of a unit, and the calls that were inlined.
+fn add_functions(
     unit: UnitRef<Bytes>,
     wanted: &BTreeMap<u64, usize>,
-    ranges: &mut Vec<(Range<u64>, Line)>,
+    found: &mut Found,
 ) -> Result<()> {
     let mut entries = unit.entries();
     while let Some((_, entry)) = entries.next_dfs()? {
-        if entry.tag() != gimli::DW_TAG_inlined_subroutine {
+        let is_inlined = entry.tag() == gimli::DW_TAG_inlined_subroutine;
+        if !is_inlined && entry.tag() != gimli::DW_TAG_subprogram {
             continue;
         }
-        let Some(AttributeValue::FileIndex(file)) = entry.attr_value(gimli::DW_AT_call_file)?
-        else {
-            continue;
-        };
-        let line = entry.attr_value(gimli::DW_AT_call_line)?;
-        let line = line.and_then(|line| line.udata_value()).unwrap_or(0) as u32;
-        let Some(&file) = wanted.get(&file).filter(|_| line != 0) else {
-            continue;
-        };
+        let mut ranges = Vec::new();
         let mut parts = unit.die_ranges(entry)?;
         while let Some(part) = parts.next()? {
-            ranges.push((part.begin..part.end, (file, line)));
+            ranges.push(part.begin..part.end);
+        }
+        let wanted = |(file, line)| Some((*wanted.get(&file)?, line));
+        if is_inlined {
+            let call = line_of(entry, gimli::DW_AT_call_file, gimli::DW_AT_call_line)?;
+            if let Some(call) = call.and_then(wanted) {
+                found
+                    .lines
+                    .extend(ranges.iter().map(|range| (range.clone(), call)));
+            }
+        }
+        if !is_inlined {
+            found.functions.extend_from_slice(&ranges);
+        }
+        let declared = declared(unit, entry)?.and_then(wanted);
+        if let (Some(declared), false) = (declared, ranges.is_empty()) {
+            found.copies.push((ranges, declared));
         }
     }
     Ok(())
+}
+
+type Entry<'unit, 'data> = DebuggingInformationEntry<'unit, 'unit, Bytes<'data>>;
+
+/// Returns the number of a file in a unit, and a line of it.
+fn line_of(entry: &Entry, file: DwAt, line: DwAt) -> Result<Option<(u64, u32)>> {
+    let Some(AttributeValue::FileIndex(file)) = entry.attr_value(file)? else {
+        return Ok(None);
+    };
+    let line = entry.attr_value(line)?.and_then(|line| line.udata_value());
+    let line = line.filter(|line| *line != 0);
+    Ok(line.map(|line| (file, line as u32)))
+}
+
+/// Returns the line that declares a function, of which `entry` is a copy.
+fn declared<'data>(
+    unit: UnitRef<Bytes<'data>>,
+    entry: &Entry<'_, 'data>,
+) -> Result<Option<(u64, u32)>> {
+    for link in [gimli::DW_AT_abstract_origin, gimli::DW_AT_specification] {
+        if let Some(AttributeValue::UnitRef(offset)) = entry.attr_value(link)? {
+            return declared(unit, &unit.unit.entry(offset)?);
+        }
+    }
+    line_of(entry, gimli::DW_AT_decl_file, gimli::DW_AT_decl_line)
 }
 
 /// Returns the addresses of the instructions in a range, which begins with one. A function that the
@@ -214,6 +300,7 @@ mod tests {
         let at = [0x10_0000, 0x10_0004, 0x10_1800, 0x20_0000];
         let code = Code {
             instructions: at.map(|at| (at, BTreeSet::new())).into(),
+            ..Default::default()
         };
         assert_eq!(code.ranges(), "0xff000..0x101800,0x1ff000..0x200000");
     }
@@ -223,9 +310,27 @@ mod tests {
         let lines = |list: &[u32]| list.iter().map(|line| (0, *line)).collect::<BTreeSet<_>>();
         let code = Code {
             instructions: [(1, lines(&[7])), (2, lines(&[7, 8])), (3, lines(&[9]))].into(),
+            ..Default::default()
         };
         assert_eq!(code.lines(), lines(&[7, 8, 9]));
         assert_eq!(code.lines_that_ran(&[2].into()), lines(&[7, 8]));
+    }
+
+    #[test]
+    fn copies_that_nothing_calls_do_not_count() {
+        let lines = |list: &[u32]| list.iter().map(|line| (0, *line)).collect::<BTreeSet<_>>();
+        let at = [(1, 7), (2, 8), (3, 8), (4, 9), (5, 9)];
+        let mut code = Code {
+            instructions: at.map(|(at, line)| (at, lines(&[line]))).into(),
+            // The second copy of the first function, and the only one of another.
+            copies: vec![
+                ((0, 6), [1].into()),
+                ((0, 6), [2, 3].into()),
+                ((0, 9), [4, 5].into()),
+            ],
+        };
+        code.leave_unused_copies(&[1].into());
+        assert_eq!(code.lines(), lines(&[7, 9]));
     }
 
     #[inline(always)]
