@@ -23,6 +23,7 @@ use crate::{
 };
 use linux_raw_sys::general::*;
 use std::{
+    ops::Range,
     os::{fd::AsRawFd, unix::net::UnixStream},
     time::Duration,
 };
@@ -290,6 +291,37 @@ fn counted(setup: Setup, name: &str, act: &Act) -> String {
     format!("{done}, {}", thread.join().expect("no panic"))
 }
 
+/// Many threads that sleep close to one another, of which a range is woken: one for each page, or
+/// several for some.
+fn many(log: &mut Transcript) {
+    const THREADS: usize = 120;
+    const WOKEN: [Range<usize>; 3] = [3..40, 0..110, 0..THREADS];
+    catch_signals();
+    for each in [1, 2, THREADS] {
+        let fixture = Fixture::of(Area::anon(0, THREADS), MISSING, 0, 0);
+        let threads: Vec<_> = (0..THREADS)
+            .map(|index| {
+                let (address, names) = (fixture.area.at(index / each), fixture.names.clone());
+                std::thread::spawn(move || load(address, &names))
+            })
+            .collect();
+        fixture.uffd.wait_for_sleepers(THREADS);
+        // A thread that is woken finds a page.
+        let (start, len) = (fixture.area.start, fixture.area.len);
+        let filled = fixture.uffd.range(&ZEROPAGE, start, len, DONTWAKE);
+        assert!(filled.answer.is_ok(), "cannot fill: {filled}");
+        for pages in &WOKEN {
+            let question = |text: &str| format!("each={each},{pages:?},{text}");
+            let (start, len) = (fixture.area.at(pages.start), pages.len() * PAGE);
+            log.record(question("wake"), fixture.uffd.range(&WAKE, start, len, 0));
+            log.record(question("fdinfo"), fixture.uffd.fdinfo());
+        }
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
 /// Threads that sleep far from one another and close to one another, of which some are woken.
 fn distances(log: &mut Transcript) {
     const AT: [usize; 5] = [0, 2 * MIB - PAGE, 2 * MIB, 34 * MIB, 62 * MIB];
@@ -515,6 +547,7 @@ pub fn cases() -> Vec<Case> {
             move |log| counters(log, *setup),
         ));
     }
+    cases.push(Case::new("faults/many", many));
     cases.push(Case::new("faults/distances", distances));
     cases.push(Case::new("faults/signals", signals));
     cases.push(Case::new("faults/stopped", stopped));
