@@ -29,8 +29,9 @@ pub type Line = (usize, u32);
 pub struct Code {
     /// The address of each instruction, with all lines that it is of.
     pub instructions: BTreeMap<u64, BTreeSet<Line>>,
-    /// The copies of functions: where each was declared, and the addresses of its instructions.
-    pub copies: Vec<(Line, BTreeSet<u64>)>,
+    /// The copies of functions: where each was declared, the addresses of its instructions, and
+    /// whether it was inlined.
+    pub copies: Vec<(Line, BTreeSet<u64>, bool)>,
 }
 
 /// The longest way from the beginning of a block that QEMU translates to its end: a block does not
@@ -71,12 +72,12 @@ impl Code {
                 code.instructions.entry(address).or_default().insert(line);
             }
         }
-        for (ranges, line) in found.copies {
+        for (ranges, line, is_inlined) in found.copies {
             let mut copy = BTreeSet::new();
             for range in ranges {
                 copy.extend(code.instructions.range(range).map(|(address, _)| address));
             }
-            code.copies.push((line, copy));
+            code.copies.push((line, copy, is_inlined));
         }
         Ok(code)
     }
@@ -88,11 +89,11 @@ impl Code {
         let used: HashSet<Line> = self
             .copies
             .iter()
-            .filter(|(_, copy)| runs(copy))
+            .filter(|(_, copy, _)| runs(copy))
             .map(|c| c.0)
             .collect();
-        for (function, copy) in &self.copies {
-            if used.contains(function) && !runs(copy) {
+        for (function, copy, is_inlined) in &self.copies {
+            if !is_inlined && used.contains(function) && !runs(copy) {
                 copy.iter().for_each(|address| {
                     self.instructions.remove(address);
                 });
@@ -137,7 +138,7 @@ struct Found {
     /// Ranges of addresses, with a line that they are of.
     lines: Vec<(Range<u64>, Line)>,
     /// The ranges of each copy of a function, with the line that declares it.
-    copies: Vec<(Vec<Range<u64>>, Line)>,
+    copies: Vec<(Vec<Range<u64>>, Line, bool)>,
     /// The ranges of all functions, those of other files included. What is between them is padding.
     functions: Vec<Range<u64>>,
 }
@@ -244,7 +245,7 @@ fn add_functions(
         }
         let declared = declared(unit, entry)?.and_then(wanted);
         if let (Some(declared), false) = (declared, ranges.is_empty()) {
-            found.copies.push((ranges, declared));
+            found.copies.push((ranges, declared, is_inlined));
         }
     }
     Ok(())
@@ -324,9 +325,9 @@ mod tests {
             instructions: at.map(|(at, line)| (at, lines(&[line]))).into(),
             // The second copy of the first function, and the only one of another.
             copies: vec![
-                ((0, 6), [1].into()),
-                ((0, 6), [2, 3].into()),
-                ((0, 9), [4, 5].into()),
+                ((0, 6), [1].into(), true),
+                ((0, 6), [2, 3].into(), false),
+                ((0, 9), [4, 5].into(), false),
             ],
         };
         code.leave_unused_copies(&[1].into());
