@@ -41,15 +41,15 @@ const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
 const PAGES: usize = 8;
 
 /// An area that is registered for missing pages.
-struct Watched {
-    uffd: Uffd,
+pub struct Watched {
+    pub uffd: Uffd,
     area: Area,
     source: Area,
     names: Names,
 }
 
 impl Watched {
-    fn new(flags: i32, features: u32, pages: usize) -> Self {
+    pub fn new(flags: i32, features: u32, pages: usize) -> Self {
         let area = Area::anon(0, pages);
         let watched = Self {
             uffd: Uffd::with(libc::O_CLOEXEC | flags, features.into()),
@@ -63,13 +63,13 @@ impl Watched {
     }
 
     /// Starts a thread that loads from a page.
-    fn load(&self, page: usize) -> JoinHandle<String> {
+    pub fn load(&self, page: usize) -> JoinHandle<String> {
         let (address, names) = (self.area.at(page), self.names.clone());
         std::thread::spawn(move || load(address, &names))
     }
 
     /// Starts a thread with a priority that waits for a message.
-    fn reader(&self, priority: i32) -> JoinHandle<String> {
+    pub fn reader(&self, priority: i32) -> JoinHandle<String> {
         let (fd, names) = (self.uffd.fd(), self.names.clone());
         sleeping_thread(move || {
             set_priority(priority);
@@ -78,7 +78,7 @@ impl Watched {
     }
 
     /// Fills a page.
-    fn fill(&self, page: usize) -> String {
+    pub fn fill(&self, page: usize) -> String {
         let (dst, src) = (self.area.at(page), self.source.start);
         self.uffd.copy(dst, src, PAGE, 0).to_string()
     }
@@ -185,13 +185,13 @@ fn priorities(log: &mut Transcript) {
 
 /// A thread that keeps the first processor busy until this is dropped. No thread with a lower
 /// priority runs there meanwhile.
-struct Busy {
+pub struct Busy {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Busy {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let its = stop.clone();
         let (sender, receiver) = std::sync::mpsc::channel();

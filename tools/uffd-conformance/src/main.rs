@@ -50,6 +50,7 @@ mod action;
 mod arguments;
 mod cgroup;
 mod changed_vmas;
+mod claims;
 mod delivery;
 mod events;
 mod failures;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         changed_vmas::cases(),
         access::cases(),
         delivery::cases(),
+        claims::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()
