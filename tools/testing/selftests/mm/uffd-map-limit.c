@@ -266,6 +266,28 @@ static void test_whole(void)
 }
 
 /*
+ * Both ends of a range become one mapping with what is registered between them,
+ * so no mapping is added.
+ */
+static void test_between(void)
+{
+	int half = PART / 2;
+
+	uffd = uffd_open(0);
+	new_parts();
+	if (mprotect(parts, NR_PARTS * PART * page_size, PROT_READ | PROT_WRITE))
+		ksft_exit_fail_perror("mprotect");
+	must_register(uffd, page(PART), PART * page_size, MISSING);
+	fill(0);
+	ksft_test_result(!register_missing() && all(0, half, 0) &&
+			 all(half, 2 * PART + half, UM) &&
+			 all(2 * PART + half, NR_PARTS * PART, 0),
+			 "parts beside what is registered can be registered at the limit\n");
+	close(uffd);
+	unfill();
+}
+
+/*
  * A mapping that is unregistered becomes one with a neighbour. What is new there
  * stays new for those who track changes.
  */
@@ -306,7 +328,7 @@ int main(void)
 	new_parts();
 	if (flags_of(parts) < 0)
 		ksft_exit_skip("no VmFlags in smaps\n");
-	ksft_set_plan(2 + 8 + 2 + 4);
+	ksft_set_plan(2 + 8 + 2 + 4 + 1);
 	test_neighbour("before", 1, 0);
 	test_neighbour("behind", 1, 2);
 	snprintf(limit, sizeof(limit), "%ld", nr_maps() + ROOM);
@@ -319,6 +341,7 @@ int main(void)
 	test_parts("unregister", UM | UW, unregister, 0);
 	test_faults();
 	test_whole();
+	test_between();
 
 	ksft_finished();
 }
