@@ -320,18 +320,20 @@ mod tests {
     #[test]
     fn copies_that_nothing_calls_do_not_count() {
         let lines = |list: &[u32]| list.iter().map(|line| (0, *line)).collect::<BTreeSet<_>>();
-        let at = [(1, 7), (2, 8), (3, 8), (4, 9), (5, 9)];
+        let at = [(1, 7), (2, 8), (3, 8), (4, 9), (5, 9), (6, 10)];
         let mut code = Code {
             instructions: at.map(|(at, line)| (at, lines(&[line]))).into(),
-            // The second copy of the first function, and the only one of another.
+            // The second copy of the first function, the only one of another, and a branch that the
+            // first function was inlined into.
             copies: vec![
                 ((0, 6), [1].into(), true),
                 ((0, 6), [2, 3].into(), false),
                 ((0, 9), [4, 5].into(), false),
+                ((0, 6), [6].into(), true),
             ],
         };
         code.leave_unused_copies(&[1].into());
-        assert_eq!(code.lines(), lines(&[7, 9]));
+        assert_eq!(code.lines(), lines(&[7, 9, 10]));
     }
 
     #[inline(always)]
