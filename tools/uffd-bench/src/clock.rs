@@ -4,15 +4,16 @@
 
 use anyhow::{ensure, Result};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     arch::{asm, x86_64::_rdtsc},
     sync::OnceLock,
     thread::available_parallelism,
+    time::Instant,
 };
 
 /// What a run measures. Named in all results.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Instructions for each operation: one CPU, on which the counter of cycles counts instructions
@@ -20,9 +21,15 @@ pub enum Mode {
     PathLength,
     /// Operations for each second, on several CPUs.
     Contention,
+    /// Nanoseconds for each operation, on a machine as it is.
+    #[value(skip)]
+    Time,
 }
 
-/// How many instructions two readings of the counter cost by themselves.
+/// What is measured, once it is known that it can be.
+static MODE: OnceLock<Mode> = OnceLock::new();
+
+/// What two readings of the counter or of the clock cost by themselves.
 static OVERHEAD: OnceLock<u64> = OnceLock::new();
 
 /// The iterations of the loop that checks the counter. Each takes two instructions.
@@ -57,14 +64,16 @@ impl Mode {
                     "the counter of cycles does not count instructions here: {counted} for {}",
                     2 * LOOPS
                 );
-                let mut empty: Vec<u64> = (0..64).map(|_| raw(|| ())).collect();
-                empty.sort_unstable();
-                OVERHEAD.get_or_init(|| empty[empty.len() / 2]);
             }
             Self::Contention => {
                 ensure!(cpus > 1, "contention needs several CPUs, and there is one");
             }
+            Self::Time => (),
         }
+        MODE.get_or_init(|| self);
+        let mut empty: Vec<u64> = (0..64).map(|_| raw(|| ())).collect();
+        empty.sort_unstable();
+        OVERHEAD.get_or_init(|| empty[empty.len() / 2]);
         Ok(())
     }
 }
@@ -76,14 +85,19 @@ pub fn counter() -> u64 {
 }
 
 fn raw(operation: impl FnOnce()) -> u64 {
+    if MODE.get() == Some(&Mode::Time) {
+        let start = Instant::now();
+        operation();
+        return start.elapsed().as_nanos() as u64;
+    }
     let start = counter();
     operation();
     counter() - start
 }
 
-/// Returns how many instructions the CPU executes during an operation. Other threads and interrupts
-/// count too.
-pub fn instructions(operation: impl FnOnce()) -> u64 {
+/// Returns how many instructions the CPU executes during an operation, or how many nanoseconds pass
+/// if time is measured. Other threads and interrupts count too.
+pub fn cost(operation: impl FnOnce()) -> u64 {
     raw(operation).saturating_sub(*OVERHEAD.get().unwrap_or(&0))
 }
 

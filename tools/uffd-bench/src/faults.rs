@@ -3,7 +3,7 @@
 //! Faults, and the threads that handle them.
 
 use crate::{
-    clock::{instructions, Mode, Samples},
+    clock::{cost, Mode, Samples},
     plan::{Descriptors, Fault, Handlers, Waiting},
     report::Report,
     threads::{self, context_switches, Gate},
@@ -114,10 +114,10 @@ pub fn single(fault: Fault, report: &Report) -> Result<()> {
         // The kernel accesses the poisoned page, so that the access fails and no signal is sent.
         if fault.resolution == Resolution::Poison {
             let mut written = true;
-            samples.push(instructions(|| written = kernel_can_write(address)) as f64);
+            samples.push(cost(|| written = kernel_can_write(address)) as f64);
             ensure!(!written, "a poisoned page was written to");
         } else {
-            samples.push(instructions(|| fault.access.touch(address)) as f64);
+            samples.push(cost(|| fault.access.touch(address)) as f64);
         }
     }
     report.row(&samples, "instructions")
@@ -220,7 +220,7 @@ pub fn waiters(waiting: Waiting, waiters: usize, report: &Report) -> Result<()> 
     let mut samples = Samples::with_capacity(FAULTS);
     let before = of_waiters();
     for index in 0..FAULTS {
-        samples.push(instructions(|| uffd::write(memory.page(index))) as f64);
+        samples.push(cost(|| uffd::write(memory.page(index))) as f64);
     }
     let switches = (of_waiters() - before) as f64 / FAULTS as f64;
     report.row(&samples, "instructions")?;
@@ -293,13 +293,13 @@ pub fn load(
 
     let faults = (pages * faulting) as f64;
     let begin = Instant::now();
-    let counted = instructions(|| {
+    let counted = cost(|| {
         start.open();
         end.wait();
     });
     match report.mode {
         Mode::PathLength => report.exact(&[], counted as f64 / faults, "instructions"),
-        Mode::Contention => report.exact(
+        Mode::Contention | Mode::Time => report.exact(
             &[],
             faults / begin.elapsed().as_secs_f64(),
             "faults per second",

@@ -3,7 +3,7 @@
 //! Requests while no thread sleeps, as a handler makes them that fills pages ahead.
 
 use crate::{
-    clock::{instructions, Samples},
+    clock::{cost, Mode, Samples},
     plan::Request,
     report::Report,
     uffd::{Backing, Memory, Resolution, Uffd},
@@ -12,8 +12,9 @@ use anyhow::{Context, Result};
 use linux_raw_sys::general as uapi;
 use std::io;
 
-/// How often each request is measured.
+/// How often each request is measured, and how often if time is measured.
 const REPEATS: usize = 64;
+const TIMED_REPEATS: usize = 1000;
 
 /// How many pages a page table has.
 const TABLE: usize = 512;
@@ -25,7 +26,7 @@ const FIRST: usize = TABLE / 2;
 
 impl Request {
     /// Returns how this resolves faults, if it does.
-    fn resolution(self) -> Option<Resolution> {
+    pub fn resolution(self) -> Option<Resolution> {
         match self {
             Self::Copy => Some(Resolution::Copy),
             Self::Zeropage => Some(Resolution::Zeropage),
@@ -84,13 +85,20 @@ pub fn ioctl(request: Request, backing: Backing, pages: usize, report: &Report) 
     }
     uffd.register(&memory, mode)?;
 
-    let mut samples = Samples::with_capacity(REPEATS);
-    for _ in 0..REPEATS {
+    let repeats = match report.mode {
+        Mode::Time => TIMED_REPEATS,
+        _ => REPEATS,
+    };
+    let mut samples = Samples::with_capacity(repeats);
+    for _ in 0..repeats {
+        if report.time_is_up() && samples.len() >= REPEATS {
+            break;
+        }
         request
             .prepare(&uffd, &memory, &source)
             .context("prepare")?;
         let mut result = Ok(());
-        let counted = instructions(|| result = request.make(&uffd, &memory, &source));
+        let counted = cost(|| result = request.make(&uffd, &memory, &source));
         result.context("the request")?;
         samples.push(counted as f64);
     }

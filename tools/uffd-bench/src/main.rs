@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root.
+//! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root; or, with
+//! [`native`], on a machine that does something else too.
 //!
-//! Each result is a line of JSON on the standard output. The progress is on the standard error. If
+//! In a guest, each result is a line of JSON on the standard output. The progress is on the standard error. If
 //! a case cannot be measured, that is an error, but the other cases are still measured. If the kernel
 //! has nothing to measure it by, the case is skipped.
 
@@ -10,15 +11,17 @@ mod clock;
 mod faults;
 mod footprint;
 mod ioctls;
+mod native;
 mod operations;
 mod plan;
 mod report;
 mod sleepers;
 mod threads;
+mod timed;
 mod uffd;
 
 use anyhow::{bail, ensure, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use clock::Mode;
 use plan::{Case, Scope};
 use report::Report;
@@ -31,9 +34,28 @@ use std::{
 use uffd_guest::Child;
 
 #[derive(Parser)]
-#[command(about, version)]
+#[command(
+    about,
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(flatten)]
+    options: Option<Options>,
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Measure how long faults take on this machine, without changing its settings.
+    Native(native::Options),
+}
+
+#[derive(clap::Args)]
 struct Options {
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, required = true)]
     mode: Mode,
     #[arg(long, value_enum, default_value = "full")]
     scope: Scope,
@@ -52,8 +74,16 @@ struct Options {
 /// How long a case may take in the time of the guest, in seconds.
 const LIMIT: u32 = 300;
 
+const NOTHING: &str = "there is nothing to measure that is called this way";
+
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let cli = Cli::parse();
+    let result = match (&cli.task, &cli.options) {
+        (Some(Task::Native(options)), _) => native::run(options),
+        (None, Some(options)) => run(options),
+        (None, None) => Err(anyhow::anyhow!("say --mode, or native")),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("error: {err:#}");
@@ -63,26 +93,18 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let wanted = |case: &Case| {
-        let title = case.to_string();
-        let mut filters = options.measure.iter();
-        options.measure.is_empty() || filters.any(|filter| title.contains(filter.as_str()))
-    };
     let mut cases = plan::cases(options.mode, options.scope);
     if options.scope == Scope::Check && options.measure.is_empty() {
         cases.retain(|case| case.is_for_tests());
     }
-    cases.retain(wanted);
+    plan::retain(&mut cases, &options.measure);
     if options.list {
         for case in &cases {
             println!("{case}");
         }
         return Ok(());
     }
-    ensure!(
-        !cases.is_empty(),
-        "there is nothing to measure that is called this way"
-    );
+    ensure!(!cases.is_empty(), NOTHING);
     disable_aslr()?;
     options.mode.check()?;
     ensure!(
@@ -98,7 +120,7 @@ fn run(options: &Options) -> Result<()> {
             continue;
         }
         let start = Instant::now();
-        match in_child(|| measure(options.mode, case)) {
+        match in_child(|| measure(case, &Report::new(options.mode, case, None)?)) {
             Ok(()) => eprintln!("{case}: {:.1} s", start.elapsed().as_secs_f64()),
             Err(err) => {
                 eprintln!("error: {case}: {err:#}");
@@ -167,35 +189,41 @@ fn in_child(case: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn measure(mode: Mode, case: Case) -> Result<()> {
-    let report = Report::new(mode, case)?;
-    if mode == Mode::PathLength {
+fn measure(case: Case, report: &Report) -> Result<()> {
+    if report.mode == Mode::PathLength {
         threads::run_in_order()?;
     }
     match case {
-        Case::SingleFault(fault) => faults::single(fault, &report),
-        Case::MmapLock(fault) => faults::mmap_lock(fault, &report),
+        Case::SingleFault(fault) => faults::single(fault, report),
+        Case::MmapLock(fault) => faults::mmap_lock(fault, report),
         Case::Ioctl {
             request,
             backing,
             pages,
-        } => ioctls::ioctl(request, backing, pages, &report),
-        Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, &report),
+        } => ioctls::ioctl(request, backing, pages, report),
+        Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, report),
         Case::ResolveSleepers {
             sleepers,
             exhaustive,
-        } => sleepers::resolve(sleepers, exhaustive, &report),
-        Case::Latency { sleepers, faults } => sleepers::latency(sleepers, faults, &report),
-        Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, &report),
+        } => sleepers::resolve(sleepers, exhaustive, report),
+        Case::Latency { sleepers, faults } => sleepers::latency(sleepers, faults, report),
+        Case::Waiters { waiting, waiters } => faults::waiters(waiting, waiters, report),
         Case::Load {
             faulting,
             handlers,
             descriptors,
-        } => faults::load(faulting, handlers, descriptors, &report),
-        Case::BatchedRead { messages } => sleepers::batched(messages, &report),
-        Case::Enqueue { threads } => sleepers::enqueue(threads, &report),
-        Case::Event { event } => operations::event(event, &report),
-        Case::Builtin { operation } => operations::builtin(operation, &report),
-        Case::Memory => footprint::memory(&report),
+        } => faults::load(faulting, handlers, descriptors, report),
+        Case::Faults {
+            fault,
+            faulting,
+            handlers,
+            descriptors,
+            pages,
+        } => timed::faults(fault, faulting, handlers, descriptors, pages, report),
+        Case::BatchedRead { messages } => sleepers::batched(messages, report),
+        Case::Enqueue { threads } => sleepers::enqueue(threads, report),
+        Case::Event { event } => operations::event(event, report),
+        Case::Builtin { operation } => operations::builtin(operation, report),
+        Case::Memory => footprint::memory(report),
     }
 }

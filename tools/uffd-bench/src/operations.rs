@@ -3,7 +3,7 @@
 //! Operations on mappings, and forks: with an event that a monitor reads, or without userfaultfd.
 
 use crate::{
-    clock::{instructions, Samples},
+    clock::{cost, Samples},
     faults::must,
     plan::{Baseline, EventKind},
     report::Report,
@@ -71,7 +71,7 @@ fn madvise(start: usize, len: usize) -> bool {
 /// Measures an operation that returns whether it was successful.
 fn measure(samples: &mut Samples, operation: impl FnOnce() -> bool) -> Result<()> {
     let mut worked = false;
-    samples.push(instructions(|| worked = operation()) as f64);
+    samples.push(cost(|| worked = operation()) as f64);
     ensure!(
         worked,
         "the operation failed: {}",
@@ -165,7 +165,7 @@ pub fn builtin(operation: Baseline, report: &Report) -> Result<()> {
             }
             Baseline::AnonFault | Baseline::ShmemFault => {
                 let address = memory.page(index);
-                samples.push(instructions(|| uffd::write(address)) as f64);
+                samples.push(cost(|| uffd::write(address)) as f64);
             }
         }
     }

@@ -141,6 +141,17 @@ pub enum Case {
         handlers: Handlers,
         descriptors: Descriptors,
     },
+    /// Threads that fault all the time, each of which takes the time of each of its faults.
+    Faults {
+        #[serde(flatten)]
+        fault: Fault,
+        faulting: usize,
+        handlers: Handlers,
+        descriptors: Descriptors,
+        /// In which all of them fault, again and again.
+        #[serde(skip)]
+        pages: usize,
+    },
     /// Reading several messages at once.
     BatchedRead { messages: usize },
     /// Threads that begin to sleep, while another one reads their messages.
@@ -310,6 +321,13 @@ const MESSAGES: &[(usize, Scope)] = &[
 /// How many threads begin to sleep in `Enqueue`.
 const ENQUEUE: usize = 1024;
 
+/// How many threads sleep in `UnrelatedResolve` and in `ResolveSleepers` if time is measured.
+const TIMED_SLEEPERS: &[usize] = &[64, 1024];
+
+/// How many threads fault if time is measured and the fault is not the one of which all numbers of
+/// threads are measured.
+const TIMED_FAULTING: &[(usize, Handlers)] = &[(1, Handlers::One), (4, Handlers::AsMany)];
+
 const EVENTS: &[EventKind] = &[
     EventKind::Fork,
     EventKind::Mremap,
@@ -326,7 +344,93 @@ const BASELINES: &[Baseline] = &[
     Baseline::ShmemFault,
 ];
 
-/// Returns all that is measured in a mode.
+/// Keeps cases with one of these words in their titles, or all if there are none.
+pub fn retain(cases: &mut Vec<Case>, filters: &[String]) {
+    cases.retain(|case| {
+        let title = case.to_string();
+        filters.is_empty() || filters.iter().any(|filter| title.contains(filter.as_str()))
+    });
+}
+
+/// The room that there is for what is measured in time.
+#[derive(Copy, Clone, Debug)]
+pub struct Room {
+    pub cpus: usize,
+    /// In bytes.
+    pub memory: usize,
+    /// Of 2 MiB.
+    pub huge_pages: usize,
+}
+
+impl Room {
+    /// How many pages faults are spread over. They take a quarter of the memory, because there are
+    /// page tables, stacks and histograms, too.
+    fn pages(self, backing: Backing) -> usize {
+        let pages = self.memory / 4 / backing.page();
+        match backing {
+            // One more is copied from.
+            Hugetlb => pages.min(self.huge_pages.saturating_sub(1)),
+            _ => pages,
+        }
+    }
+}
+
+/// Returns all that is measured in time, on a machine of any size.
+pub fn timed_cases(room: Room) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &(request, backing) in REQUESTS {
+        cases.extend(PAGES.iter().map(|&(pages, _)| Case::Ioctl {
+            request,
+            backing,
+            pages,
+        }));
+    }
+    for &sleepers in TIMED_SLEEPERS {
+        cases.push(Case::UnrelatedResolve { sleepers });
+        cases.push(Case::ResolveSleepers {
+            sleepers,
+            exhaustive: false,
+        });
+    }
+    cases.extend(EVENTS.iter().map(|&event| Case::Event { event }));
+
+    let faults = |backing, resolution, faulting, handlers, descriptors| Case::Faults {
+        fault: Fault {
+            access: Write,
+            backing,
+            resolution,
+        },
+        faulting,
+        handlers,
+        descriptors,
+        pages: room.pages(backing),
+    };
+    let most = (4 * room.cpus).max(16);
+    for &(handlers, descriptors) in LOADS {
+        let numbers = FAULTING.iter().map(|&(faulting, _)| faulting);
+        let numbers = numbers.filter(|&n| n <= most && handlers.count(n) <= n);
+        cases.extend(numbers.map(|n| faults(Anon, Copy, n, handlers, descriptors)));
+    }
+    for &(resolution, _, backings) in FAULTS.iter().filter(|(how, ..)| *how != Poison) {
+        for &backing in backings
+            .iter()
+            .filter(|of| (resolution, **of) != (Copy, Anon))
+        {
+            for &(faulting, handlers) in TIMED_FAULTING {
+                cases.push(faults(
+                    backing,
+                    resolution,
+                    faulting,
+                    handlers,
+                    Descriptors::One,
+                ));
+            }
+        }
+    }
+    cases
+}
+
+/// Returns all that is measured in a mode that counts, in a guest.
 pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
     let mut cases = Vec::new();
     let load = |cases: &mut Vec<Case>| {
@@ -411,4 +515,48 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
         cases.push(Case::Memory);
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_fit_into_the_room() {
+        let room = Room {
+            cpus: 2,
+            memory: 256 << 20,
+            huge_pages: 9,
+        };
+        let mut most = 0;
+        for case in timed_cases(room) {
+            let Case::Faults {
+                fault,
+                faulting,
+                handlers,
+                pages,
+                ..
+            } = case
+            else {
+                continue;
+            };
+            assert!(pages * fault.backing.page() <= room.memory / 4);
+            assert!(fault.backing != Hugetlb || pages == 8);
+            assert!(handlers.count(faulting) <= faulting, "{case}");
+            most = most.max(faulting);
+        }
+        assert_eq!(most, 16);
+    }
+
+    #[test]
+    fn cases_have_names_of_their_own() {
+        let room = Room {
+            cpus: 64,
+            memory: 256 << 20,
+            huge_pages: 0,
+        };
+        let names: Vec<String> = timed_cases(room).iter().map(Case::to_string).collect();
+        let unique: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(unique.len(), names.len());
+    }
 }

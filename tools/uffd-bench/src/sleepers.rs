@@ -3,7 +3,7 @@
 //! Many threads that sleep in faults.
 
 use crate::{
-    clock::{counter, instructions, Mode, Samples},
+    clock::{cost, counter, Mode, Samples},
     faults::{must, serve},
     report::Report,
     threads::{self, Gate},
@@ -115,7 +115,7 @@ impl Sleepers {
         for (index, &thread) in one_by_one.iter().enumerate() {
             let mut result = Ok(());
             let address = self.base() + thread * PAGE;
-            let counted = instructions(|| {
+            let counted = cost(|| {
                 result = self
                     .uffd
                     .resolve(Resolution::Copy, address, PAGE, self.source);
@@ -143,7 +143,7 @@ impl Sleepers {
         let base = self.base();
         self.uffd.copy_dontwake(base, self.count, self.source)?;
         let mut result = Ok(());
-        let counted = instructions(|| result = self.uffd.wake(base, woken * PAGE));
+        let counted = cost(|| result = self.uffd.wake(base, woken * PAGE));
         result?;
         samples.push(counted as f64 / woken as f64);
         if woken < self.count {
@@ -157,7 +157,7 @@ impl Sleepers {
     fn close(mut self, samples: &mut Samples) -> Result<()> {
         self.settle()?;
         let Self { uffd, count, .. } = self;
-        let counted = instructions(|| drop(uffd));
+        let counted = cost(|| drop(uffd));
         samples.push(counted as f64 / count as f64);
         Ok(())
     }
@@ -175,7 +175,7 @@ pub fn unrelated(count: usize, report: &Report) -> Result<()> {
     for index in 0..UNRELATED {
         let address = sleepers.memory.page(index * distance + 1);
         let mut result = Ok(());
-        samples.push(instructions(|| {
+        samples.push(cost(|| {
             result = sleepers
                 .uffd
                 .resolve(Resolution::Copy, address, PAGE, sleepers.source);
@@ -284,7 +284,7 @@ pub fn latency(count: usize, faults: usize, report: &Report) -> Result<()> {
     let mut samples = Samples::with_capacity(faults);
     while samples.len() < faults {
         for page in 0..CHUNK.min(faults - samples.len()) {
-            samples.push(instructions(|| uffd::write(chunk.page(page))) as f64);
+            samples.push(cost(|| uffd::write(chunk.page(page))) as f64);
         }
         chunk.advise(libc::MADV_DONTNEED)?;
     }
@@ -308,7 +308,7 @@ pub fn batched(size: usize, report: &Report) -> Result<()> {
         threads::settle();
         let mut read = 0;
         let buffer = &mut sleepers.buffer[..size];
-        let counted = instructions(|| {
+        let counted = cost(|| {
             for _ in 0..UNREAD / size {
                 read += sleepers.uffd.read(buffer).unwrap_or(0);
             }
@@ -353,7 +353,9 @@ pub fn enqueue(count: usize, report: &Report) -> Result<()> {
     }
     let seconds = begin.elapsed().as_secs_f64();
     match report.mode {
-        Mode::Contention => report.exact(&[], count as f64 / seconds, "faults per second"),
+        Mode::Contention | Mode::Time => {
+            report.exact(&[], count as f64 / seconds, "faults per second")
+        }
         Mode::PathLength => {
             // From the access of one thread to the access of the next.
             let mut times: Vec<u64> = times

@@ -2,15 +2,18 @@
 
 //! Descriptors, and memory that is registered with them.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use clap::ValueEnum;
 use linux_raw_sys::{general as uapi, ioctl};
 use serde::Serialize;
 use std::{
-    io,
+    fmt, fs, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        OnceLock,
+    },
 };
 use uffd_guest::{memfd, Mmap, RW};
 
@@ -26,6 +29,9 @@ const SPACING: usize = 4 << 30;
 // The crate `linux-raw-sys` has most requests, but not these.
 const UFFDIO_MOVE: u32 = request::<uapi::uffdio_move>(uapi::_UFFDIO_MOVE);
 const UFFDIO_POISON: u32 = request::<uapi::uffdio_poison>(uapi::_UFFDIO_POISON);
+
+/// `_IO(USERFAULTFD_IOC, 0)`
+const USERFAULTFD_IOC_NEW: u32 = uapi::USERFAULTFD_IOC << 8;
 
 /// `_IOWR(UFFDIO, number, T)`
 const fn request<T>(number: u32) -> u32 {
@@ -205,6 +211,53 @@ pub const EVENTS: u32 = uapi::UFFD_FEATURE_EVENT_FORK
     | uapi::UFFD_FEATURE_EVENT_REMOVE
     | uapi::UFFD_FEATURE_EVENT_UNMAP;
 
+/// How userfaultfds are opened.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// With `userfaultfd(2)`.
+    SystemCall,
+    /// With `/dev/userfaultfd`, which may be allowed where the system call is not.
+    Device,
+    /// With `userfaultfd(2)`, for faults of user mode only: no privilege is needed for these.
+    UserMode,
+}
+
+/// How this process does it; the system call if nothing was said.
+pub static WAY: OnceLock<Way> = OnceLock::new();
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SystemCall => "userfaultfd(2)",
+            Self::Device => "/dev/userfaultfd",
+            Self::UserMode => "userfaultfd(2) with UFFD_USER_MODE_ONLY",
+        })
+    }
+}
+
+impl Way {
+    /// Opens a userfaultfd with flags `O_*`.
+    pub fn open(self, flags: i32) -> io::Result<OwnedFd> {
+        let mut device = fs::File::options();
+        // SAFETY: No pointers are involved.
+        let fd = check(unsafe {
+            match self {
+                Self::SystemCall => libc::syscall(libc::SYS_userfaultfd, flags) as i32,
+                Self::UserMode => {
+                    let flags = flags | uapi::UFFD_USER_MODE_ONLY as i32;
+                    libc::syscall(libc::SYS_userfaultfd, flags) as i32
+                }
+                Self::Device => {
+                    let device = device.read(true).write(true).open("/dev/userfaultfd")?;
+                    libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW.into(), flags)
+                }
+            }
+        })?;
+        // SAFETY: The descriptor is new, and this is its only owner.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
 /// A userfaultfd.
 pub struct Uffd(OwnedFd);
 
@@ -212,18 +265,30 @@ impl Uffd {
     /// Opens a userfaultfd with features `UFFD_FEATURE_*`.
     pub fn new(nonblocking: bool, features: u32) -> Result<Self> {
         let flags = libc::O_CLOEXEC | if nonblocking { libc::O_NONBLOCK } else { 0 };
-        // SAFETY: The descriptor is ours.
-        let uffd = unsafe {
-            let fd = check(libc::syscall(libc::SYS_userfaultfd, flags) as i32)?;
-            Self(OwnedFd::from_raw_fd(fd))
-        };
+        let uffd = Self(WAY.get().unwrap_or(&Way::SystemCall).open(flags)?);
+        uffd.enable(features)?;
+        Ok(uffd)
+    }
+
+    /// Chooses features. Returns all those that the kernel has.
+    fn enable(&self, features: u32) -> io::Result<u64> {
         let mut api = uapi::uffdio_api {
             api: uapi::UFFD_API.into(),
             features: features.into(),
             ioctls: 0,
         };
-        uffd.ioctl(ioctl::UFFDIO_API, &mut api)?;
-        Ok(uffd)
+        self.ioctl(ioctl::UFFDIO_API, &mut api)?;
+        Ok(api.features)
+    }
+
+    /// Returns all features that the kernel has, if these can be used.
+    pub fn features(wanted: u32) -> Result<u64> {
+        let uffd = Self(
+            WAY.get()
+                .unwrap_or(&Way::SystemCall)
+                .open(libc::O_CLOEXEC)?,
+        );
+        uffd.enable(wanted).context("UFFDIO_API")
     }
 
     pub fn raw(&self) -> i32 {
