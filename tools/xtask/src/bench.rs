@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `cargo xtask bench`: the costs of both implementations, side by side.
+//! `cargo xtask bench`: the costs of both implementations, side by side, and those of this machine's
+//! own kernel.
 
+mod compare;
+mod native;
 mod plot;
 mod size;
 mod targets;
@@ -35,13 +38,33 @@ pub struct Options {
     /// Only measures with this in their name, such as `waiters`.
     #[arg(long, value_name = "FILTER")]
     measure: Vec<String>,
-    /// The directory for tables and plots; target/bench by default
+    /// The directory for results and plots; target/bench or target/bench-native by default
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
     /// Measure the most important paths only, and fail if Rust is worse than C by more than the
     /// bound of the measure.
     #[arg(long, conflicts_with_all = ["quick", "measure", "out"])]
     check: bool,
+    /// Measure the time of operations on this machine's own kernel, without a lab and a guest.
+    #[arg(long, conflicts_with_all = ["quick", "check"])]
+    native: bool,
+    /// How long to measure; 60 seconds by default
+    #[arg(long, requires = "native")]
+    seconds: Option<u64>,
+    /// How much memory to use at most; 256 MiB by default
+    #[arg(long, requires = "native", value_name = "MIB")]
+    memory: Option<u64>,
+    /// Compare two files that --native wrote: tables, and plots.
+    #[arg(long, num_args = 2, value_names = ["A", "B"],
+          conflicts_with_all = ["quick", "measure", "check", "native"])]
+    compare: Option<Vec<PathBuf>>,
+}
+
+impl Options {
+    fn out(&self, session: &Session, default: &str) -> PathBuf {
+        let default = || session.repo.join("target").join(default);
+        self.out.clone().unwrap_or_else(default)
+    }
 }
 
 /// Counting instructions, and counting operations per second.
@@ -326,6 +349,12 @@ impl<'a> Bench<'a> {
 /// Measures, and prints which targets were met. Fails if a measurement fails, but not if a target
 /// is missed.
 pub fn bench(session: &Session, options: &Options) -> Result<()> {
+    if options.native {
+        return native::measure(session, options);
+    }
+    if let Some([a, b]) = options.compare.as_deref() {
+        return compare::compare([a, b], &options.out(session, "bench-native"));
+    }
     let builder = session.builder()?;
     if options.check {
         let found = check(&builder)?;
@@ -350,10 +379,7 @@ pub fn bench(session: &Session, options: &Options) -> Result<()> {
          {}",
         ui::duration(start.elapsed())
     );
-    let out = match &options.out {
-        Some(out) => out.clone(),
-        None => session.repo.join("target/bench"),
-    };
+    let out = options.out(session, "bench");
     let targets = targets::judge(&bench.rows, asserted);
     bench.write(&out, &about, &targets)?;
     println!("\n{}", targets_table(&targets));

@@ -117,7 +117,7 @@ const PLOTS: &[Plot] = &[
 const SIZE: (u32, u32) = (900, 540);
 
 /// Shades of orange for Rust and of blue for C.
-const SHADES: &[(RGBColor, RGBColor)] = &[
+pub const SHADES: &[(RGBColor, RGBColor)] = &[
     (RGBColor(200, 70, 0), RGBColor(0, 70, 160)),
     (RGBColor(240, 130, 40), RGBColor(60, 130, 220)),
     (RGBColor(150, 40, 40), RGBColor(40, 40, 110)),
@@ -145,23 +145,41 @@ pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
         }
         curves.retain(|_, points| points.len() > 1);
         if !curves.is_empty() {
-            let path = out.join(format!("{}.svg", plot.name));
-            let svg = draw(plot, &curves).map_err(|err| anyhow!("{}: {err}", plot.name))?;
-            fs::write(&path, svg).with_context(|| path.display().to_string())?;
+            draw(
+                &Chart {
+                    title: plot.title,
+                    x: plot.x,
+                    y: &format!("{} ({})", plot.unit, plot.mode),
+                },
+                &lines(&curves),
+                &out.join(format!("{}.svg", plot.name)),
+            )?;
             names.push(plot.name.into());
         }
     }
     Ok(names)
 }
 
-fn draw(
-    plot: &Plot,
-    curves: &BTreeMap<String, Vec<(f64, &Row)>>,
-) -> Result<String, Box<dyn std::error::Error + 'static>> {
+/// A line of a chart.
+pub struct Line {
+    pub label: String,
+    pub points: Vec<(f64, f64)>,
+    pub color: RGBColor,
+}
+
+/// What is written on a chart.
+pub struct Chart<'a> {
+    pub title: &'a str,
+    pub x: &'a str,
+    pub y: &'a str,
+}
+
+/// Returns a line for each curve and implementation.
+fn lines(curves: &BTreeMap<String, Vec<(f64, &Row)>>) -> Vec<Line> {
     let mut lines = Vec::new();
     for ((name, points), shades) in curves.iter().zip(SHADES.iter().cycle()) {
         for (imp, title, color) in [(Impl::Rust, "Rust", shades.0), (Impl::C, "C", shades.1)] {
-            let line: Vec<(f64, f64)> = points
+            let points = points
                 .iter()
                 .filter_map(|(x, row)| Some((*x, row.median(imp)?)))
                 .collect();
@@ -170,10 +188,24 @@ fn draw(
             } else {
                 format!("{title}: {name}")
             };
-            lines.push((label, line, color));
+            lines.push(Line {
+                label,
+                points,
+                color,
+            });
         }
     }
-    let all = || lines.iter().flat_map(|(_, line, _)| line.iter().copied());
+    lines
+}
+
+/// Writes a chart to a file.
+pub fn draw(chart: &Chart, lines: &[Line], path: &Path) -> Result<()> {
+    let svg = svg(chart, lines).map_err(|err| anyhow!("{}: {err}", chart.title))?;
+    fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Error + 'static>> {
+    let all = || lines.iter().flat_map(|line| line.points.iter().copied());
     let fold = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
             (low.min(v), high.max(v))
@@ -188,7 +220,7 @@ fn draw(
     let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(plot.title, ("sans-serif", 24))
+        .caption(about.title, ("sans-serif", 24))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(80)
@@ -201,20 +233,20 @@ fn draw(
     let precise = |value: &f64| super::number(*value);
     chart
         .configure_mesh()
-        .x_desc(plot.x)
-        .y_desc(format!("{} ({})", plot.unit, plot.mode))
+        .x_desc(about.x)
+        .y_desc(about.y)
         .x_label_formatter(&round)
         .y_label_formatter(&precise)
         .label_style(small)
         .axis_desc_style(small)
         .light_line_style(WHITE)
         .draw()?;
-    for (label, line, color) in lines {
+    for line in lines {
+        let color = line.color;
+        let points = line.points.iter().copied();
         chart
-            .draw_series(
-                LineSeries::new(line.iter().copied(), color.stroke_width(2)).point_size(3),
-            )?
-            .label(label)
+            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
+            .label(&line.label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     }
     chart
