@@ -115,6 +115,9 @@ const PLOTS: &[Plot] = &[
 ];
 
 const SIZE: (u32, u32) = (900, 540);
+/// The heights of the plot in it, and of the name of a line.
+const HEIGHT: f64 = 446.0;
+const ROW: f64 = 22.0;
 
 /// Shades of orange for Rust and of blue for C.
 pub const SHADES: &[(RGBColor, RGBColor)] = &[
@@ -214,6 +217,11 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
     let (left, right) = fold(&mut all().map(|(x, _)| x));
     let (bottom, top) = fold(&mut all().map(|(_, y)| y));
 
+    // The names of the lines are in the upper left corner, and should not hide the lines.
+    let bottom = bottom * 0.8;
+    let hidden = (ROW * lines.len() as f64 / HEIGHT).min(0.5);
+    let room = (top / bottom).powf(hidden / (1.0 - hidden)).max(2.0);
+
     // Powers of ten are too far apart if the values differ little.
     let base = if top / bottom < 100.0 { 2.0 } else { 10.0 };
     let mut svg = format!("{LICENSE}\n");
@@ -226,7 +234,7 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
         .y_label_area_size(80)
         .build_cartesian_2d(
             (left..right * 1.05).log_scale().base(2.0),
-            (bottom * 0.8..top * 2.0).log_scale().base(base),
+            (bottom..top * room).log_scale().base(base),
         )?;
     let small = ("sans-serif", 16);
     let round = |value: &f64| format!("{:.0}", value);
