@@ -3,9 +3,9 @@
 //! Measures the userfaultfd of the kernel that it runs on, in a guest of its own and as root; or, with
 //! [`native`], on a machine that does something else too.
 //!
-//! In a guest, each result is a line of JSON on the standard output. The progress is on the standard error. If
-//! a case cannot be measured, that is an error, but the other cases are still measured. If the kernel
-//! has nothing to measure it by, the case is skipped.
+//! In a guest, each result is a line of JSON on the standard output. The progress is on the standard
+//! error. If a case cannot be measured, that is an error, but the other cases are still measured. If
+//! the kernel has nothing to measure it by, the case is skipped.
 
 mod clock;
 mod faults;

@@ -129,14 +129,21 @@ pub fn run(options: &Options) -> Result<()> {
     let mut cases = plan::timed_cases(limits.room);
     plan::retain(&mut cases, &options.measure);
     ensure!(!cases.is_empty(), NOTHING);
-    let failed = measure_all(&limits, cases, options.seconds, &mut results)?;
+    let failed = measure_all(&limits, cases, options.seconds, &mut results);
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    let failed = failed?;
     if results.rows.is_empty() {
         let why = results.not_measured.first().map_or("", |first| &first.why);
         bail!("nothing could be measured: {why}");
     }
     let text = serde_json::to_string_pretty(&results)?;
-    fs::write(&path, text).with_context(|| cannot_write(&path))?;
-    say(format_args!("\n{results}\nto send: {}", path.display()))?;
+    let written = fs::write(&path, text).inspect_err(|_| drop(fs::remove_file(&path)));
+    // They are not lost if the disk is full by now.
+    say(format_args!("\n{results}"))?;
+    written.with_context(|| cannot_write(&path))?;
+    say(format_args!("to send: {}", path.display()))?;
     if failed != 0 {
         bail!("{failed} could not be measured: please report them with the file, which says why");
     }
@@ -201,9 +208,6 @@ fn measure_all(
         };
         let case = case.to_string();
         results.not_measured.push(NotMeasured { case, why });
-    }
-    if io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
     }
     results.seconds = start.elapsed().as_secs_f64();
     results.peak_memory_mib = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() as u64 >> 10;

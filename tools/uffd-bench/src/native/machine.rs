@@ -116,8 +116,11 @@ impl Memory {
 
     /// Fails if there is not so much memory for this process, in bytes.
     pub fn require(&self, wanted: usize) -> Result<()> {
-        // The limit of the control group, if this is in a container.
-        let limit = read("/sys/fs/cgroup/memory.max").and_then(|text| text.parse().ok());
+        // The limit of the control group, if this is in a container: version 2 or 1.
+        let limits = ["memory.max", "memory/memory.limit_in_bytes"];
+        let limit = limits
+            .iter()
+            .find_map(|name| read(&format!("/sys/fs/cgroup/{name}"))?.parse().ok());
         let left = self.available.min(limit.unwrap_or(usize::MAX));
         if left < wanted {
             bail!(

@@ -18,8 +18,9 @@ pub struct Results {
     pub date: String,
     pub machine: Machine,
     pub parameters: Parameters,
-    /// What it took.
+    /// How long all of it took.
     pub seconds: f64,
+    /// That of the case with most, without huge pages.
     pub peak_memory_mib: u64,
     pub not_measured: Vec<NotMeasured>,
     pub rows: Vec<Row>,
