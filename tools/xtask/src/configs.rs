@@ -29,7 +29,8 @@ struct Config {
     on: Option<&'static str>,
     /// The options that are off.
     off: &'static [&'static str],
-    /// The options of the test kernel that depend on them, so that they are off as well.
+    /// The options of the test kernel that depend on them, so that they are off as well or have
+    /// another value (`NAME=VALUE`).
     with_them: &'static [&'static str],
     /// The arguments of make that ask for more warnings.
     checks: &'static str,
@@ -75,7 +76,7 @@ const CONFIGS: &[Config] = &[
         &["PER_VMA_LOCK", "SMP"],
         &[
             "ACPI_NUMA",
-            "NR_CPUS",
+            "NR_CPUS=1",
             "NUMA",
             "PER_VMA_LOCK_STATS",
             "PT_RECLAIM",
@@ -126,7 +127,10 @@ impl Config {
             config += &format!("CONFIG_{name}=y\n");
         }
         for name in self.off.iter().chain(self.with_them) {
-            config += &format!("# CONFIG_{name} is not set\n");
+            config += &match name.contains('=') {
+                true => format!("CONFIG_{name}\n"),
+                false => format!("# CONFIG_{name} is not set\n"),
+            };
         }
         config + "CONFIG_USERFAULTFD_RUST=y\n"
     }
@@ -137,9 +141,12 @@ impl Config {
         if !self.off.is_empty() {
             about.push(format!("{} off", self.off.join(", ")));
         }
-        if !self.with_them.is_empty() {
-            about.push(format!("so {} off", self.with_them.join(", ")));
+        let (values, off): (Vec<&str>, Vec<&str>) =
+            self.with_them.iter().partition(|name| name.contains('='));
+        if !off.is_empty() {
+            about.push(format!("so {} off", off.join(", ")));
         }
+        about.extend(values.into_iter().map(str::to_string));
         about.join("; ")
     }
 
@@ -304,11 +311,15 @@ mod tests {
     fn what_is_off_is_wanted_off() {
         for config in CONFIGS {
             let wanted = config.wanted();
-            for name in config.off.iter().chain(config.with_them) {
+            for name in config.off {
                 assert!(wanted.contains(&format!("# CONFIG_{name} is not set\n")));
             }
             assert!(!config.about().is_empty());
         }
+        let config = without("no-a", &["A"], &["AB", "N=1"]);
+        let wanted = config.wanted();
+        assert!(wanted.contains("# CONFIG_A is not set\n# CONFIG_AB is not set\nCONFIG_N=1\n"));
+        assert_eq!(config.about(), "A off; so AB off; N=1");
     }
 
     #[test]
