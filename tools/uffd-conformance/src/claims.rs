@@ -290,12 +290,13 @@ fn meanwhile(log: &mut Transcript) {
 }
 
 /// Four threads wait in read() when there are two forks, and none of them runs before both events
-/// are there. The two that come too late wait on, and read about faults.
+/// are there. The first one is not preempted by the others. The two that come too late wait on, and
+/// read about faults.
 fn two_of_four(log: &mut Transcript) {
     catch_signals();
     let watched = Watched::new(0, UFFD_FEATURE_EVENT_FORK, 2);
     run_on(Some(0));
-    let readers: Vec<_> = (0..4).map(|_| watched.reader(0)).collect();
+    let readers = [10, 0, 0, 0].map(|priority| watched.reader(priority));
     // This thread and those that it starts run on the other processor.
     run_on(Some(1));
     let busy = Busy::new();

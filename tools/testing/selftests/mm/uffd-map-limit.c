@@ -266,23 +266,29 @@ static void test_whole(void)
 }
 
 /*
- * Both ends of a range become one mapping with what is registered between them,
- * so no mapping is added.
+ * Both ends of a range become one mapping with what is between them already, so
+ * no mapping is added.
  */
-static void test_between(void)
+static void test_between(const char *what, int old, long (*call)(void), int changed)
 {
+	size_t part = PART * page_size;
 	int half = PART / 2;
 
 	uffd = uffd_open(0);
 	new_parts();
-	if (mprotect(parts, NR_PARTS * PART * page_size, PROT_READ | PROT_WRITE))
+	if (mprotect(parts, NR_PARTS * part, PROT_READ | PROT_WRITE))
 		ksft_exit_fail_perror("mprotect");
-	must_register(uffd, page(PART), PART * page_size, MISSING);
+	if (old) {
+		must_register(uffd, parts, part, MISSING);
+		must_register(uffd, page(2 * PART), part, MISSING);
+	} else {
+		must_register(uffd, page(PART), part, MISSING);
+	}
 	fill(0);
-	ksft_test_result(!register_missing() && all(0, half, 0) &&
-			 all(half, 2 * PART + half, UM) &&
-			 all(2 * PART + half, NR_PARTS * PART, 0),
-			 "parts beside what is registered can be registered at the limit\n");
+	ksft_test_result(!call() && all(0, half, old) &&
+			 all(half, 2 * PART + half, changed) &&
+			 all(2 * PART + half, NR_PARTS * PART, old),
+			 "%s: parts become one with what is between them at the limit\n", what);
 	close(uffd);
 	unfill();
 }
@@ -328,7 +334,7 @@ int main(void)
 	new_parts();
 	if (flags_of(parts) < 0)
 		ksft_exit_skip("no VmFlags in smaps\n");
-	ksft_set_plan(2 + 8 + 2 + 4 + 1);
+	ksft_set_plan(2 + 8 + 2 + 4 + 2);
 	test_neighbour("before", 1, 0);
 	test_neighbour("behind", 1, 2);
 	snprintf(limit, sizeof(limit), "%ld", nr_maps() + ROOM);
@@ -341,7 +347,8 @@ int main(void)
 	test_parts("unregister", UM | UW, unregister, 0);
 	test_faults();
 	test_whole();
-	test_between();
+	test_between("register", 0, register_missing, UM);
+	test_between("unregister", UM, unregister, 0);
 
 	ksft_finished();
 }
