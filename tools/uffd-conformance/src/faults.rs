@@ -255,12 +255,17 @@ fn counters(log: &mut Transcript, setup: Setup) {
             continue;
         }
         for act in ACTS.iter().filter(|act| RESOLVING.contains(&act.name)) {
-            log.record(format!("{name},{}", act.name), counted(setup, name, act));
+            // Faults on the memory of the program itself may add to one of the two.
+            let attempts = [(); 2].map(|()| counted(setup, name, act));
+            let (_, answer) = attempts.into_iter().min().expect("there are two");
+            log.record(format!("{name},{}", act.name), answer);
         }
     }
 }
 
-fn counted(setup: Setup, name: &str, act: &Act) -> String {
+/// Returns how many minor and major faults an access has counted, unless its thread sleeps still, and
+/// this in words.
+fn counted(setup: Setup, name: &str, act: &Act) -> (Option<[i64; 2]>, String) {
     let fixture = Fixture::new(setup.kind, setup.mode, 0, 0);
     fixture.reset(setup.populated);
     let access = ACCESSES.iter().find(|access| access.name == name);
@@ -276,8 +281,9 @@ fn counted(setup: Setup, name: &str, act: &Act) -> String {
         let before = fault_counts();
         let answer = run(address, &names);
         let after = fault_counts();
-        let [minor, major] = [0, 1].map(|index| after[index] - before[index]);
-        format!("{answer}: {minor} minor, {major} major")
+        let counts = [0, 1].map(|index| after[index] - before[index]);
+        let [minor, major] = counts;
+        (counts, format!("{answer}: {minor} minor, {major} major"))
     });
     fixture.uffd.wait_for_sleepers(1);
     let done = (act.run)(&fixture);
@@ -286,9 +292,10 @@ fn counted(setup: Setup, name: &str, act: &Act) -> String {
         fixture.uffd.range(&WAKE, start, len, 0);
         fixture.resolve_all(&thread);
         thread.join().expect("no panic");
-        return format!("{done}, still asleep");
+        return (None, format!("{done}, still asleep"));
     }
-    format!("{done}, {}", thread.join().expect("no panic"))
+    let (counts, text) = thread.join().expect("no panic");
+    (Some(counts), format!("{done}, {text}"))
 }
 
 /// Many threads that sleep close to one another, of which a range is woken: one for each page, or
