@@ -94,7 +94,7 @@ prepare_all() {
 
 # prepare_selftests: make what the selftests need, and enter their directory.
 # One of them uses huge pages of each size that there is, of which arm64 has
-# four. The kernel's command line has to ask for those of 1 GiB.
+# four. The kernel's command line asks for the two largest ones.
 prepare_selftests() {
 	prepare
 	if [ -d /sys/kernel/mm/hugepages/hugepages-64kB ]; then

@@ -253,7 +253,8 @@ pub fn append(flavour: Flavour) -> &'static str {
     match flavour {
         // A huge page has 512 MiB otherwise.
         Flavour::Arm64Pages64 => "default_hugepagesz=2M",
-        Flavour::Arm64 => GIGANTIC,
+        // Later on, memory may be too scattered for those of 32 MiB.
+        Flavour::Arm64 => "hugepagesz=1G hugepages=1 hugepagesz=32M hugepages=2",
         _ => "",
     }
 }
