@@ -7,16 +7,16 @@
 //! for that.
 
 use crate::{
-    delivery::{Busy, Watched},
     memory::{dontneed, read_bytes, read_into, Area, Names},
     process::{
         ended, ends_soon, exit, fork, fork_with, kill, limit_descriptors, receive, run_on, send,
-        sleeping_thread, this_thread, Status,
+        sleeping_thread, this_thread, Busy, Status,
     },
     sys::{duplicate, fcntl, read, Answer},
     touch::{catch_signals, fill},
     transcript::{Case, Transcript},
-    uffd::{child_of, describe, message_of, Uffd},
+    uffd::{describe, message_of, Uffd},
+    watched::Watched,
 };
 use linux_raw_sys::general::*;
 use std::{
@@ -121,12 +121,14 @@ impl Forker {
 /// What is done while a thread, or two, have begun to read about a fork.
 struct Meanwhile {
     name: &'static str,
-    /// The flags of the descriptor.
-    flags: i32,
     /// How many threads read, each about a fork.
     readers: usize,
     /// Whether there is room for their descriptors in the end.
     room: bool,
+    /// Whether another thread waits to read meanwhile.
+    another: bool,
+    /// Whether the process that forks is killed.
+    kills: bool,
     /// Does it, and returns a question about it with its answer. The thread that is given reads
     /// once more if it is started. The buffers are what is read into.
     act: fn(&Forker, &Watchable<Answer>, buffers: usize) -> (&'static str, String),
@@ -135,44 +137,50 @@ struct Meanwhile {
 const MEANWHILE: &[Meanwhile] = &[
     Meanwhile {
         name: "poll",
-        flags: libc::O_NONBLOCK,
         readers: 1,
         room: true,
+        another: false,
+        kills: false,
         act: |forker, _, _| ("poll meanwhile", forker.uffd.poll_now()),
     },
     Meanwhile {
         name: "poll without room",
-        flags: libc::O_NONBLOCK,
         readers: 1,
         room: false,
+        another: false,
+        kills: false,
         act: |forker, _, _| ("poll meanwhile", forker.uffd.poll_now()),
     },
     Meanwhile {
         name: "killed",
-        flags: libc::O_NONBLOCK,
         readers: 1,
         room: true,
+        another: false,
+        kills: true,
         act: kill_forker,
     },
     Meanwhile {
         name: "killed without room",
-        flags: libc::O_NONBLOCK,
         readers: 1,
         room: false,
+        another: false,
+        kills: true,
         act: kill_forker,
     },
     Meanwhile {
         name: "buffers go",
-        flags: libc::O_NONBLOCK,
         readers: 2,
         room: true,
+        another: false,
+        kills: false,
         act: |_, _, buffers| ("dontneed", dontneed(buffers).to_string()),
     },
     Meanwhile {
         name: "another reader without room",
-        flags: 0,
         readers: 1,
         room: false,
+        another: true,
+        kills: false,
         act: |_, another, _| {
             // The limit is that of the time when a thread begins to need a descriptor.
             limit_descriptors(u64::MAX);
@@ -205,7 +213,11 @@ fn fill_table() {
 fn attempt(log: &mut Transcript, meanwhile: &Meanwhile) {
     let question = |text: &str| format!("{},{text}", meanwhile.name);
     bring_program();
-    let forker = Forker::new(meanwhile.flags, meanwhile.readers);
+    let flags = match meanwhile.another {
+        true => 0,
+        false => libc::O_NONBLOCK,
+    };
+    let forker = Forker::new(flags, meanwhile.readers);
     let buffers = Area::anon(2, 1);
     fill(buffers.start, MESSAGE);
     let (fd, start) = (forker.uffd.fd(), buffers.start);
@@ -251,7 +263,7 @@ fn attempt(log: &mut Transcript, meanwhile: &Meanwhile) {
     answers.sort();
     log.record(question("read"), answers.join(", "));
     limit_descriptors(u64::MAX);
-    if meanwhile.flags == 0 {
+    if meanwhile.another {
         let text = match ends_soon(&another.thread) {
             true => another.thread.join().expect("no panic").to_string(),
             false => "sleeps on".into(),
@@ -260,15 +272,8 @@ fn attempt(log: &mut Transcript, meanwhile: &Meanwhile) {
         fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
     }
     log.record(question("poll"), forker.uffd.poll_now());
-    let next = match forker.uffd.read() {
-        Ok(message) => {
-            drop(child_of(&message));
-            describe(&message, &Names::new(&[]))
-        }
-        Err(answer) => answer.to_string(),
-    };
-    log.record(question("next"), next);
-    if !meanwhile.name.starts_with("killed") {
+    log.record(question("next"), forker.uffd.next(&Names::new(&[])));
+    if !meanwhile.kills {
         log.record(question("process"), ended(forker.process));
     }
 }

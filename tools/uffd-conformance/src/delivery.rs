@@ -10,7 +10,7 @@ use crate::{
     poll::{poll_fd, select, Epoll},
     process::{
         ended, ends_soon, fork, fork_with, kill, limit_descriptors, run_on, set_limit,
-        sleeping_thread, wait_for_sleep,
+        set_priority, sleeping_thread, wait_for_sleep, Busy,
     },
     sys::{fcntl, new_descriptor, Answer, PAGE},
     touch::{
@@ -19,18 +19,15 @@ use crate::{
     },
     transcript::{Case, Transcript},
     uffd::{
-        child_of, describe, message_of, read_one, touch_by_this_thread, Uffd, CONTINUE, MINOR,
-        MISSING, UNREGISTER, WAKE, WP, WRITEPROTECT,
+        child_of, describe, message_of, touch_by_this_thread, Uffd, CONTINUE, MINOR, MISSING,
+        UNREGISTER, WAKE, WP, WRITEPROTECT,
     },
+    watched::Watched,
 };
 use linux_raw_sys::general::*;
 use std::{
     collections::BTreeMap,
     os::fd::{AsRawFd, OwnedFd, RawFd},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Arc,
-    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -39,82 +36,6 @@ const MESSAGE: usize = std::mem::size_of::<uffd_msg>();
 
 /// How many pages most questions watch.
 const PAGES: usize = 8;
-
-/// An area that is registered for missing pages.
-pub struct Watched {
-    pub uffd: Uffd,
-    area: Area,
-    source: Area,
-    names: Names,
-}
-
-impl Watched {
-    pub fn new(flags: i32, features: u32, pages: usize) -> Self {
-        let area = Area::anon(0, pages);
-        let watched = Self {
-            uffd: Uffd::with(libc::O_CLOEXEC | flags, features.into()),
-            names: Names::new(&[("area", &area)]),
-            area,
-            source: Area::anon(1, 1),
-        };
-        let (start, len) = (watched.area.start, watched.area.len);
-        watched.uffd.must_register(start, len, MISSING);
-        watched
-    }
-
-    /// Starts a thread that loads from a page.
-    pub fn load(&self, page: usize) -> JoinHandle<String> {
-        let (address, names) = (self.area.at(page), self.names.clone());
-        std::thread::spawn(move || load(address, &names))
-    }
-
-    /// Starts a thread with a priority that waits for a message.
-    pub fn reader(&self, priority: i32) -> JoinHandle<String> {
-        let (fd, names) = (self.uffd.fd(), self.names.clone());
-        sleeping_thread(move || {
-            set_priority(priority);
-            read_one(fd, &names)
-        })
-    }
-
-    /// Fills a page.
-    pub fn fill(&self, page: usize) -> String {
-        let (dst, src) = (self.area.at(page), self.source.start);
-        self.uffd.copy(dst, src, PAGE, 0).to_string()
-    }
-
-    /// Reads a message, if there is one, and closes the descriptor that comes with it.
-    fn next(&self) -> String {
-        match self.uffd.read() {
-            Ok(message) => {
-                drop(child_of(&message));
-                describe(&message, &self.names)
-            }
-            Err(answer) => answer.to_string(),
-        }
-    }
-
-    /// Starts a thread that forks, and waits until its event is there.
-    fn fork(&self) -> JoinHandle<String> {
-        let forker = std::thread::spawn(|| fork_with(0, || 0));
-        assert_ne!(self.uffd.poll(10_000), 0, "there is no event");
-        forker
-    }
-}
-
-/// Gives this thread a real-time priority, or none if it is 0.
-fn set_priority(priority: i32) {
-    let policy = match priority {
-        0 => libc::SCHED_OTHER,
-        _ => libc::SCHED_FIFO,
-    };
-    let parameters = libc::sched_param {
-        sched_priority: priority,
-    };
-    // SAFETY: The structure is valid.
-    let set = unsafe { libc::sched_setscheduler(0, policy, &parameters) };
-    assert_eq!(set, 0, "there is no priority {priority}");
-}
 
 /// Waits until something is true. Returns whether it has become so in time.
 fn becomes_true(mut is_true: impl FnMut() -> bool) -> bool {
@@ -179,43 +100,6 @@ fn priorities(log: &mut Transcript) {
             }
             log.record(question("copy"), watched.fill(fault));
             log.record(question("load"), faulting.join().expect("no panic"));
-        }
-    }
-}
-
-/// A thread that keeps the first processor busy until this is dropped. No thread with a lower
-/// priority runs there meanwhile.
-pub struct Busy {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Busy {
-    pub fn new() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let its = stop.clone();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            run_on(Some(0));
-            set_priority(20);
-            let _ = sender.send(());
-            while !its.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-        receiver.recv().expect("a thread");
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("no panic");
         }
     }
 }

@@ -70,6 +70,7 @@ mod sys;
 mod touch;
 mod transcript;
 mod uffd;
+mod watched;
 
 use clap::Parser;
 use std::{

@@ -7,7 +7,10 @@ use std::{
     fs::File,
     io::Write,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    sync::Arc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -401,5 +404,56 @@ impl<T: Send + 'static> Task<T> {
 
     pub fn join(self) -> T {
         self.thread.join().expect("no panic")
+    }
+}
+
+/// Gives this thread a real-time priority, or none if it is 0.
+pub fn set_priority(priority: i32) {
+    let policy = match priority {
+        0 => libc::SCHED_OTHER,
+        _ => libc::SCHED_FIFO,
+    };
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: The structure is valid.
+    let set = unsafe { libc::sched_setscheduler(0, policy, &parameters) };
+    assert_eq!(set, 0, "there is no priority {priority}");
+}
+
+/// A thread that keeps the first processor busy until this is dropped. No thread with a lower
+/// priority runs there meanwhile.
+pub struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Busy {
+    pub fn new() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let its = stop.clone();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            run_on(Some(0));
+            set_priority(20);
+            let _ = sender.send(());
+            while !its.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        receiver.recv().expect("a thread");
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("no panic");
+        }
     }
 }

@@ -236,6 +236,17 @@ impl Uffd {
         }
     }
 
+    /// Reads a message, if there is one, and closes the descriptor that comes with it.
+    pub fn next(&self, names: &Names) -> String {
+        match self.read() {
+            Ok(message) => {
+                drop(child_of(&message));
+                describe(&message, names)
+            }
+            Err(answer) => answer.to_string(),
+        }
+    }
+
     /// Waits until there is a message. Returns what poll() says, 0 after the time limit.
     pub fn poll(&self, milliseconds: i32) -> i16 {
         poll_fd(self.fd(), libc::POLLIN, milliseconds)
