@@ -282,15 +282,34 @@ impl AnonInodeFile for Descriptor {
 
     #[doc(alias = "userfaultfd_show_fdinfo")]
     fn show_fdinfo(context: Borrowed<'_, Self>, m: &SeqFile) {
-        let (pending, total) = context.waiters().count();
+        let counters = context.waiters().counters();
         seq_print!(
             m,
             "pending:\t{}\ntotal:\t{}\nAPI:\t{:x}:{:x}:{:x}\n",
-            pending,
-            total,
+            counters.pending,
+            counters.total,
             supported::API,
             context.features(),
             supported::API_IOCTLS | supported::RANGE_IOCTLS,
+        );
+        // C has no more than this.
+        let [eexist, eagain, enoent] = context.failures().counts();
+        seq_print!(
+            m,
+            "missing:\t{}\nwp:\t{}\nminor:\t{}\nread:\t{}\nwoken:\t{}\n",
+            counters.missing,
+            counters.write_protected,
+            counters.minor,
+            counters.read,
+            counters.woken,
+        );
+        seq_print!(
+            m,
+            "EEXIST:\t{}\nEAGAIN:\t{}\nENOENT:\t{}\nlongest_ms:\t{}\n",
+            eexist,
+            eagain,
+            enoent,
+            context.waiters().longest_wait(),
         );
     }
 }

@@ -3,6 +3,7 @@
 //! Registration of VMAs.
 
 use kernel::{
+    mm::virt::vm_flags_t,
     prelude::*,
     task::cond_resched,
     uaccess::UserPtr,
@@ -12,6 +13,7 @@ use kernel::{
         fault::Wakeup,
         range::PageRange,
         supported::{self, VM_MAYWRITE, VM_UFFD_MISSING},
+        trace,
         vma::VmaCursor,
         Context, OpenContext,
     },
@@ -44,43 +46,10 @@ pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
     let request = UffdioRegister::read(arg)?;
     let flags = supported::register_flags(request.mode).ok_or(EINVAL)?;
     let range = PageRange::new(&context, request.range)?;
-    let (start, end) = (range.start(), range.end());
-    let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);
+    let done = register_range(context, range, flags);
+    trace::register(&context, range.addresses(), request.mode, done.map(|_| ()));
 
-    let mut has_hugetlb = false;
-    {
-        let mm = context.mm().mmget_not_zero().ok_or(ENOMEM)?;
-        let mut guard = mm.mmap_write_lock();
-        let mut cursor = VmaCursor::new(&mut guard, start, end);
-
-        enter(&mut cursor, start)?;
-        while let Some(vma) = cursor.current() {
-            if !vma.can_userfault(flags, wp_async) {
-                return Err(EINVAL);
-            }
-            // Pages can be filled even if the mapping is not writable. This must not become a way
-            // to write to a file that could not be opened for writing, or is sealed.
-            if vma.flags() & VM_MAYWRITE == 0 {
-                return Err(EPERM);
-            }
-            let ends_here = end <= vma.end() && end > vma.start();
-            if vma.is_hugetlb() && ends_here && end & (vma.pagesize() - 1) != 0 {
-                return Err(EINVAL);
-            }
-            if vma
-                .context()
-                .is_some_and(|other| !core::ptr::eq(other, context.get()))
-            {
-                return Err(EBUSY);
-            }
-            has_hugetlb |= vma.is_hugetlb();
-            cond_resched();
-            cursor.advance();
-        }
-        cursor.register(context, flags)?;
-    }
-
-    let mut ioctls = if has_hugetlb {
+    let mut ioctls = if done? {
         supported::RANGE_IOCTLS_BASIC
     } else {
         supported::RANGE_IOCTLS
@@ -94,6 +63,43 @@ pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
     UffdioRegister::answer(arg, ioctls)
 }
 
+/// Registers a range. Returns true if there is hugetlb memory in it.
+fn register_range(context: OpenContext<'_>, range: PageRange, flags: vm_flags_t) -> Result<bool> {
+    let (start, end) = (range.start(), range.end());
+    let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);
+    let mm = context.mm().mmget_not_zero().ok_or(ENOMEM)?;
+    let mut guard = mm.mmap_write_lock();
+    let mut cursor = VmaCursor::new(&mut guard, start, end);
+    let mut has_hugetlb = false;
+
+    enter(&mut cursor, start)?;
+    while let Some(vma) = cursor.current() {
+        if !vma.can_userfault(flags, wp_async) {
+            return Err(EINVAL);
+        }
+        // Pages can be filled even if the mapping is not writable. This must not become a way to
+        // write to a file that could not be opened for writing, or is sealed.
+        if vma.flags() & VM_MAYWRITE == 0 {
+            return Err(EPERM);
+        }
+        let ends_here = end <= vma.end() && end > vma.start();
+        if vma.is_hugetlb() && ends_here && end & (vma.pagesize() - 1) != 0 {
+            return Err(EINVAL);
+        }
+        if vma
+            .context()
+            .is_some_and(|other| !core::ptr::eq(other, context.get()))
+        {
+            return Err(EBUSY);
+        }
+        has_hugetlb |= vma.is_hugetlb();
+        cond_resched();
+        cursor.advance();
+    }
+    cursor.register(context, flags)?;
+    Ok(has_hugetlb)
+}
+
 /// `UFFDIO_UNREGISTER`: unregisters a range, all of it or none, and wakes the threads that sleep in
 /// the VMAs that were registered for missing pages.
 ///
@@ -105,6 +111,12 @@ pub(crate) fn register(context: OpenContext<'_>, arg: UserPtr) -> Result {
 #[doc(alias = "userfaultfd_unregister")]
 pub(crate) fn unregister(context: &Context, arg: UserPtr) -> Result {
     let range = PageRange::new(context, UffdioRange::read(arg)?)?;
+    let done = unregister_range(context, range);
+    trace::unregister(context, range.addresses(), done);
+    done
+}
+
+fn unregister_range(context: &Context, range: PageRange) -> Result {
     let (start, end) = (range.start(), range.end());
     let wp_async = context.has(uapi::UFFD_FEATURE_WP_ASYNC);
 

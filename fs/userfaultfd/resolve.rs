@@ -2,6 +2,7 @@
 
 //! Operations on pages, and wake-ups.
 
+use core::ops::Range;
 use kernel::{
     error::Error,
     prelude::*,
@@ -15,7 +16,7 @@ use kernel::{
         fault::Wakeup,
         pages::{Existing, Pages},
         range::{CopySource, PageRange},
-        Context,
+        trace, Context,
     },
 };
 
@@ -282,7 +283,7 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
 
     if context.mmap_changing() {
         report(&Err(EAGAIN))?;
-        return Err(EAGAIN);
+        return Err(failed(context, T::CMD, 0..0, EAGAIN, 0));
     }
     let request = T::read(arg)?;
     let (range, source) = request.check(context)?;
@@ -290,32 +291,85 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
     let wakes = request.mode() & abi::MODE_DONTWAKE == 0;
     let done = {
         let pages = Pages::new(context).ok_or(ESRCH)?;
-        let done = request.run(&pages, range, source);
-        if done == Err(EEXIST) && wakes {
-            wake_existing(context, &pages, range);
-        }
-        done
+        request.run(&pages, range, source).map_err(|err| {
+            let woken = if err == EEXIST && wakes {
+                wake_existing(context, &pages, range)
+            } else {
+                0
+            };
+            failed(context, T::CMD, range.addresses(), err, woken)
+        })
     };
-    report(&done)?;
+    if let Err(err) = report(&done) {
+        return Err(match done {
+            Ok(_) => failed(context, T::CMD, range.addresses(), err, 0),
+            // It was reported with its own error.
+            Err(_) => err,
+        });
+    }
 
     let done = done?;
-    if wakes {
-        let start = range.start() as u64;
-        let range = start..start.wrapping_add(done);
-        context.waiters().wake(range, request.wakeup());
-    }
+    succeeded(context, T::CMD, range, done, || {
+        wakes.then(|| request.wakeup())
+    });
     if done == range.bytes() as u64 {
         Ok(())
     } else {
+        context.failures().count(EAGAIN);
         Err(EAGAIN)
     }
 }
 
-/// Wakes the threads that wait for the first page of `range`, if it exists.
+/// Ends an operation that has done a number of bytes, from the beginning of `range`. With a
+/// wake-up, the threads that wait for them are woken.
+#[inline(always)]
+fn succeeded(
+    context: &Context,
+    cmd: u32,
+    range: PageRange,
+    done: u64,
+    wakeup: impl Fn() -> Option<Wakeup>,
+) {
+    if trace::is_resolve_on() {
+        return succeeded_traced(context, cmd, range, done, wakeup());
+    }
+    if let Some(wakeup) = wakeup() {
+        wake_done(context, range, done, wakeup);
+    }
+}
+
 #[cold]
-fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) {
+fn succeeded_traced(
+    context: &Context,
+    cmd: u32,
+    range: PageRange,
+    done: u64,
+    wakeup: Option<Wakeup>,
+) {
+    let woken = wakeup.map_or(0, |wakeup| wake_done(context, range, done, wakeup));
+    trace::resolve(context, cmd, range.addresses(), Ok(done), woken);
+}
+
+#[inline(always)]
+fn wake_done(context: &Context, range: PageRange, done: u64, wakeup: Wakeup) -> u64 {
+    let start = range.start() as u64;
+    let range = start..start.wrapping_add(done);
+    context.waiters().wake(range, wakeup)
+}
+
+/// Counts and traces an operation that has failed. Returns its error.
+#[cold]
+fn failed(context: &Context, cmd: u32, range: Range<u64>, err: Error, woken: u64) -> Error {
+    context.failures().count(err);
+    trace::resolve(context, cmd, range, Err(err), woken);
+    err
+}
+
+/// Wakes the threads that wait for the first page of `range`, if it exists. Returns their number.
+#[cold]
+fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) -> u64 {
     let Some((page, size)) = pages.existing_at(range) else {
-        return;
+        return 0;
     };
     let start = range.start() as u64;
     // A page that exists does not resolve faults on its protection, and no minor faults if it is
@@ -328,7 +382,7 @@ fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) {
         start..start.saturating_add(size as u64),
         Wakeup::LOOK_AGAIN,
         |fault| fault.flags & u64::from(others) == 0,
-    );
+    )
 }
 
 /// `UFFDIO_WRITEPROTECT`: write-protects pages; or lifts the protection, and wakes the threads that
@@ -340,8 +394,10 @@ fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) {
 #[doc(alias = "userfaultfd_writeprotect")]
 #[inline(always)]
 pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
+    const CMD: u32 = UffdioWriteprotect::CMD;
+
     if context.mmap_changing() {
-        return Err(EAGAIN);
+        return Err(failed(context, CMD, 0..0, EAGAIN, 0));
     }
     let request = UffdioWriteprotect::read(arg)?;
     let range = PageRange::new(context, request.range)?;
@@ -358,13 +414,13 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
 
     {
         let pages = Pages::new(context).ok_or(ESRCH)?;
-        pages.write_protect(range, enable)?;
+        pages
+            .write_protect(range, enable)
+            .map_err(|err| failed(context, CMD, range.addresses(), err, 0))?;
     }
-    if !enable && wake {
-        context
-            .waiters()
-            .wake(range.addresses(), Wakeup::UNPROTECTED);
-    }
+    succeeded(context, CMD, range, range.bytes() as u64, || {
+        (!enable && wake).then_some(Wakeup::UNPROTECTED)
+    });
     Ok(())
 }
 
@@ -376,8 +432,9 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
 #[doc(alias = "userfaultfd_wake")]
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
     let range = PageRange::new(context, UffdioRange::read(arg)?)?;
-    context
-        .waiters()
-        .wake(range.addresses(), Wakeup::LOOK_AGAIN);
+    let bytes = range.bytes() as u64;
+    succeeded(context, UffdioRange::CMD, range, bytes, || {
+        Some(Wakeup::LOOK_AGAIN)
+    });
     Ok(())
 }

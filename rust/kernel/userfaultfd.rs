@@ -15,6 +15,7 @@
 //! * [`vma`]: VMAs, as far as registration is concerned;
 //! * [`range`] and [`pages`]: operations that fill, move and write-protect ranges of pages;
 //! * [`event_list`]: lists that mm keeps between the two halves of an operation;
+//! * [`trace`]: the tracepoints of all this;
 //! * [`supported`] and [`abi`]: what this kernel supports, and how user space says it;
 //! * [`Operations`] and [`declare_userfaultfd!`](crate::declare_userfaultfd): the entry points that
 //!   mm calls.
@@ -36,6 +37,7 @@ pub mod message;
 pub mod pages;
 pub mod range;
 pub mod supported;
+pub mod trace;
 pub mod vma;
 pub mod waitset;
 

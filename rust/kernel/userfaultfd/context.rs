@@ -2,7 +2,7 @@
 
 //! Contexts: the objects behind userfaultfds.
 
-use super::{vma, waitset::WaitSet};
+use super::{trace, vma, waitset::WaitSet};
 use crate::{
     alloc::{flags::GFP_KERNEL_ACCOUNT, kmem_cache::StaticKmemCache},
     bindings, built_in, c_str,
@@ -32,6 +32,40 @@ pub const FEATURE_INITIALIZED: u32 = 1 << 31;
 pub(super) static CACHE: StaticKmemCache<Context> =
     StaticKmemCache::new(c_str!("userfaultfd_ctx_cache"), built_in!());
 
+/// How often operations on pages have failed.
+pub struct Failures {
+    eexist: Atomic<u64>,
+    eagain: Atomic<u64>,
+    enoent: Atomic<u64>,
+}
+
+impl Failures {
+    const fn new() -> Self {
+        Self {
+            eexist: Atomic::new(0),
+            eagain: Atomic::new(0),
+            enoent: Atomic::new(0),
+        }
+    }
+
+    /// Counts a failure, if it is one of those that are counted.
+    #[cold]
+    pub fn count(&self, err: Error) {
+        let counter = match err {
+            EEXIST => &self.eexist,
+            EAGAIN => &self.eagain,
+            ENOENT => &self.enoent,
+            _ => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the numbers of failures with `EEXIST`, `EAGAIN` and `ENOENT`.
+    pub fn counts(&self) -> [u64; 3] {
+        [&self.eexist, &self.eagain, &self.enoent].map(|counter| counter.load(Relaxed))
+    }
+}
+
 /// A context: the address space that a userfaultfd manages, what was negotiated, and the threads
 /// that wait.
 ///
@@ -55,6 +89,7 @@ pub struct Context {
     file: BoundFile,
     #[pin]
     waiters: WaitSet,
+    failures: Failures,
 }
 
 const _: () = assert!(core::mem::offset_of!(Context, raw) == 0);
@@ -70,9 +105,13 @@ const _: () = {
     is_send_and_sync::<Refcount>();
     is_send_and_sync::<BoundFile>();
     is_send_and_sync::<WaitSet>();
+    is_send_and_sync::<Failures>();
 };
 
 impl Context {
+    /// Where the wait set is in a context, in bytes.
+    pub(super) const WAITERS_OFFSET: usize = core::mem::offset_of!(Self, waiters);
+
     /// Allocates a context for `mm`. It is charged to the memory cgroup of the current task.
     ///
     /// `flags` are those that the descriptor is created with, `features` are as in
@@ -101,6 +140,7 @@ impl Context {
             flags,
             file: BoundFile::new(),
             waiters <- WaitSet::new(),
+            failures: Failures::new(),
         });
 
         let slot = CACHE.alloc(GFP_KERNEL_ACCOUNT)?;
@@ -194,6 +234,12 @@ impl Context {
         &self.waiters
     }
 
+    /// Returns how often operations on pages have failed.
+    #[inline]
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
     /// Returns true if the layout of the address space is changing: see [`MmapChanging`]. Takes no
     /// lock.
     #[inline]
@@ -271,8 +317,14 @@ unsafe impl AlwaysRefCounted for Context {
 pub struct ContextOwner(ARef<Context>);
 
 impl ContextOwner {
-    /// Makes an owner.
+    /// Makes the first owner of a context.
     pub fn new(context: ARef<Context>) -> Self {
+        trace::create(&context);
+        Self::following(context)
+    }
+
+    /// Makes another owner. The one before it is given up.
+    pub(super) fn following(context: ARef<Context>) -> Self {
         // INVARIANT: `drop` takes the VMAs off.
         Self(context)
     }
@@ -287,6 +339,7 @@ impl ContextOwner {
     /// Drops the owner of the context of a child whose event was not read. The child has not run.
     pub(super) fn abandon(self) {
         vma::release_new(&self.0);
+        trace::release(&self.0);
         self.disarm();
     }
 
@@ -304,6 +357,7 @@ impl Drop for ContextOwner {
         self.0.waiters.set_released();
         vma::release_all(&self.0);
         self.0.waiters.wake_all();
+        trace::release(&self.0);
     }
 }
 

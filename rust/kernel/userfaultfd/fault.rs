@@ -139,6 +139,15 @@ impl Wakeup {
     fn and(self, other: Self) -> Option<Self> {
         Self::from_raw(self.into_raw() & other.into_raw())
     }
+
+    /// Returns true if a waker that says this has put in place what an access needs, as far as that
+    /// is known without the fault: see [`UnlockedFault::access`].
+    pub(super) fn resolves(self, access: Option<Self>) -> bool {
+        match access {
+            Some(access) => self.and(access).is_some(),
+            None => self != Self::LOOK_AGAIN,
+        }
+    }
 }
 
 /// What `handle_userfault()` returns to mm about a fault.
@@ -168,6 +177,13 @@ impl<'a> UnlockedFault<'a> {
     #[inline]
     pub fn retry(self) -> FaultOutcome<'a> {
         FaultOutcome::new(bindings::vm_fault_reason_VM_FAULT_RETRY)
+    }
+
+    /// Returns those of which a waker has to know one so that the access works, or `None` if it has
+    /// to be found out by the fault.
+    #[inline]
+    pub(super) fn access(&self) -> Option<Wakeup> {
+        self.access
     }
 
     /// Ends the fault after a sleep, or without one if no waker has come.

@@ -161,6 +161,24 @@ const CLAIMED: u8 = 1;
 /// The inbox has a message.
 const MESSAGE: u8 = 2;
 
+/// What there is in a wait set, and what happened to it so far.
+pub struct Counters {
+    /// The number of faults whose messages were not read yet.
+    pub pending: u32,
+    /// The number of threads that sleep in faults.
+    pub total: u32,
+    /// The number of faults on missing pages that were reported.
+    pub missing: u64,
+    /// The number of faults on write-protected pages.
+    pub write_protected: u64,
+    /// The number of faults on pages that are not mapped.
+    pub minor: u64,
+    /// The number of messages that were read.
+    pub read: u64,
+    /// The number of threads that wakers have taken out of the set.
+    pub woken: u64,
+}
+
 impl WaitSet {
     /// Creates an empty set.
     pub(super) fn new() -> impl PinInit<Self> {
@@ -269,11 +287,24 @@ impl WaitSet {
         &self.pollers
     }
 
-    /// Returns the number of unread faults, and that of all threads that sleep in faults.
-    pub fn count(&self) -> (usize, usize) {
+    /// Returns what happened so far.
+    pub fn counters(&self) -> Counters {
         let inbox = self.inbox.lock();
         // No unread fault comes or goes while the lock is held.
-        (inbox.unread() as usize, self.sleepers() as usize)
+        let (pending, total) = (inbox.unread(), self.sleepers());
+        let [missing, write_protected, minor] = inbox.fault_counts();
+        // All that were not woken sleep still, or left by themselves.
+        let all = missing.wrapping_add(write_protected).wrapping_add(minor);
+        let woken = all.wrapping_sub(inbox.left()).wrapping_sub(total.into());
+        Counters {
+            pending,
+            total,
+            missing,
+            write_protected,
+            minor,
+            read: inbox.read(),
+            woken,
+        }
     }
 
     /// Returns the number of threads that sleep in faults. Takes no lock.

@@ -22,6 +22,8 @@
 //!    | `states`    | `changed_vmas`   | VMAs that change after they were registered          |
 //!    | `access`    | `access`         | who may have a userfaultfd                           |
 //!    | `review`    | `delivery`       | readers that compete, fail or die; POLLOUT           |
+//!    | `claims`    | `claims`         | what happens while a thread reads about a fork       |
+//!    | `fdinfo`    | `fdinfo`         | what an administrator sees: counters, wchan, stack   |
 //!    | `random`    | `random`         | sequences made from a seed                           |
 //!
 //! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
@@ -55,6 +57,7 @@ mod delivery;
 mod events;
 mod failures;
 mod faults;
+mod fdinfo;
 mod fixture;
 mod inspect;
 mod ioctls;
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
         access::cases(),
         delivery::cases(),
         claims::cases(),
+        fdinfo::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()

@@ -257,13 +257,19 @@ impl Uffd {
         format!("{:#x}", self.poll(0))
     }
 
-    /// The lines of fdinfo in /proc that are of userfaultfd: by way of this thread, because the
-    /// first one of the process may have ended.
+    /// All of fdinfo in /proc: by way of this thread, because the first one of the process may have
+    /// ended.
+    pub fn whole_fdinfo(&self) -> String {
+        std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", self.fd()))
+            .expect("there is fdinfo")
+    }
+
+    /// The lines of fdinfo that C has for a userfaultfd.
     pub fn fdinfo(&self) -> String {
-        let text = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", self.fd()))
-            .expect("there is fdinfo");
-        text.lines()
+        self.whole_fdinfo()
+            .lines()
             .skip_while(|line| !line.starts_with("pending"))
+            .take(3)
             .map(|line| line.replace('\t', " "))
             .collect::<Vec<_>>()
             .join("; ")

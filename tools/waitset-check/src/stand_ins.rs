@@ -83,4 +83,6 @@ pub(crate) mod uapi {
     pub(crate) const UFFD_EVENT_REMAP: u32 = 0x14;
     pub(crate) const UFFD_EVENT_REMOVE: u32 = 0x15;
     pub(crate) const UFFD_EVENT_UNMAP: u32 = 0x16;
+    pub(crate) const UFFD_PAGEFAULT_FLAG_WP: u32 = 1 << 1;
+    pub(crate) const UFFD_PAGEFAULT_FLAG_MINOR: u32 = 1 << 2;
 }

@@ -8,10 +8,15 @@ cd "$src" || exit
 echo "== checkpatch"
 for patch in "$out"/fixes/*.patch "$out"/patches/*.patch; do
 	test -e "$patch" || continue
+	# Tracepoints are written in this way in the whole tree.
+	tracepoints=
+	if grep -q '^+++ b/include/trace/events/' "$patch"; then
+		tracepoints=,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT
+	fi
 	# The ignored types are about lines that submitters add, about lists of files, and about
 	# commits of mainline, which this tree does not have.
 	scripts/checkpatch.pl --strict --no-tree --terse --no-summary --show-types \
-		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF,GIT_COMMIT_ID \
+		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF,GIT_COMMIT_ID$tracepoints \
 		"$patch" || fail=1
 done
 echo "== rustfmt"

@@ -108,6 +108,11 @@ const CONFIGS: &[Config] = &[
         &["KUNIT"],
         &["KUNIT_AUTORUN_ENABLED", "KUNIT_DEFAULT_ENABLED"],
     ),
+    without(
+        "no-ftrace",
+        &["FTRACE", "TRACEPOINTS", "JUMP_LABEL"],
+        &["KPROBE_EVENTS"],
+    ),
     Config {
         on: Some("WERROR"),
         // All warnings are errors then, and the base has some of those that W=1 asks for.

@@ -12,7 +12,11 @@ use crate::{
     sync::{aref::ARef, poll_queue::events, SpinLockGuard},
     task::{flags, SleepState},
     time::msecs_to_jiffies,
-    userfaultfd::{message::Message, Context, ContextOwner, MmapChanging},
+    userfaultfd::{
+        message::Message,
+        trace::{self, Since, Why},
+        Context, ContextOwner, MmapChanging,
+    },
 };
 use core::{cell::UnsafeCell, ptr::NonNull};
 
@@ -80,7 +84,15 @@ impl Event {
         if current!().flags() & flags::EXITING != 0 {
             return Outcome::Abandoned;
         }
-        self.changing.context().waiters().wait_event(self)
+        let set = self.changing.context().waiters();
+        let since = trace::event(set, self.message());
+        let outcome = set.wait_event(self, since);
+        let why = match outcome {
+            Outcome::Read => Why::Read,
+            Outcome::Abandoned => Why::Abandoned,
+        };
+        trace::event_end(set, self.message(), why, since);
+        outcome
     }
 
     /// Returns the message that readers get, or `None` for a fork.
@@ -152,7 +164,7 @@ impl WaitSet {
     /// run before their events end: the children of forks. Nothing tells the thread when this
     /// becomes true, and it is rare. So the thread rechecks periodically once a descriptor was
     /// closed.
-    fn wait_event(&self, event: &Event) -> Outcome {
+    fn wait_event(&self, event: &Event, since: Since) -> Outcome {
         let task = current!();
         let node = UnsafeCell::new(EventNode {
             links: Links::new(),
@@ -161,6 +173,7 @@ impl WaitSet {
             holders: 0,
             task: NonNull::from(&**task),
             event: NonNull::from(event),
+            since,
         });
         let ptr = node.get();
 
@@ -274,11 +287,13 @@ impl WaitSet {
     ) {
         // SAFETY: The node is in the inbox by the safety requirements, so the thread of the event
         // waits.
-        let mut news = if unsafe { (*node.as_ptr()).event.as_ref() }.delivered() {
-            self.out()
-        } else {
-            0
+        let (event, task, since) = unsafe {
+            let node = node.as_ref();
+            (node.event.as_ref(), node.task.as_ref(), node.since)
         };
+        trace::read(self, event.message(), task, since);
+        inbox.count_read();
+        let mut news = if event.delivered() { self.out() } else { 0 };
         // SAFETY: The node is in the inbox by the safety requirements.
         unsafe { inbox.end_event(node, EventState::Read) };
         self.publish(&inbox);
@@ -333,7 +348,7 @@ impl ForkClaim<'_> {
         unsafe { self.set.end_delivered(inbox, node) };
         // There is nothing left to offer.
         core::mem::forget(self);
-        Some(Ok(ContextOwner::new(child)))
+        Some(Ok(ContextOwner::following(child)))
     }
 
     /// Offers the event again, behind the other events, because it cannot be delivered now and

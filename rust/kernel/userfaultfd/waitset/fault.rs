@@ -19,8 +19,9 @@ use crate::{
     task::{cond_resched, CurrentTask},
     types::{NotThreadSafe, Opaque},
     userfaultfd::{
-        fault::{SleepableFault, Wakeup},
+        fault::{SleepableFault, UnlockedFault, Wakeup},
         message::PageFault,
+        trace::{self, Since, Why},
         FaultOutcome,
     },
 };
@@ -67,7 +68,12 @@ impl WaitSet {
         message: PageFault,
     ) -> FaultOutcome<'f> {
         let state = fault.blocking_state();
-        let waiter = core::pin::pin!(FaultWaiter::new(self, task, message));
+        let since = if trace::is_timed() {
+            trace::fault(self, message.address, message.flags)
+        } else {
+            Since::in_jiffies()
+        };
+        let waiter = core::pin::pin!(FaultWaiter::new(self, task, message, since));
         let waiter = waiter.as_ref();
 
         let fault = fault.lock_page_tables();
@@ -91,23 +97,23 @@ impl WaitSet {
                 // The task state is running when this returns.
                 task.schedule();
                 if waiter.wakeup().is_some() || task.signal_pending_state(state) {
-                    return fault.end(waiter.wakeup());
+                    return waiter.end(fault, Why::Interrupted);
                 }
                 task.set_state(state);
             }
         }
         task.set_running();
-        fault.end(waiter.wakeup())
+        waiter.end(fault, Why::Unneeded)
     }
 
     /// Wakes the threads that sleep in faults at the addresses of `range`, in bytes, and tells them
     /// what was done to the pages. Threads that fault after this was called may stay asleep.
     ///
     /// A full memory barrier orders what the caller did to the pages before the search for threads.
-    /// Sleeps if there are many threads.
+    /// Sleeps if there are many threads. Returns the number of threads that were woken.
     #[doc(alias = "wake_userfault")]
     #[inline(always)]
-    pub fn wake(&self, range: Range<u64>, wakeup: Wakeup) {
+    pub fn wake(&self, range: Range<u64>, wakeup: Wakeup) -> u64 {
         // Pairs with the barrier in `CurrentTask::set_state()` of a thread that faults.
         smp_mb();
 
@@ -115,11 +121,13 @@ impl WaitSet {
         let is_empty = |shard: usize| self.lens[shard].read_once() == 0;
         match shards_of_short(&range) {
             Some((first, last)) if first == last => {
-                if !is_empty(first) {
-                    self.wake_shard(self.shard(first), range, wakeup);
+                if is_empty(first) {
+                    0
+                } else {
+                    self.wake_shard(self.shard(first), range, wakeup)
                 }
             }
-            Some((first, last)) if is_empty(first) && is_empty(last) => (),
+            Some((first, last)) if is_empty(first) && is_empty(last) => 0,
             _ => self.wake_shards(range, wakeup),
         }
     }
@@ -131,13 +139,36 @@ impl WaitSet {
         range: Range<u64>,
         wakeup: Wakeup,
         matches: impl Fn(&PageFault) -> bool + Copy,
-    ) {
+    ) -> u64 {
         // As in `wake`.
         smp_mb();
 
+        let mut woken: u64 = 0;
         self.for_each_shard(&range, |shard| {
-            self.wake_in_batches(shard, shard.tree.lock(), range.clone(), wakeup, matches);
+            let tree = shard.tree.lock();
+            let more = self.wake_in_batches(shard, tree, range.clone(), wakeup, matches);
+            woken = woken.wrapping_add(more);
         });
+        woken
+    }
+
+    /// Returns for how many milliseconds the thread has slept that has slept in a fault for the
+    /// longest time, or zero if none does. Sleeps if there are many threads.
+    pub fn longest_wait(&self) -> u64 {
+        let mut longest = 0;
+        self.for_each_shard(&(0..u64::MAX), |shard| {
+            let mut rest = 0..u64::MAX;
+            loop {
+                let (wait, next) = longest_of(&shard.tree.lock(), &rest);
+                longest = longest.max(wait);
+                match next {
+                    Some(next) => rest.start = next,
+                    None => break,
+                }
+                cond_resched();
+            }
+        });
+        longest
     }
 
     /// Returns a shard by its number.
@@ -151,7 +182,7 @@ impl WaitSet {
 
     /// Calls `f` for each shard that may have threads in `range`.
     #[inline(always)]
-    fn for_each_shard<'a>(&'a self, range: &Range<u64>, f: impl Fn(Shard<'a>)) {
+    fn for_each_shard<'a>(&'a self, range: &Range<u64>, mut f: impl FnMut(Shard<'a>)) {
         let mut shards = shards_of(range);
         while shards != 0 {
             let shard = self.shard(shards.trailing_zeros() as usize);
@@ -165,17 +196,20 @@ impl WaitSet {
     /// Wakes the waiters of `range`, which may be in several shards. The caller has issued the full
     /// barrier.
     #[inline(never)]
-    fn wake_shards(&self, range: Range<u64>, wakeup: Wakeup) {
+    fn wake_shards(&self, range: Range<u64>, wakeup: Wakeup) -> u64 {
+        let mut woken: u64 = 0;
         self.for_each_shard(&range, |shard| {
-            self.wake_shard(shard, range.clone(), wakeup);
+            woken = woken.wrapping_add(self.wake_shard(shard, range.clone(), wakeup));
             cond_resched();
         });
+        woken
     }
 
     /// Wakes the waiters of `range` in `shard`. The caller has issued the full barrier.
-    fn wake_shard(&self, shard: Shard<'_>, range: Range<u64>, wakeup: Wakeup) {
+    fn wake_shard(&self, shard: Shard<'_>, range: Range<u64>, wakeup: Wakeup) -> u64 {
         let mut tree = shard.tree.lock();
         let mut len = shard.len.read_once();
+        let woken = len;
         if len > WAKE_WHOLE || !tree.is_within(&range) {
             return self.wake_in_batches(shard, tree, range, wakeup, |_| true);
         }
@@ -187,6 +221,7 @@ impl WaitSet {
             // shard is held.
             unsafe { self.wake_node(node.as_ptr(), shard, len, wakeup) };
         }
+        woken.into()
     }
 
     /// Wakes the waiters of `range` in `shard` for whose faults `matches` returns true. `tree` is
@@ -199,11 +234,16 @@ impl WaitSet {
         mut range: Range<u64>,
         wakeup: Wakeup,
         matches: impl Fn(&PageFault) -> bool + Copy,
-    ) {
+    ) -> u64 {
         let mut limit = u64::MAX;
-        while let Some(next) =
-            self.wake_batch(shard, &mut tree, &range, &mut limit, wakeup, matches)
-        {
+        let mut woken: u64 = 0;
+        loop {
+            let len = shard.len.read_once();
+            let next = self.wake_batch(shard, &mut tree, &range, &mut limit, wakeup, matches);
+            woken = woken.wrapping_add(len.wrapping_sub(shard.len.read_once()).into());
+            let Some(next) = next else {
+                return woken;
+            };
             range.start = next;
             drop(tree);
             cond_resched();
@@ -279,7 +319,7 @@ impl WaitSet {
         // last store.
         unsafe {
             if ReadOnceCell::from_ptr((*node).unread.as_ptr()).read_once() != 0 {
-                self.dequeue(node, shard, len);
+                self.dequeue(node, shard, len, 0);
             } else {
                 // The control dependency orders it after the reader, for `WaitSet::count`.
                 shard.len.write_once(len);
@@ -314,14 +354,16 @@ impl WaitSet {
     }
 
     /// Removes a waiter from the inbox if it is unread, then publishes the new length of its shard.
-    /// A thread that sees the new length and then locks the inbox does not find the message.
+    /// A thread that sees the new length and then locks the inbox does not find the message. `left`
+    /// is the number of waiters that this counts as not woken.
     ///
     /// # Safety
     ///
     /// `node` must be valid, and have been in `shard` when its lock was taken, which is held.
     #[inline(never)]
-    unsafe fn dequeue(&self, node: *mut FaultNode, shard: Shard<'_>, len: u32) {
+    unsafe fn dequeue(&self, node: *mut FaultNode, shard: Shard<'_>, len: u32, left: u64) {
         let mut inbox = self.inbox.lock();
+        inbox.count_left(left);
         // SAFETY: The node is valid by the safety requirements. If it was in its shard and is
         // unread, it is in the queue.
         unsafe {
@@ -333,10 +375,34 @@ impl WaitSet {
     }
 }
 
+/// Returns for how many milliseconds a thread has slept at some of the addresses of `range`, of all
+/// these threads the longest time; and where the other addresses begin.
+fn longest_of(tree: &Tree<FaultNode>, range: &Range<u64>) -> (u64, Option<u64>) {
+    let mut longest = 0;
+    let mut seen: u32 = 0;
+    let mut rest = range.clone();
+    while let Some(node) = tree.first_of(&rest) {
+        // SAFETY: Nodes in the tree are valid, and its lock is held. The fields are never changed.
+        let (address, since) =
+            unsafe { ((*node.as_ptr()).message.address, (*node.as_ptr()).since) };
+        if seen == WAKE_BATCH {
+            return (longest, Some(address));
+        }
+        seen = seen.wrapping_add(1);
+        longest = longest.max(since.elapsed_ms());
+        // Of the threads at one address, the first one came first.
+        match address.checked_add(1) {
+            Some(next) => rest.start = next,
+            None => break,
+        }
+    }
+    (longest, None)
+}
+
 impl<'a> FaultWaiter<'a> {
     /// Creates a waiter for the current thread, on whose stack it stays.
     #[inline(always)]
-    fn new(set: &'a WaitSet, task: &CurrentTask, message: PageFault) -> Self {
+    fn new(set: &'a WaitSet, task: &CurrentTask, message: PageFault, since: Since) -> Self {
         Self {
             set,
             node: Opaque::new(FaultNode {
@@ -349,6 +415,7 @@ impl<'a> FaultWaiter<'a> {
                 seq: 0,
                 task: NonNull::from(&**task),
                 message,
+                since,
             }),
             _nts: NotThreadSafe,
         }
@@ -402,6 +469,29 @@ impl<'a> FaultWaiter<'a> {
         Wakeup::from_raw(unsafe { (*self.node.get()).woken.read_once() })
     }
 
+    /// Ends the fault; `unwoken` tells why if no waker came.
+    #[inline(always)]
+    fn end<'f>(&self, fault: UnlockedFault<'f>, unwoken: Why) -> FaultOutcome<'f> {
+        let wakeup = self.wakeup();
+        if trace::is_timed() {
+            self.trace_end(fault.access(), wakeup, unwoken);
+        }
+        fault.end(wakeup)
+    }
+
+    /// Traces the end of the fault. `access` is what a waker had to know.
+    #[cold]
+    fn trace_end(&self, access: Option<Wakeup>, wakeup: Option<Wakeup>, unwoken: Why) {
+        let why = match wakeup {
+            None => unwoken,
+            Some(wakeup) if wakeup.resolves(access) => Why::Resolved,
+            Some(_) => Why::Woken,
+        };
+        // SAFETY: The fields are never changed.
+        let (message, since) = unsafe { (&(*self.node.get()).message, (*self.node.get()).since) };
+        trace::fault_end(self.set, message, why, since);
+    }
+
     /// Returns true if no other thread knows the node.
     #[inline(always)]
     fn is_unlinked(&self) -> bool {
@@ -424,7 +514,7 @@ impl<'a> FaultWaiter<'a> {
         // SAFETY: By the type invariants the node is in the tree, whose lock is held.
         unsafe {
             tree.remove(node);
-            self.set.dequeue(node, shard, len);
+            self.set.dequeue(node, shard, len, 1);
         }
     }
 }

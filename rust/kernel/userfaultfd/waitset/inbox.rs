@@ -14,7 +14,8 @@ use crate::{
         rcu, ReadOnceCell,
     },
     task::Task,
-    userfaultfd::message::PageFault,
+    uapi,
+    userfaultfd::{message::PageFault, trace::Since},
 };
 use core::{
     mem::{offset_of, MaybeUninit},
@@ -43,6 +44,8 @@ pub(super) struct FaultNode {
     /// The thread that sleeps. It does not exit before the node is gone.
     pub(super) task: NonNull<Task>,
     pub(super) message: PageFault,
+    /// When the thread began to sleep.
+    pub(super) since: Since,
 }
 
 // SAFETY: Another thread that holds the locks which guard the fields may access all of them; it
@@ -116,6 +119,7 @@ pub(super) struct EventNode {
     /// The thread that waits, and its event. Neither goes away before the node.
     pub(super) task: NonNull<Task>,
     pub(super) event: NonNull<Event>,
+    pub(super) since: Since,
 }
 
 // SAFETY: Another thread that holds the inbox lock may access all fields, because events may be
@@ -144,6 +148,13 @@ pub(super) struct Inbox {
     readers: Queue<ReaderNode>,
     /// The sequence number of the next fault or event.
     next_seq: u64,
+    /// The numbers of faults so far: on missing pages, on write-protected ones, and on pages that
+    /// are not mapped. No fault is of two kinds, so the last number is zero.
+    fault_counts: [u64; 4],
+    /// The number of messages that were read so far.
+    read: u64,
+    /// The number of threads that were not woken, but left by themselves.
+    left: u64,
 }
 
 impl Inbox {
@@ -156,6 +167,9 @@ impl Inbox {
             claimed: Queue::new(),
             readers: Queue::new(),
             next_seq: 0,
+            fault_counts: [0; 4],
+            read: 0,
+            left: 0,
         }
     }
 
@@ -174,6 +188,34 @@ impl Inbox {
     /// Returns the number of unread faults.
     pub(super) fn unread(&self) -> u32 {
         self.unread
+    }
+
+    /// Returns the numbers of faults so far: on missing pages, on write-protected ones, and on
+    /// pages that are not mapped.
+    pub(super) fn fault_counts(&self) -> [u64; 3] {
+        let [missing, write_protected, minor, _] = self.fault_counts;
+        [missing, write_protected, minor]
+    }
+
+    /// Returns the number of messages that were read so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Returns the number of threads so far that left by themselves.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Counts threads that leave by themselves.
+    pub(super) fn count_left(&mut self, threads: u64) {
+        self.left = self.left.wrapping_add(threads);
+    }
+
+    /// Counts a message that was read.
+    #[inline(always)]
+    pub(super) fn count_read(&mut self) {
+        self.read = self.read.wrapping_add(1);
     }
 
     /// Returns the sequence number that the next fault or event gets.
@@ -206,8 +248,19 @@ impl Inbox {
         unsafe {
             (*node).seq = self.take_seq();
             self.faults.push_back(node);
+            self.count_fault((*node).message.flags);
         }
         self.unread = self.unread.wrapping_add(1);
+    }
+
+    /// Counts a fault with the flags of its message.
+    #[inline(always)]
+    fn count_fault(&mut self, flags: u64) {
+        const WP: u64 = uapi::UFFD_PAGEFAULT_FLAG_WP as u64;
+        const MINOR: u64 = uapi::UFFD_PAGEFAULT_FLAG_MINOR as u64;
+        // The flags are neighbours, which saves branches. CAST: Only they are left.
+        let kind = ((flags & (WP | MINOR)) / WP) as usize;
+        self.fault_counts[kind] = self.fault_counts[kind].wrapping_add(1);
     }
 
     /// Removes a fault. Returns true if there is no other one.

@@ -3,7 +3,7 @@
 //! The thread that reads.
 
 use super::{
-    inbox::{Inbox, ReaderNode},
+    inbox::{FaultNode, Inbox, ReaderNode},
     queue::Links,
     WaitSet, MESSAGE,
 };
@@ -12,7 +12,7 @@ use crate::{
     prelude::*,
     sync::SpinLockGuard,
     task::{CurrentTask, SleepState},
-    userfaultfd::message::Message,
+    userfaultfd::{message::Message, trace},
 };
 use core::{cell::UnsafeCell, ptr::NonNull};
 
@@ -51,6 +51,11 @@ impl WaitSet {
                 let message = Message::PageFault(unsafe { (*node.as_ptr()).message });
                 return Ok(Some(match deliver(&message) {
                     Receipt::Delivered(ret) => {
+                        if trace::is_timed() {
+                            // SAFETY: The node is in the inbox, hence valid, and its thread waits.
+                            unsafe { self.trace_read(node.as_ptr()) };
+                        }
+                        inbox.count_read();
                         // SAFETY: The node is in the queue of faults of the inbox.
                         unsafe { self.remove_fault(&mut inbox, node.as_ptr()) };
                         ret
@@ -91,6 +96,22 @@ impl WaitSet {
                 }
                 return Err(ERESTARTSYS);
             }
+        }
+    }
+
+    /// Traces that the message of a fault is delivered. The inbox is still locked, so that the
+    /// thread cannot be woken, and end its fault, before that.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be in the inbox, which is locked.
+    #[cold]
+    unsafe fn trace_read(&self, node: *const FaultNode) {
+        // SAFETY: The node is in the inbox by the safety requirements, hence valid, and its thread
+        // is there as long. The fields are not changed.
+        unsafe {
+            let message = Message::PageFault((*node).message);
+            trace::read(self, Some(&message), (*node).task.as_ref(), (*node).since);
         }
     }
 

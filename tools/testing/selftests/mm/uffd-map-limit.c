@@ -267,12 +267,17 @@ static void test_whole(void)
 
 /*
  * Both ends of a range become one mapping with what is between them already, so
- * no mapping is added.
+ * no mapping is added. Threads that sleep in the ends go on if these are
+ * unregistered.
  */
 static void test_between(const char *what, int old, long (*call)(void), int changed)
 {
 	size_t part = PART * page_size;
 	int half = PART / 2;
+	int nr_threads = old ? 2 : 0;
+	pthread_t threads[2];
+	struct uffd_msg msg;
+	bool told = true;
 
 	uffd = uffd_open(0);
 	new_parts();
@@ -284,12 +289,22 @@ static void test_between(const char *what, int old, long (*call)(void), int chan
 	} else {
 		must_register(uffd, page(PART), part, MISSING);
 	}
+	touched = 0;
+	for (int i = 0; i < nr_threads; i++) {
+		threads[i] = start(toucher, page(half + 2 * i * PART - i));
+		told &= uffd_read(uffd, &msg, 3);
+	}
 	fill(0);
 	ksft_test_result(!call() && all(0, half, old) &&
 			 all(half, 2 * PART + half, changed) &&
 			 all(2 * PART + half, NR_PARTS * PART, old),
 			 "%s: parts become one with what is between them at the limit\n", what);
+	if (nr_threads)
+		ksft_test_result(told && wait_for(&touched, nr_threads, 2),
+				 "%s: threads that sleep in these parts go on\n", what);
 	close(uffd);
+	for (int i = 0; i < nr_threads; i++)
+		pthread_join(threads[i], NULL);
 	unfill();
 }
 
@@ -334,7 +349,7 @@ int main(void)
 	new_parts();
 	if (flags_of(parts) < 0)
 		ksft_exit_skip("no VmFlags in smaps\n");
-	ksft_set_plan(2 + 8 + 2 + 4 + 2);
+	ksft_set_plan(2 + 8 + 2 + 4 + 3);
 	test_neighbour("before", 1, 0);
 	test_neighbour("behind", 1, 2);
 	snprintf(limit, sizeof(limit), "%ld", nr_maps() + ROOM);

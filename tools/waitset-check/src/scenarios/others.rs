@@ -236,8 +236,10 @@ fn counters_agree() {
                 }
             });
             let counter = world.spawn(|world| {
-                let (unread, all) = world.context.waiters().count();
+                let counters = world.context.waiters().counters();
+                let (unread, all) = (counters.pending, counters.total);
                 assert!(unread <= all && all <= 1, "{unread} of {all} are unread");
+                assert!(counters.woken <= 1, "{} were woken", counters.woken);
             });
             fault.join();
             counter.join();

@@ -261,6 +261,10 @@ impl ContextOwner {
         Self(context)
     }
 
+    pub(super) fn following(context: ARef<Context>) -> Self {
+        Self(context)
+    }
+
     pub(super) fn disarm(self) {
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is not used any more, and not dropped.
