@@ -16,6 +16,7 @@ use linux_raw_sys::general as uapi;
 use std::{
     fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
     sync::{Arc, Barrier},
     time::Instant,
 };
@@ -121,6 +122,24 @@ pub fn single(fault: Fault, report: &Report) -> Result<()> {
         }
     }
     report.row(&samples, "instructions")
+}
+
+/// Where the kernel has the tracepoints of userfaultfd, if it has any.
+const TRACEPOINTS: &str = "/sys/kernel/tracing/events/userfaultfd";
+
+/// Returns whether the kernel has tracepoints of userfaultfd.
+pub fn has_tracepoints() -> bool {
+    fs::exists(TRACEPOINTS).is_ok_and(|exists| exists)
+}
+
+/// Measures `traced-fault`.
+pub fn traced(fault: Fault, report: &Report) -> Result<()> {
+    let switch = Path::new(TRACEPOINTS).join("enable");
+    let turn = |to: &str| fs::write(&switch, to).context("the tracepoints cannot be switched");
+    turn("1")?;
+    let measured = single(fault, report);
+    turn("0")?;
+    measured
 }
 
 /// Returns how many faults of user space took the mmap_lock since the machine started, if the kernel

@@ -140,6 +140,9 @@ fn missing(case: Case) -> Result<Option<&'static str>> {
         Case::MmapLock(_) if faults::mmap_locks()?.is_none() => {
             Some("no vma_lock_retry in /proc/vmstat (CONFIG_PER_VMA_LOCK_STATS)")
         }
+        Case::TracedFault(_) if !faults::has_tracepoints() => {
+            Some("the kernel has no tracepoints of userfaultfd")
+        }
         _ => None,
     })
 }
@@ -195,6 +198,7 @@ fn measure(case: Case, report: &Report) -> Result<()> {
     }
     match case {
         Case::SingleFault(fault) => faults::single(fault, report),
+        Case::TracedFault(fault) => faults::traced(fault, report),
         Case::MmapLock(fault) => faults::mmap_lock(fault, report),
         Case::Ioctl {
             request,

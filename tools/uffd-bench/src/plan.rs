@@ -109,6 +109,8 @@ pub enum Baseline {
 pub enum Case {
     /// From an access to its completion, with one thread that reads and resolves.
     SingleFault(Fault),
+    /// The same while all tracepoints of userfaultfd are on.
+    TracedFault(Fault),
     /// How often a thread that faults takes the mmap_lock.
     MmapLock(Fault),
     /// A request for several pages, with no thread asleep.
@@ -217,6 +219,20 @@ const FAULTS: &[(Resolution, &[Access], &[Backing])] = &[
     (Writeprotect, &[Write], &[Anon, Shmem, Hugetlb]),
     (Move, &[Write], &[Anon]),
     (Poison, &[Write], &[Anon, Shmem, Hugetlb]),
+];
+
+/// The faults that are measured while tracepoints are on.
+const TRACED_FAULTS: &[Fault] = &[
+    Fault {
+        access: Read,
+        backing: Anon,
+        resolution: Copy,
+    },
+    Fault {
+        access: Write,
+        backing: Shmem,
+        resolution: Continue,
+    },
 ];
 
 /// Returns all faults that are measured.
@@ -457,6 +473,7 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
     }
     cases.extend(faults().into_iter().map(Case::SingleFault));
     if scope > Scope::Check {
+        cases.extend(TRACED_FAULTS.iter().copied().map(Case::TracedFault));
         // The kernel does not count faults of system calls, which take the lock in any case.
         let counted = faults()
             .into_iter()
