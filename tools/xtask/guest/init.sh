@@ -16,6 +16,7 @@ mount -t hugetlbfs hugetlbfs /dev/hugepages
 mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t tmpfs run /run
 mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out "$out" || exit 1
 ip link set lo up

@@ -71,6 +71,7 @@ const PACKAGES: &[&str] = &[
     "bc",
     "bindgen",
     "bison",
+    "bpftrace",
     "busybox-static",
     "ca-certificates",
     "cargo",
