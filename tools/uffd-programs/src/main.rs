@@ -40,7 +40,7 @@ enum Program {
     #[command(hide = true)]
     CriuTarget(criu::TargetOptions),
     /// Restore memory from a file in another process, as a virtual machine monitor does.
-    Snapshot,
+    Snapshot(snapshot::Options),
     /// Have very many threads sleep in faults, and go on.
     Crowd,
     /// Collect garbage: write protection, SIGBUS mode, compaction by UFFDIO_MOVE.
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Program::Postcopy(options) => postcopy::run(&mut tap, options, cli.long),
         Program::Criu(options) => criu::run(&mut tap, options, cli.long),
         Program::CriuTarget(_) => unreachable!("it ran before"),
-        Program::Snapshot => snapshot::run(&mut tap, cli.long),
+        Program::Snapshot(options) => snapshot::run(&mut tap, options, cli.long),
         Program::Crowd => crowd::run(&mut tap),
         Program::Gc => gc::run(&mut tap, cli.long),
     };

@@ -49,6 +49,14 @@ enum Reading {
     Many,
 }
 
+#[derive(clap::Args)]
+pub struct Options {
+    /// Run one case, in which the first thread of the owner touches a page before all others do,
+    /// and the handler waits so long before it fills it. Prints the page and the thread.
+    #[arg(long, value_name = "MILLISECONDS")]
+    delay: Option<u64>,
+}
+
 #[derive(Copy, Clone)]
 struct Case {
     name: &'static str,
@@ -60,6 +68,8 @@ struct Case {
     accesses: usize,
     /// How often the balloon gives memory back.
     removals: usize,
+    /// How long the handler waits before it fills the first page.
+    delay: Option<Duration>,
 }
 
 const MIB: usize = 1 << 20;
@@ -73,6 +83,7 @@ const CASES: &[Case] = &[
         accesses: 1500,
         // A handler that sleeps in read() cannot retry an ioctl when the removal is over.
         removals: 0,
+        delay: None,
     },
     Case {
         name: "anonymous memory, a message at a time",
@@ -81,6 +92,7 @@ const CASES: &[Case] = &[
         regions: [6 * MIB, 2 * MIB],
         accesses: 2500,
         removals: 150,
+        delay: None,
     },
     Case {
         name: "anonymous memory, many messages at a time",
@@ -89,6 +101,7 @@ const CASES: &[Case] = &[
         regions: [6 * MIB, 2 * MIB],
         accesses: 2500,
         removals: 150,
+        delay: None,
     },
     Case {
         name: "shared memory",
@@ -97,6 +110,7 @@ const CASES: &[Case] = &[
         regions: [6 * MIB, 2 * MIB],
         accesses: 2500,
         removals: 150,
+        delay: None,
     },
     Case {
         name: "huge pages",
@@ -105,8 +119,12 @@ const CASES: &[Case] = &[
         regions: [16 * MIB, 8 * MIB],
         accesses: 120,
         removals: 20,
+        delay: None,
     },
 ];
+
+/// The case with a delay: its handler counts all answers of its operations.
+const DELAYED: Case = CASES[1];
 
 impl Case {
     /// The size of a page.
@@ -137,11 +155,18 @@ impl Case {
     }
 }
 
-/// Runs all cases.
-pub fn run(tap: &mut Tap, long: bool) -> Result<()> {
+/// Runs all cases, or the one with a delay.
+pub fn run(tap: &mut Tap, options: &Options, long: bool) -> Result<()> {
     let directory = Directory::new()?;
-    for case in CASES {
-        let case = if long { case.longer() } else { *case };
+    let cases = match options.delay.map(Duration::from_millis) {
+        Some(delay) => vec![Case {
+            delay: Some(delay),
+            ..DELAYED
+        }],
+        None => CASES.to_vec(),
+    };
+    for case in cases {
+        let case = if long { case.longer() } else { case };
         let name = format!("snapshot: {}", case.name);
         let began = Instant::now();
         let result = restore(&directory.0, &case);
@@ -157,7 +182,7 @@ fn restore(directory: &Path, case: &Case) -> Result<Measures> {
     write_memory(&file, case).context("cannot write the memory file")?;
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket)?;
-    let handler = Process::start(|| handler::serve(&listener, &file, case.reading))?;
+    let handler = Process::start(|| handler::serve(&listener, &file, case))?;
     drop(listener);
     let owner = Process::start(|| owner::run(&socket, case))?;
     let used = match owner.wait(LIMIT).context("the owner of the memory failed") {

@@ -2,7 +2,7 @@
 
 //! The handler, which fills the pages.
 
-use super::{Measures, Reading};
+use super::{Case, Measures, Reading};
 use crate::support::{self, check, poll, readable, PAGE};
 use anyhow::{bail, ensure, Context, Result};
 use nix::{
@@ -52,6 +52,8 @@ struct Handler {
     file: FileMapping,
     /// How many pages are filled at a time.
     together: usize,
+    /// How long it waits before it fills the first page.
+    delay: Option<Duration>,
     counters: Counters,
 }
 
@@ -77,21 +79,22 @@ enum Made {
 }
 
 /// Serves an owner until it closes its socket.
-pub fn serve(listener: &UnixListener, file: &Path, reading: Reading) -> Result<Measures> {
+pub fn serve(listener: &UnixListener, file: &Path, case: &Case) -> Result<Measures> {
     let (stream, _) = listener.accept()?;
     let (uffd, text) = receive(&stream)?;
     let handler = Handler {
         uffd,
         regions: parse_regions(&text)?,
         file: FileMapping::new(file)?,
-        together: if reading == Reading::Many {
+        together: if case.reading == Reading::Many {
             TOGETHER
         } else {
             1
         },
+        delay: case.delay,
         counters: Counters::default(),
     };
-    let counters = match reading {
+    let counters = match case.reading {
         Reading::Blocking => handler.serve_blocking(&stream)?,
         Reading::One => handler.serve_polling(&stream, 1)?,
         Reading::Many => handler.serve_polling(&stream, 64)?,
@@ -285,6 +288,9 @@ impl Handler {
     /// Fills the page of an address, and perhaps the pages after it. Returns `false` if the caller
     /// has to retry.
     fn make(&mut self, address: usize) -> Result<bool> {
+        if let Some(delay) = self.delay.take() {
+            std::thread::sleep(delay);
+        }
         let (number, wanted) = self.find(address)?;
         let region = &self.regions[number];
         let page_size = region.page_size;

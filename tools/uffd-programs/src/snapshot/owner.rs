@@ -62,6 +62,9 @@ pub fn run(socket: &Path, case: &Case) -> Result<Measures> {
     // The handler ends when this is closed.
     let stream = UnixStream::connect(socket)?;
     guest.send(&uffd, &stream)?;
+    if case.delay.is_some() {
+        guest.wait_for_first()?;
+    }
     guest.run()?;
     guest.verify_all().context("in the end")?;
     let removed: u64 = guest
@@ -137,6 +140,17 @@ impl Guest {
         )?;
         ensure!(sent == text.len(), "only {sent} bytes were sent");
         Ok(())
+    }
+
+    /// Touches a page for which the handler takes its time.
+    fn wait_for_first(&self) -> Result<()> {
+        let number = self.pages.len() / 3;
+        let (region, offset) = self.place(number);
+        let address = region.at::<u8>(offset) as usize;
+        // The first thread of a process has its number.
+        let process = std::process::id();
+        println!("# delayed: process {process} thread {process} address {address:#x}");
+        self.verify(number, &self.lock(number))
     }
 
     /// Lets virtual CPUs and a balloon run.
