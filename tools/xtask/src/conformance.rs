@@ -39,7 +39,7 @@ pub fn conformance(session: &Session, options: &Options) -> Result<()> {
         let (outcome, transcript) =
             Guests::new(&builder, kernel, 1)?.conformance(&options.prefix)?;
         let mut found = complaints(&outcome, &console, imp)?;
-        found.extend(failures(&report::reports(&outcome.output)?, true));
+        found.extend(failures(&report::reports(&outcome.output)?, kernel));
         let title = kernel.title();
         problems.extend(found.iter().map(|problem| format!("{title}: {problem}")));
         Ok(transcript)

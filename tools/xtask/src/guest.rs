@@ -26,6 +26,13 @@ const FILES: &[(&str, &str)] = &[
     ("lsm.py", include_str!("../guest/lsm.py")),
     ("stress-ng.sh", include_str!("../guest/stress-ng.sh")),
     ("suites.sh", include_str!("../guest/suites.sh")),
+    ("uffd-trace.sh", include_str!("../guest/uffd-trace.sh")),
+    ("uffd-trace", include_str!("../../uffd-trace/uffd-trace")),
+    ("latency.bt", include_str!("../../uffd-trace/latency.bt")),
+    ("slowest.bt", include_str!("../../uffd-trace/slowest.bt")),
+    ("sleepers.bt", include_str!("../../uffd-trace/sleepers.bt")),
+    ("rate.bt", include_str!("../../uffd-trace/rate.bt")),
+    ("errors.bt", include_str!("../../uffd-trace/errors.bt")),
 ];
 
 /// How a guest is started.

@@ -28,6 +28,8 @@ mod session;
 mod source;
 mod suites;
 mod test;
+#[cfg(test)]
+mod uffd_trace;
 mod ui;
 
 use anyhow::Result;

@@ -137,7 +137,17 @@ pub const PROGRAMS: &[Suite] = &[
     suite("garbage collector", "uffd-programs gc", 90),
     suite("very many threads", "uffd-programs crowd", 600),
     suite("stress-ng", "sh \"$out\"/stress-ng.sh", 60),
+    suite(TRACE, "sh \"$out\"/uffd-trace.sh", 600),
 ];
+
+/// The suite for the tracepoints, which are not in C. There it tests what works without them, and
+/// skips the rest.
+pub const TRACE: &str = "uffd-trace";
+
+/// Returns true if the kernels are to give the same results in a suite.
+pub fn is_comparable(suite: &str) -> bool {
+    suite != TRACE
+}
 
 /// The suite whose answers are compared. They are in a file beside the console.
 pub const CONFORMANCE: Suite = suite("conformance", "uffd-conformance", 900);
@@ -200,6 +210,7 @@ const NOT_ON_ARM64: &[(&str, &str)] = &[
     ("QEMU postcopy", "its virtual machines are for x86-64"),
     ("CRIU lazy restore", NO_DEBIAN),
     ("stress-ng", NO_DEBIAN),
+    (TRACE, NO_DEBIAN),
     (LSM.name, NO_DEBIAN),
 ];
 const NO_DEBIAN: &str = "the guest has no programs of Debian's but busybox";

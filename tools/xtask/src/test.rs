@@ -212,8 +212,7 @@ pub fn run(guests: &Guests, long: bool) -> Result<Results> {
             problems.extend(report.document(name)?);
         }
     }
-    // A PREEMPT_RT kernel lacks transparent huge pages, so suites skip tests.
-    problems.extend(failures(&reports, kernel.flavour != Flavour::Rt));
+    problems.extend(failures(&reports, kernel));
     let expected = Plan::of(kernel.flavour).all().count();
     if reports.len() != expected {
         problems.push(format!("{} of {expected} suites ran", reports.len()));
