@@ -117,7 +117,7 @@ pub fn run(options: &Options) -> Result<()> {
         machine,
         parameters: Parameters {
             seconds: options.seconds,
-            memory_mib: options.memory,
+            memory_limit_mib: options.memory,
             huge_pages: memory.huge_pages,
             opened_with: way.to_string(),
         },

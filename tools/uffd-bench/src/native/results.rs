@@ -29,7 +29,7 @@ pub struct Results {
 #[derive(Serialize)]
 pub struct Parameters {
     pub seconds: u64,
-    pub memory_mib: u64,
+    pub memory_limit_mib: u64,
     pub huge_pages: usize,
     /// How userfaultfds are opened.
     pub opened_with: String,
