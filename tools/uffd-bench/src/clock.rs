@@ -120,6 +120,11 @@ impl Samples {
         self.0.len()
     }
 
+    /// Returns the samples divided by the number of pages that each of them is about.
+    pub fn each(&self, pages: usize) -> Self {
+        Self(self.0.iter().map(|sample| sample / pages as f64).collect())
+    }
+
     /// Returns the quantile `part` of the samples, from 0 for the smallest to 1 for the largest.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();

@@ -205,6 +205,11 @@ fn measure(case: Case, report: &Report) -> Result<()> {
             backing,
             pages,
         } => ioctls::ioctl(request, backing, pages, report),
+        Case::Bulk {
+            request,
+            backing,
+            folios,
+        } => ioctls::bulk(request, backing, folios, report),
         Case::UnrelatedResolve { sleepers } => sleepers::unrelated(sleepers, report),
         Case::ResolveSleepers {
             sleepers,

@@ -80,6 +80,19 @@ pub enum Request {
     Wake,
 }
 
+/// Which folios the kernel is told to take for memory.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Folios {
+    /// A folio for each page.
+    Single,
+    /// Folios of 64 KiB, as transparent huge pages allow it.
+    #[serde(rename = "64k")]
+    Of64KiB,
+    /// One folio, a transparent huge page.
+    Huge,
+}
+
 /// An operation on registered memory that is reported as an event.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -118,6 +131,12 @@ pub enum Case {
         request: Request,
         backing: Backing,
         pages: usize,
+    },
+    /// A request for all pages of a page table, with no thread asleep: for each page.
+    Bulk {
+        request: Request,
+        backing: Backing,
+        folios: Folios,
     },
     /// Copying a page for which no thread waits, while threads sleep at other pages.
     UnrelatedResolve { sleepers: usize },
@@ -208,6 +227,7 @@ impl fmt::Display for Case {
 
 use Access::{Read, Write};
 use Backing::{Anon, Hugetlb, Shmem};
+use Folios::{Huge, Of64KiB, Single};
 use Resolution::{Continue, Copy, Move, Poison, Writeprotect, Zeropage};
 
 /// The resolutions, the accesses that are measured with each of them, and the memory that the kernel
@@ -261,6 +281,19 @@ const REQUESTS: &[(Request, Backing)] = &[
     (Request::Writeprotect, Anon),
     (Request::WriteprotectLifted, Anon),
     (Request::Wake, Anon),
+];
+
+/// The requests of `Bulk`, and the memory that each of them is measured with.
+const BULK: &[(Request, Backing, &[Folios])] = &[
+    (Request::Copy, Anon, &[Single, Of64KiB, Huge]),
+    (Request::Copy, Shmem, &[Single]),
+    (Request::Zeropage, Anon, &[Single]),
+    (Request::Zeropage, Shmem, &[Single]),
+    (Request::Poison, Anon, &[Single]),
+    (Request::Continue, Shmem, &[Single, Huge]),
+    (Request::Move, Anon, &[Single, Huge]),
+    (Request::Writeprotect, Anon, &[Single, Huge]),
+    (Request::WriteprotectLifted, Anon, &[Single]),
 ];
 
 /// How many pages there are in `Ioctl`.
@@ -487,6 +520,15 @@ pub fn cases(mode: Mode, scope: Scope) -> Vec<Case> {
                 backing,
                 pages,
             });
+        }
+    }
+    if scope > Scope::Check {
+        for &(request, backing, folios) in BULK {
+            cases.extend(folios.iter().map(|&folios| Case::Bulk {
+                request,
+                backing,
+                folios,
+            }));
         }
     }
     for &(sleepers, from, _) in SLEEPERS {

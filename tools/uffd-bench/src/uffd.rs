@@ -138,6 +138,18 @@ impl Memory {
         self.start + index * self.backing.page()
     }
 
+    /// Returns whether the mapping at `start`, which is this memory or its alias, has huge pages.
+    pub fn has_huge_pages(start: usize) -> Result<bool> {
+        let smaps = fs::read_to_string("/proc/self/smaps")?;
+        let mapping = format!("{start:x}-");
+        let lines = smaps.lines().skip_while(|line| !line.starts_with(&mapping));
+        let mut sizes = lines.take_while(|line| !line.starts_with("VmFlags"));
+        Ok(sizes.any(|line| {
+            let huge = ["AnonHugePages:", "ShmemPmdMapped:"];
+            huge.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0 kB")
+        }))
+    }
+
     /// Writes to all pages at `start`, which is this memory or its alias.
     pub fn populate(&self, start: usize) {
         for page in 0..self.pages {
