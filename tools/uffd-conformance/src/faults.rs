@@ -182,7 +182,8 @@ fn sleeper(log: &mut Transcript, setup: Setup, read: bool, act: &Act) {
     let (start, len) = (fixture.area.start, fixture.area.len);
     let (uffd, names) = (&fixture.uffd, fixture.names.clone());
     let access = if setup.mode & WP != 0 { store } else { load };
-    let thread = std::thread::spawn(move || access(start + 0x10, &names));
+    // It is counted before it has looked at the page table for the last time.
+    let thread = sleeping_thread(move || access(start + 0x10, &names));
     uffd.wait_for_sleepers(1);
     let question = |text: &str| format!("{},read={read},{text}", act.name);
     if read {

@@ -7,7 +7,7 @@
 use crate::{
     kinds::kind_of,
     memory::{dontneed, Area, Names},
-    process::{ended, fork, kill, receive, send, sleeping_thread, this_thread},
+    process::{ended, fork, kill, receive, send, sleeping_thread, this_thread, wait_for_sleep},
     sys::PAGE,
     touch::{catch_signals, load, store},
     transcript::{Case, Transcript},
@@ -192,6 +192,7 @@ fn thread(log: &mut Transcript) {
     });
     let id = receiver.recv().expect("a thread");
     uffd.wait_for_sleepers(1);
+    wait_for_sleep(&format!("/proc/self/task/{id}"), || false);
     let of = |file: &str| {
         let path = format!("/proc/self/task/{id}/{file}");
         fs::read_to_string(path).expect("there is the file")
