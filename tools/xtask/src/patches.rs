@@ -64,3 +64,30 @@ pub fn touched(repo: &Path) -> Result<BTreeSet<String>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::ensure;
+    use regex::Regex;
+
+    /// The names of patches have numbers, which change when patches are added.
+    #[test]
+    fn links_of_the_readme_lead_somewhere() -> Result<()> {
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let readme = fs::read_to_string(repo.join("README.md"))?;
+        let headings: Vec<String> = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("## "))
+            .map(|heading| heading.to_lowercase().replace(' ', "-"))
+            .collect();
+        for link in Regex::new(r"\]\(([^)]*)\)")?.captures_iter(&readme) {
+            let known = match link[1].strip_prefix('#') {
+                Some(heading) => headings.iter().any(|known| known == heading),
+                None => repo.join(&link[1]).exists(),
+            };
+            ensure!(known, "README.md links to {}, which is not there", &link[1]);
+        }
+        Ok(())
+    }
+}
