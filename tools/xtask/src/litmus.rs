@@ -203,7 +203,7 @@ pub fn litmus(session: &Session, options: &Options) -> Result<()> {
     let lab = if session.host_tools {
         Lab::Host
     } else {
-        lab::ensure(&session.ui, &session.cache, &lab::LITMUS)?
+        session.root(&lab::LITMUS)?
     };
     let source = session.source()?;
     let out = session.results.join("litmus");

@@ -6,14 +6,18 @@ use crate::{
     builder::Builder,
     config::Arch,
     guest::{self, Accel},
-    lab::{self, Lab},
+    lab::{self, Lab, Recipe},
     source::Source,
     ui::Ui,
 };
 use anyhow::{bail, Context, Result};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use std::{
     cell::OnceCell,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -30,6 +34,7 @@ pub struct Session {
     /// The user's own kernel tree.
     pub kdir: Option<PathBuf>,
     accel: OnceCell<Accel>,
+    claim: OnceCell<Flock<File>>,
 }
 
 impl Session {
@@ -48,7 +53,38 @@ impl Session {
             host_tools,
             kdir,
             accel: OnceCell::new(),
+            claim: OnceCell::new(),
         })
+    }
+
+    /// Keeps other runs of this tool from using the cache until this one ends. Waits for a run that
+    /// does: it would build from another tree.
+    fn claim_cache(&self) -> Result<()> {
+        if self.claim.get().is_some() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.cache)?;
+        let file = File::create(self.cache.join("lock"))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, err)| {
+            if err == Errno::EWOULDBLOCK {
+                let cache = self.cache.display();
+                self.ui.note(&format!(
+                    "another run uses {cache}: waiting for its end; XDG_CACHE_HOME names another place"
+                ));
+            }
+            Flock::lock(file, FlockArg::LockExclusive)
+        });
+        let lock = lock
+            .map_err(|(_, err)| err)
+            .context("cannot lock the cache")?;
+        let _ = self.claim.set(lock);
+        Ok(())
+    }
+
+    /// Makes a root, if it is not there already.
+    pub fn root(&self, recipe: &Recipe) -> Result<Lab> {
+        self.claim_cache()?;
+        lab::ensure(&self.ui, &self.cache, recipe)
     }
 
     pub fn lab(&self) -> Result<Lab> {
@@ -59,10 +95,11 @@ impl Session {
             }
             return Ok(Lab::Host);
         }
-        lab::ensure(&self.ui, &self.cache, &lab::LAB)
+        self.root(&lab::LAB)
     }
 
     pub fn source(&self) -> Result<Source> {
+        self.claim_cache()?;
         match &self.kdir {
             Some(kdir) => Source::from_kdir(&self.ui, &self.cache, kdir, &self.repo),
             None => Source::pristine(&self.ui, &self.cache),
@@ -79,8 +116,13 @@ impl Session {
         let lab = match arch {
             Arch::X86 => self.lab()?,
             Arch::Arm64 if self.host_tools => bail!("for arm64 there is no --host-tools"),
-            Arch::Arm64 => lab::ensure(&self.ui, &self.cache, &lab::LAB_ARM64)?,
+            Arch::Arm64 => self.root(&lab::LAB_ARM64)?,
         };
+        self.builder_in(lab, arch)
+    }
+
+    /// The same in a lab that is there.
+    pub fn builder_in(&self, lab: Lab, arch: Arch) -> Result<Builder<'_>> {
         let source = self.source()?;
         let tree_id = source.prepare(&self.ui, &self.repo)?;
         source.check_tree(&self.repo)?;
