@@ -19,7 +19,7 @@ pub struct Recipe {
     name: &'static str,
     title: &'static str,
     suite: &'static str,
-    packages: &'static [&'static str],
+    packages: &'static [&'static [&'static str]],
     options: &'static [&'static str],
     /// The space that has to be free, in GiB.
     gib: u64,
@@ -30,7 +30,7 @@ pub const LAB: Recipe = Recipe {
     name: "lab",
     title: "Making the lab (Debian 13 with compilers and QEMU)",
     suite: "trixie",
-    packages: PACKAGES,
+    packages: &[PACKAGES],
     options: &[
         "--variant=minbase",
         "--customize-hook=chroot $1 dpkg-query -W > $1/etc/lab-versions",
@@ -42,7 +42,7 @@ pub const LAB: Recipe = Recipe {
 pub const LAB_ARM64: Recipe = Recipe {
     name: "lab-arm64",
     title: "Making the lab for arm64 (Debian 13 with compilers and QEMU)",
-    packages: PACKAGES_ARM64,
+    packages: &[PACKAGES_ARM64],
     options: &[
         "--variant=minbase",
         "--architectures=amd64,arm64",
@@ -51,12 +51,36 @@ pub const LAB_ARM64: Recipe = Recipe {
     ..LAB
 };
 
+/// The lab with what makes Debian packages.
+pub const LAB_PACKAGE: Recipe = Recipe {
+    name: "lab-package",
+    title: "Making the lab for packages (Debian 13 with compilers and packaging tools)",
+    packages: &[PACKAGES, PACKAGING],
+    ..LAB
+};
+
+/// A root that boots by itself, from a disk: what a kernel's package is tried in.
+pub const ROOT_PACKAGE: Recipe = Recipe {
+    name: "root-package",
+    title: "Making a root that boots (Debian 13 with systemd)",
+    packages: &[&[
+        "init",
+        "initramfs-tools",
+        "kmod",
+        "linux-base",
+        "udev",
+        "zstd",
+    ]],
+    gib: 1,
+    ..LAB
+};
+
 /// A root that has herd7 and a shell.
 pub const LITMUS: Recipe = Recipe {
     name: "litmus",
     title: "Making a root for herd7 (from Debian unstable)",
     suite: "unstable",
-    packages: &["base-files", "bash", "coreutils", "herdtools7"],
+    packages: &[&["base-files", "bash", "coreutils", "herdtools7"]],
     options: &[
         // Programs are unpacked, but nothing is set up: herd7 works without.
         "--variant=extract",
@@ -110,6 +134,18 @@ const PACKAGES: &[&str] = &[
     "util-linux",
     "virtme-ng",
     "xz-utils",
+];
+
+/// What `make bindeb-pkg` needs more, also for a distribution's configuration, and what makes a disk.
+const PACKAGING: &[&str] = &[
+    "build-essential",
+    "debhelper",
+    "dpkg-dev",
+    "dwarves",
+    "e2fsprogs",
+    "libdw-dev",
+    "lz4",
+    "zstd",
 ];
 
 /// The packages of the lab for arm64: the toolchain, QEMU, and what guests have of Debian.
@@ -300,7 +336,8 @@ pub fn ensure(ui: &Ui, cache: &Path, recipe: &Recipe) -> Result<Lab> {
     ensure_host_tools(ui, HOST_TOOLS.iter().chain([&LAB_TOOL]))?;
     let root = cache.join(recipe.name);
     let stamp = root.join("etc/lab-packages");
-    let wanted = format!("{} {}\n", recipe.suite, recipe.packages.join(" "));
+    let packages = recipe.packages.concat();
+    let wanted = format!("{} {}\n", recipe.suite, packages.join(" "));
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(Lab::Root(root));
     }
@@ -314,7 +351,7 @@ pub fn ensure(ui: &Ui, cache: &Path, recipe: &Recipe) -> Result<Lab> {
         recipe.title,
         Command::new("mmdebstrap")
             .args(recipe.options)
-            .arg(format!("--include={}", recipe.packages.join(",")))
+            .arg(format!("--include={}", packages.join(",")))
             .arg("--extract-hook=mkdir -p $1/src $1/build $1/out")
             .arg(recipe.suite)
             .arg(&root),

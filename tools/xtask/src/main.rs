@@ -18,6 +18,7 @@ mod git;
 mod guest;
 mod lab;
 mod litmus;
+mod package;
 mod patches;
 mod protocol;
 mod report;
@@ -72,6 +73,8 @@ enum Task {
         #[arg(long = "impl", value_enum, default_value = "rust")]
         imp: Impl,
     },
+    /// Make Debian packages of the Rust kernel, with your own configuration.
+    Package(package::Options),
     /// Boot a kernel, with this machine's files, and run a shell on it.
     #[command(visible_alias = "shell")]
     Boot(boot::Options),
@@ -129,6 +132,7 @@ fn run() -> Result<()> {
             println!("{}", out.join("bzImage").display());
             Ok(())
         }
+        Task::Package(options) => package::package(&session, &options),
         Task::Boot(options) => boot::boot(&session, &options),
         Task::Exec(options) => exec::exec(&session, &options),
         Task::Protocol(options) => protocol::protocol(&session, &options),
