@@ -5,6 +5,7 @@
 use crate::{
     inspect::{huge_pages, names_within, pagemap, peek, vm_flags},
     kinds::{kind_of, Kind, Trait, BASIC, KINDS},
+    ledger::Ledger,
     memory::{read_byte, write_byte, Area, Names, HUGE, MIB, RW},
     sys::{errno_name, Answer, PAGE},
     transcript::{Case, Transcript},
@@ -96,6 +97,8 @@ fn other_for(kind: &Kind, area: &Area) -> Area {
 }
 
 fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features: u64) {
+    let ledger = Ledger::new();
+    let at_first = ledger.entry();
     let area = match (kind.make)(0) {
         Ok(area) => area,
         Err(errno) => return log.record("cannot be made", errno_name(errno)),
@@ -141,12 +144,15 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
     };
     let mut page = 0;
     for operation in OPERATIONS {
+        let before = ledger.entry();
         let called = operands.call(operation, page);
+        let accounts = ledger.entry() - before;
         let address = operands.area.at(page);
         log.record(
             operation.name,
             format!("{called}; {} {}", pagemap(address), content(address)),
         );
+        log.record(format!("{} accounts", operation.name), accounts);
         let called = operands.call(operation, page);
         log.record(
             format!("{} again", operation.name),
@@ -196,6 +202,9 @@ fn ask_kind(log: &mut Transcript, kind: &Kind, mode: u64, state: State, features
         .map(|page| pagemap(operands.area.at(page)))
         .collect();
     log.record("pages", map.join(" "));
+    drop(operands);
+    let accounts = ledger.entry() - at_first;
+    log.record("accounts at last", accounts.without_own());
 }
 
 /// Registered areas beside each other, which mappings of the same kind are joined to or split from.

@@ -116,13 +116,18 @@ fn sealed(slot: usize, seals: i32, protection: i32, flags: i32) -> Result<Area, 
 }
 
 fn hugetlb(slot: usize, page: usize, pages: usize, flags: i32) -> Result<Area, i32> {
+    hugetlb_reserved(slot, page, pages, flags | libc::MAP_NORESERVE)
+}
+
+/// The pages are taken out of what others can have when they are mapped.
+fn hugetlb_reserved(slot: usize, page: usize, pages: usize, flags: i32) -> Result<Area, i32> {
     let size = (page.trailing_zeros() << libc::MAP_HUGE_SHIFT) as i32;
     Area::map(
         slot,
         pages * page,
         page,
         RW,
-        flags | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE | size,
+        flags | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | size,
         None,
     )
 }
@@ -373,6 +378,9 @@ pub const KINDS: &[Kind] = &[
     }),
     kind("hugetlb", &[Hugetlb], |slot| {
         hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_PRIVATE)
+    }),
+    kind("hugetlb-reserved", &[Hugetlb], |slot| {
+        hugetlb_reserved(slot, HUGE, HUGE_PAGES, libc::MAP_PRIVATE)
     }),
     kind("hugetlb-shared", &[Hugetlb, Cached], |slot| {
         hugetlb(slot, HUGE, HUGE_PAGES, libc::MAP_SHARED)

@@ -24,6 +24,7 @@
 //!    | `review`    | `delivery`       | readers that compete, fail or die; POLLOUT           |
 //!    | `claims`    | `claims`         | what happens while a thread reads about a fork       |
 //!    | `fdinfo`    | `fdinfo`         | what an administrator sees: counters, wchan, stack   |
+//!    | `accounts`  | `accounts`       | what is given back if a call fails in the middle     |
 //!    | `random`    | `random`         | sequences made from a seed                           |
 //!
 //! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
@@ -48,6 +49,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod access;
+mod accounts;
 mod action;
 mod arguments;
 mod cgroup;
@@ -62,6 +64,7 @@ mod fixture;
 mod inspect;
 mod ioctls;
 mod kinds;
+mod ledger;
 mod memory;
 mod messages;
 mod partial_ranges;
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         delivery::cases(),
         claims::cases(),
         fdinfo::cases(),
+        accounts::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()
