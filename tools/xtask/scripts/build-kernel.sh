@@ -2,9 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds a kernel. Clippy makes the same objects as the compiler, with more warnings. Also makes a
 # policy for SELinux that allows everything except the creation of anonymous inodes.
-# This tool sets src, build, out, toolchain (arguments of make), arch and image.
+# This tool sets src, build, out, toolchain (arguments of make), arch, image and untraced.
 # shellcheck disable=SC2154
 set -e
+if [ -n "$untraced" ]; then
+	# Rust code has no tracepoints then. No object depends on this file.
+	# shellcheck disable=SC2086 # There are several arguments in it.
+	make -C "$src" $toolchain O="$build" syncconfig
+	sed -i '/CONFIG_TRACEPOINTS/d' "$build"/include/generated/rustc_cfg
+	rm -f "$build"/rust/kernel.o "$build"/fs/userfaultfd/*.o
+fi
 # shellcheck disable=SC2086 # There are several arguments in it.
 make -C "$src" $toolchain O="$build" CLIPPY=1 -j"$(nproc)" "$image"
 cp "$build/arch/$arch/boot/$image" "$build"/vmlinux "$out"

@@ -8,6 +8,7 @@ mod native;
 mod plot;
 mod size;
 mod targets;
+mod tracepoints;
 
 use crate::{
     builder::Builder,
@@ -70,6 +71,8 @@ impl Options {
 /// Counting instructions, and counting operations per second.
 const PATH_LENGTH: &str = "path-length";
 const CONTENTION: &str = "contention";
+/// The faults of one thread.
+const FAULT: &str = "single-fault";
 /// Inspecting the objects.
 const BUILD: &str = "build";
 
@@ -83,7 +86,7 @@ const ASSERTED_CPUS: usize = 8;
 
 /// The measures of a test, and how much of C a test lets Rust take.
 const BOUNDS: &[(&str, f64)] = &[
-    ("single-fault", 0.97),
+    (FAULT, 0.97),
     ("ioctl", 1.01),
     ("unrelated-resolve", 1.0),
     ("waiters", 1.01),
@@ -217,8 +220,15 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs the benchmark program once, on one kernel.
-    fn run(&mut self, imp: Impl, mode: &str, accel: Accel, cpus: u32, args: &str) -> Result<()> {
-        let kernel = Kernel::plain(imp);
+    fn run(
+        &mut self,
+        kernel: Kernel,
+        mode: &str,
+        accel: Accel,
+        cpus: u32,
+        args: &str,
+    ) -> Result<()> {
+        let imp = kernel.imp;
         let session = self.builder.session;
         let image = self.builder.kernel(kernel)?;
         let compilers = compilers(&fs::read_to_string(image.join("config"))?)?;
@@ -287,13 +297,16 @@ impl<'a> Bench<'a> {
         let runs = |most| if options.quick { 1 } else { most };
         for _ in 0..runs(PATH_LENGTH_RUNS) {
             for imp in imps {
-                self.run(imp, PATH_LENGTH, Accel::Icount, 1, &args)?;
+                self.run(Kernel::plain(imp), PATH_LENGTH, Accel::Icount, 1, &args)?;
             }
+        }
+        if !options.quick && wants(FAULT) {
+            tracepoints::measure(self)?;
         }
         if wants("load") || wants("enqueue") {
             for _ in 0..runs(CONTENTION_RUNS) {
                 for imp in imps {
-                    self.run(imp, CONTENTION, accel, cpus, &args)?;
+                    self.run(Kernel::plain(imp), CONTENTION, accel, cpus, &args)?;
                 }
             }
         }
@@ -413,7 +426,8 @@ fn bound(row: &Row) -> Option<f64> {
 pub fn check(builder: &Builder) -> Result<Check> {
     let mut bench = Bench::new(builder)?;
     for imp in [Impl::Rust, Impl::C] {
-        bench.run(imp, PATH_LENGTH, Accel::Icount, 1, "--scope check")?;
+        let kernel = Kernel::plain(imp);
+        bench.run(kernel, PATH_LENGTH, Accel::Icount, 1, "--scope check")?;
     }
     let mut problems = Vec::new();
     let mut worst = (0.0, String::from("nothing"));

@@ -3,7 +3,7 @@
 //! Building kernels and selftests.
 
 use crate::{
-    config::{Arch, Impl, Kernel},
+    config::{Arch, Flavour, Impl, Kernel},
     lab::{self, Lab, Mounts},
     patches,
     source::Source,
@@ -65,6 +65,10 @@ impl Builder<'_> {
                 include_str!("../scripts/configure.sh"),
             ),
         )?;
+        let untraced = match kernel.flavour {
+            Flavour::Untraced => "yes",
+            _ => "",
+        };
         let log = format!("build-{}", kernel.name());
         self.session.ui.run(
             &log,
@@ -75,6 +79,7 @@ impl Builder<'_> {
                     ("toolchain", toolchain),
                     ("arch", arch.name()),
                     ("image", arch.image()),
+                    ("untraced", untraced),
                 ],
                 include_str!("../scripts/build-kernel.sh"),
             ),
@@ -85,20 +90,26 @@ impl Builder<'_> {
         Ok(out)
     }
 
-    /// The first tree of a flavour starts as a copy of the other implementation's, from which it
-    /// differs in little.
+    /// The first tree of a flavour starts as a copy of one from which it differs in little: that of
+    /// the other implementation, or of the flavour that it is made from.
     fn seed(&self, kernel: Kernel, build: &Path) -> Result<()> {
         if build.join(".config").exists() {
             return Ok(());
         }
         fs::create_dir_all(build)?;
         lab::require_space(build, 6)?;
-        let other = self.build_tree(Kernel {
-            imp: match kernel.imp {
-                Impl::Rust => Impl::C,
-                Impl::C => Impl::Rust,
+        let other = self.build_tree(match kernel {
+            Kernel {
+                imp,
+                flavour: Flavour::Untraced,
+            } => Kernel::plain(imp),
+            Kernel { imp, flavour } => Kernel {
+                imp: match imp {
+                    Impl::Rust => Impl::C,
+                    Impl::C => Impl::Rust,
+                },
+                flavour,
             },
-            ..kernel
         });
         if !other.join("vmlinux").exists() {
             return Ok(());
@@ -111,7 +122,7 @@ impl Builder<'_> {
         let script = r#"cp -a "$src"/. "$build"/ && rm -f "$build"/wanted.config"#;
         self.session.ui.run(
             "seed",
-            "Copying the build tree of the other implementation",
+            "Copying the build tree of another kernel",
             &mut self.lab.sh(&mounts, &[], script),
         )
     }

@@ -70,12 +70,16 @@ pub enum Flavour {
     Arm64Pages64,
     /// With debug info, to find out which lines run.
     Coverage,
+    /// Like `Plain`, but Rust code has no tracepoints, to find out what they cost.
+    Untraced,
 }
 
 impl Flavour {
     pub fn arch(self) -> Arch {
         match self {
-            Self::Plain | Self::Debug | Self::Rt | Self::Gcc | Self::Coverage => Arch::X86,
+            Self::Plain | Self::Debug | Self::Rt | Self::Gcc | Self::Coverage | Self::Untraced => {
+                Arch::X86
+            }
             Self::Arm64 | Self::Arm64Pages64 => Arch::Arm64,
         }
     }
@@ -96,6 +100,7 @@ impl Flavour {
             Self::Rt => ("-rt", "PREEMPT_RT kernel"),
             Self::Gcc => ("-gcc", "kernel of gcc"),
             Self::Coverage => ("-coverage", "kernel with debug info"),
+            Self::Untraced => ("-untraced", "kernel without tracepoints of Rust code"),
             Self::Arm64 => ("-arm64", "arm64 kernel"),
             Self::Arm64Pages64 => ("-arm64-64k", "arm64 kernel with 64K pages"),
         }
@@ -104,7 +109,7 @@ impl Flavour {
     /// The options that differ from those of other flavours.
     fn config(self) -> &'static str {
         match self {
-            Self::Plain | Self::Gcc => "",
+            Self::Plain | Self::Gcc | Self::Untraced => "",
             Self::Debug => include_str!("../config/debug.config"),
             Self::Rt => include_str!("../config/rt.config"),
             Self::Coverage => include_str!("../config/coverage.config"),

@@ -220,7 +220,9 @@ pub fn not_run(flavour: Flavour, suite: &Suite) -> Option<&'static str> {
     let named = |name: &str| name == suite.name;
     let ours = ours().any(|other| named(other.name));
     match flavour {
-        Flavour::Plain | Flavour::Debug | Flavour::Rt | Flavour::Coverage => None,
+        Flavour::Plain | Flavour::Debug | Flavour::Rt | Flavour::Coverage | Flavour::Untraced => {
+            None
+        }
         Flavour::Gcc if !ours || named(CONFORMANCE.name) => None,
         Flavour::Gcc => Some("the selftests and the suite show what a compiler breaks"),
         Flavour::Arm64 => {

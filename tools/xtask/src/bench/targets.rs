@@ -2,7 +2,7 @@
 
 //! The targets of the benchmark.
 
-use super::{size::FRAMES, Row, BUILD, CONTENTION, PATH_LENGTH};
+use super::{size::FRAMES, tracepoints, Row, BUILD, CONTENTION, PATH_LENGTH};
 use crate::config::Impl;
 use serde::Serialize;
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
@@ -17,6 +17,8 @@ const READ_FAULTS: &[&str] = &["zeropage", "continue"];
 const LOAD_EACH: f64 = 0.95;
 /// How much a process that does not use userfaultfd may differ from one on the C kernel.
 const BUILTIN: f64 = 0.002;
+/// How many instructions of a fault are for tracepoints, while they are off.
+const OFF: f64 = 5.0;
 /// How much longer the slowest faults may take while very many threads sleep.
 const LATENCY: f64 = 1.2;
 /// How many threads sleep then, and with how many it is compared.
@@ -363,6 +365,7 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
     )];
     targets.extend(single_fault(&results));
     targets.push(mmap_lock(&results));
+    targets.push(tracepoints_off(&results));
     let measures = [
         ("ioctl", Bound::AtMost(1.0)),
         ("event", Bound::AtMost(REPEATABLE)),
@@ -427,6 +430,15 @@ fn mmap_lock(results: &Results) -> Target {
     let rows = results.of(PATH_LENGTH, measure, "mmap_lock acquisitions");
     let what = "the mmap_lock is not taken after the fault was resolved";
     compared(measure, what, Bound::AtMost(0.0), rows)
+}
+
+/// Judges what tracepoints take while they are off, in instructions for a fault.
+fn tracepoints_off(results: &Results) -> Target {
+    let rows = results.path(tracepoints::OFF).into_iter();
+    let found = rows.filter_map(|row| Found::in_rust(row.key.params(""), row));
+    let bound = Bound::AtMost(OFF);
+    let what = format!("{bound} instructions for a fault");
+    judge_by(tracepoints::OFF, PATH_LENGTH, what, bound, found.collect())
 }
 
 /// Judges the slowest faults by those with few threads asleep.
