@@ -195,8 +195,9 @@ fn measure_all(
             None => {
                 progress(format_args!("[{}/{all}] {case}", index + 1))?;
                 match in_child(case, left / (all - index) as u32, left + GRACE)? {
-                    Ok(rows) => {
+                    Ok((rows, peak)) => {
                         results.rows.extend(rows);
+                        results.peak_memory_mib = results.peak_memory_mib.max(peak);
                         continue;
                     }
                     Err(why) => {
@@ -210,7 +211,6 @@ fn measure_all(
         results.not_measured.push(NotMeasured { case, why });
     }
     results.seconds = start.elapsed().as_secs_f64();
-    results.peak_memory_mib = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() as u64 >> 10;
     Ok(failed)
 }
 
@@ -223,16 +223,27 @@ fn progress(text: impl std::fmt::Display) -> Result<()> {
     say(text)
 }
 
+/// The results of a case, and how much memory its process had at most, in MiB.
+type Measured = (Vec<Row>, u64);
+
 /// Measures a case in a process of its own, in about the time `share`. Returns the results, or the
 /// reason why there are none.
-fn in_child(case: Case, share: Duration, limit: Duration) -> Result<Result<Vec<Row>, String>> {
+fn in_child(case: Case, share: Duration, limit: Duration) -> Result<Result<Measured, String>> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("no pipe: raise `ulimit -n`")?;
     let until = Instant::now() + share;
     let child = Child::start(|| {
         let measured = dup2_stdout(&writer)
             .and_then(|()| dup2_stderr(&writer))
             .map_err(anyhow::Error::from)
-            .and_then(|()| measure(case, &Report::new(Mode::Time, case, Some(until))?));
+            .and_then(|()| measure(case, &Report::new(Mode::Time, case, Some(until))?))
+            .and_then(|()| {
+                // What this program waits for may be children of cargo, too.
+                println!(
+                    "{PEAK}{}",
+                    getrusage(UsageWho::RUSAGE_SELF)?.max_rss() >> 10
+                );
+                Ok(())
+            });
         match measured {
             Ok(()) => 0,
             Err(err) => {
@@ -261,13 +272,25 @@ fn in_child(case: Case, share: Duration, limit: Duration) -> Result<Result<Vec<R
         ) {
             (Some(err), _) => Err(err.into()),
             (None, Some(signal)) => Err(format!("it was ended by signal {signal}")),
-            (None, None) => Ok(output
-                .lines()
-                .map(serde_json::from_str)
-                .collect::<Result<_, _>>()
+            (None, None) => Ok(results_in(&output)
                 .with_context(|| format!("{case}: these are no results: {output}"))?),
         },
     )
+}
+
+/// What the line starts with that says how much memory a child had at most.
+const PEAK: &str = "peak: ";
+
+/// Returns what the output of a child says.
+fn results_in(output: &str) -> Result<Measured> {
+    let (mut rows, mut peak) = (Vec::new(), None);
+    for line in output.lines() {
+        match line.strip_prefix(PEAK) {
+            Some(number) => peak = Some(number.parse()?),
+            None => rows.push(serde_json::from_str(line)?),
+        }
+    }
+    Ok((rows, peak.context("the memory is not known")?))
 }
 
 /// What a line of a child starts with if the case failed.
@@ -364,6 +387,14 @@ mod tests {
             features: features.into(),
             events: false,
         }
+    }
+
+    #[test]
+    fn the_memory_is_that_of_the_child() {
+        let found = results_in("peak: 12\n").map(|(rows, peak)| (rows.len(), peak));
+        assert_eq!(found.ok(), Some((0, 12)));
+        assert!(results_in("").is_err());
+        assert!(results_in("hello\npeak: 12\n").is_err());
     }
 
     #[test]
