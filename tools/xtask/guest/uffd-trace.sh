@@ -98,6 +98,22 @@ sleepers() {
 	wait
 }
 
+# all_tracepoints: record what all of them say of the program, whose threads are
+# looked at meanwhile, and of calls and events of all kinds.
+all_tracepoints() {
+	instance=/sys/kernel/tracing/instances/uffd-test
+	mkdir "$instance"
+	echo 16384 > "$instance"/buffer_size_kb
+	echo 1 > "$instance"/events/userfaultfd/enable
+	sleepers
+	mv script.out sleepers.out
+	uffd-conformance table/anon/mode=1/empty > /dev/null 2>&1
+	uffd-conformance events/anon/mode=1/ > /dev/null 2>&1
+	echo 0 > "$instance"/events/userfaultfd/enable
+	cat "$instance"/per_cpu/cpu*/stats "$instance"/trace > script.out
+	rmdir "$instance"
+}
+
 # Helpers of this script call it again.
 case $1 in
 program)
@@ -233,5 +249,32 @@ check "errors.bt: EEXIST and EAGAIN" awks '
 	/^@errors/ && /EAGAIN\]/ { again += $NF; next }
 	/^@errors/ && !/ENOENT\]/ { bad = 1 }
 	END { exit !(exists == eexist && again == eagain && !bad) }'
+
+all_tracepoints
+check "tracepoints: no event is lost" awks '
+	/^(overrun|dropped events): / && $NF != 0 { bad = 1 }
+	END { exit bad || NR < 1000 }'
+check "tracepoints: each descriptor is created and released" awks '
+	/ userfaultfd_create: / { created++ }
+	/ userfaultfd_release: / { released++ }
+	END { exit !(created > 100 && created == released) }'
+check "tracepoints: registrations and their ends" awks '
+	/ userfaultfd_register: .* mode=missing ret=0$/ { registered++ }
+	/ userfaultfd_unregister: .* ret=0$/ { unregistered++ }
+	END { exit !(registered > 100 && unregistered > 0) }'
+check "tracepoints: events of each kind, and their ends" awks '
+	/ userfaultfd_event: / { match($0, /event=[a-z]+/); begun[substr($0, RSTART, RLENGTH)]++ }
+	/ userfaultfd_event_end: / { match($0, /event=[a-z]+/); ended[substr($0, RSTART, RLENGTH)]++ }
+	END {
+		for (kind in begun) {
+			kinds++
+			bad += begun[kind] != ended[kind]
+		}
+		exit bad || kinds != 4
+	}'
+mv sleepers.out script.out
+check "tracepoints: the counters meanwhile" awks '
+	$2 ~ /^[0-9]+$/ && $1 == process && NF == 13 && $13 >= 900 { found = 1 }
+	END { exit !found }'
 
 finish
