@@ -5,38 +5,103 @@
 use crate::{
     memory::Names,
     process::this_process,
-    sys::{errno, errno_name, read_process, Answer, PAGE},
+    sys::{bits, errno, errno_name, read_process, Answer, PAGE},
 };
-use std::ops::Range;
+use std::{fmt::Display, ops::Range, os::unix::fs::FileExt};
 
-/// What the page table says of a page: Present, Swapped, File, eXclusive, soft-Dirty,
+/// The letters for bits of the page table: Present, Swapped, File, eXclusive, soft-Dirty,
 /// Write-protected by userfaultfd, Guard.
-pub fn pagemap(address: usize) -> String {
-    let mut entry = [0; 8];
+const LETTERS: [(u32, char); 7] = [
+    (63, 'P'),
+    (62, 'S'),
+    (61, 'F'),
+    (56, 'X'),
+    (55, 'D'),
+    (57, 'W'),
+    (58, 'G'),
+];
+
+/// What /proc/self/pagemap says of some pages that follow one another. There are fewer if the
+/// address space ends before.
+fn entries(address: usize, pages: usize) -> Vec<u64> {
     let file = std::fs::File::open("/proc/self/pagemap").expect("there is a pagemap");
-    let offset = (address / PAGE * 8) as u64;
-    if std::os::unix::fs::FileExt::read_at(&file, &mut entry, offset).unwrap_or(0) != 8 {
-        return "none".into();
-    }
-    let entry = u64::from_ne_bytes(entry);
-    let text: String = [
-        (63, 'P'),
-        (62, 'S'),
-        (61, 'F'),
-        (56, 'X'),
-        (55, 'D'),
-        (57, 'W'),
-        (58, 'G'),
-    ]
-    .iter()
-    .filter(|(bit, _)| entry >> bit & 1 != 0)
-    .map(|(_, letter)| *letter)
-    .collect();
+    let mut bytes = vec![0; 8 * pages];
+    let len = file.read_at(&mut bytes, (address / PAGE * 8) as u64);
+    let entries = bytes[..len.unwrap_or(0)].chunks_exact(8);
+    let entries = entries.map(|entry| entry.try_into().expect("eight bytes"));
+    entries.map(u64::from_ne_bytes).collect()
+}
+
+/// The letters for the bits of an entry.
+fn letters(entry: u64) -> String {
+    let letters = LETTERS.iter().filter(|(bit, _)| entry >> bit & 1 != 0);
+    let text: String = letters.map(|(_, letter)| *letter).collect();
     if text.is_empty() {
         "-".into()
     } else {
         text
     }
+}
+
+/// What the page table says of a page: [`LETTERS`].
+pub fn pagemap(address: usize) -> String {
+    let entries = entries(address, 1);
+    entries
+        .first()
+        .map_or("none".into(), |entry| letters(*entry))
+}
+
+/// What the page table says of pages that follow one another, and what else is to be said about
+/// each, by its number and whether it is present. Those that are alike are counted.
+pub fn pagemap_of<T: Display + PartialEq>(
+    address: usize,
+    pages: usize,
+    more: impl Fn(usize, bool) -> T,
+) -> String {
+    let shown = LETTERS.iter().map(|(bit, _)| 1 << bit).sum::<u64>();
+    let entries = entries(address, pages);
+    let of = |page: usize| {
+        let entry = entries[page];
+        (entry & shown, more(page, entry >> 63 != 0))
+    };
+    let mut groups: Vec<(usize, (u64, T))> = Vec::new();
+    for page in (0..entries.len()).map(of) {
+        match groups.last_mut() {
+            Some((count, last)) if *last == page => *count += 1,
+            _ => groups.push((1, page)),
+        }
+    }
+    let groups = groups
+        .into_iter()
+        .map(|(count, (entry, more))| format!("{count} {}{more}", letters(entry)));
+    groups.collect::<Vec<_>>().join(", ")
+}
+
+/// Flags of physical pages that do not depend on luck.
+const PAGE_FLAGS: [(u64, &str); 8] = [
+    (1 << 3, "uptodate"),
+    (1 << 4, "dirty"),
+    (1 << 11, "mmap"),
+    (1 << 12, "anon"),
+    (1 << 14, "swapbacked"),
+    (1 << 22, "thp"),
+    (1 << 24, "zero"),
+    (1 << 33, "mlocked"),
+];
+
+/// Flags of the page that is mapped at an address.
+pub fn page_flags(address: usize) -> String {
+    let entry = entries(address, 1).first().copied().unwrap_or(0);
+    if entry >> 63 == 0 {
+        return "-".into();
+    }
+    let frame = entry & ((1 << 55) - 1);
+    let file = std::fs::File::open("/proc/kpageflags").expect("there are flags");
+    let mut flags = [0; 8];
+    file.read_exact_at(&mut flags, 8 * frame)
+        .expect("the page has flags");
+    let known = PAGE_FLAGS.iter().map(|(flag, _)| flag).sum::<u64>();
+    bits(u64::from_ne_bytes(flags) & known, &PAGE_FLAGS)
 }
 
 /// The first byte of a page that is present, without a fault that no thread resolves.
@@ -53,11 +118,16 @@ pub fn peek(address: usize) -> String {
 
 /// How much of the mapping at an address is in huge pages of anonymous memory.
 pub fn huge_pages(address: usize) -> String {
+    smaps_of(address, "AnonHugePages:")
+}
+
+/// What a line of smaps says about the mapping that begins at an address.
+pub fn smaps_of(address: usize, name: &str) -> String {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("there is smaps");
     smaps
         .lines()
         .skip_while(|line| !line.starts_with(&format!("{address:x}-")))
-        .find_map(|line| line.strip_prefix("AnonHugePages:"))
+        .find_map(|line| line.strip_prefix(name))
         .map_or("no mapping".into(), |text| text.trim().into())
 }
 

@@ -5,8 +5,8 @@
 use crate::{
     inspect::{mappings, pagemap},
     memory::{
-        fill_with, mlock, mseal, slot_start, write_byte, Area, GIGANTIC, HUGE, MADV_GUARD_INSTALL,
-        RW,
+        fill_with, madvise, mlock, mseal, slot_start, write_byte, Area, GIGANTIC, HUGE,
+        MADV_GUARD_INSTALL, RW,
     },
     process::run_on,
     sys::{
@@ -206,12 +206,17 @@ fn swapped(slot: usize) -> Result<Area, i32> {
 
 /// Has every page of an area that is present go to the swap disk.
 pub fn swap_out(area: &Area) {
+    swap_out_pages(area.start, area.pages());
+}
+
+/// The same for some pages.
+pub fn swap_out_pages(start: usize, pages: usize) {
     for round in 0..4000 {
         // Pages that another processor has noted for later are found on that one only.
         run_on(Some(round % 2));
-        area.madvise(libc::MADV_PAGEOUT);
+        madvise(start, pages * PAGE, libc::MADV_PAGEOUT);
         run_on(None);
-        if (0..area.pages()).all(|page| pagemap(area.at(page)).starts_with('S')) {
+        if (0..pages).all(|page| pagemap(start + page * PAGE).starts_with('S')) {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -25,6 +25,7 @@
 //!    | `claims`    | `claims`         | what happens while a thread reads about a fork       |
 //!    | `fdinfo`    | `fdinfo`         | what an administrator sees: counters, wchan, stack   |
 //!    | `accounts`  | `accounts`       | what is given back if a call fails in the middle     |
+//!    | `runs`      | `runs`           | ranges that cross page tables, with obstacles        |
 //!    | `random`    | `random`         | sequences made from a seed                           |
 //!
 //! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
@@ -72,6 +73,7 @@ mod poll;
 mod process;
 mod processes;
 mod random;
+mod runs;
 mod sys;
 mod touch;
 mod transcript;
@@ -125,6 +127,7 @@ fn main() -> ExitCode {
         claims::cases(),
         fdinfo::cases(),
         accounts::cases(),
+        runs::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()

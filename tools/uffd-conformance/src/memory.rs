@@ -80,6 +80,15 @@ pub fn mlock(start: usize, len: usize, flags: u32) -> Answer {
     Answer::of(unsafe { libc::mlock2(of_tests(start, len), len, flags) })
 }
 
+/// mincore() on memory of the tests: whether each page can be had without reading it from a disk.
+/// There is no answer if some of them are not mapped.
+pub fn mincore(start: usize, len: usize) -> Option<Vec<bool>> {
+    let mut there = vec![0; len / PAGE];
+    // SAFETY: There is room for a byte for each page.
+    let got = unsafe { libc::mincore(of_tests(start, len), len, there.as_mut_ptr()) };
+    (got == 0).then(|| there.iter().map(|byte| byte & 1 != 0).collect())
+}
+
 /// mseal() on memory of the tests.
 pub fn mseal(start: usize, len: usize) -> Answer {
     const SYS_MSEAL: i64 = 462;
