@@ -76,6 +76,9 @@ pub const ALL: &[Suite] = &[
     suite("uffd-markers", "uffd-markers", 60),
     suite("uffd-copy-retry", "uffd-copy-retry", 180),
     suite("uffd-hugetlb-wp", "uffd-hugetlb-wp", 120),
+    // For what must hold in races, on both.
+    suite("uffd-fill-races", "uffd-fill-races", 240),
+    suite("uffd-fill-rivals", "uffd-fill-rivals", 120),
     // For defects of the C implementation, see `FAILS_IN_C`.
     suite("uffd-busy-wait", "uffd-busy-wait", 180),
     suite("uffd-changing", "uffd-changing", 180),
