@@ -19,6 +19,10 @@ const LOAD_EACH: f64 = 0.95;
 const BUILTIN: f64 = 0.002;
 /// How many instructions of a fault are for tracepoints, while they are off.
 const OFF: f64 = 5.0;
+/// How many instructions a page takes if entries in a row are set together, and how much of C a page
+/// takes otherwise, in a request for all pages of a page table.
+const RUN: f64 = 40.0;
+const BULK: f64 = 1.02;
 /// How much longer the slowest faults may take while very many threads sleep.
 const LATENCY: f64 = 1.2;
 /// How many threads sleep then, and with how many it is compared.
@@ -366,6 +370,7 @@ pub fn judge(rows: &[Row], asserted: bool) -> Vec<Target> {
     targets.extend(single_fault(&results));
     targets.push(mmap_lock(&results));
     targets.push(tracepoints_off(&results));
+    targets.extend(bulk(&results));
     let measures = [
         ("ioctl", Bound::AtMost(1.0)),
         ("event", Bound::AtMost(REPEATABLE)),
@@ -439,6 +444,35 @@ fn tracepoints_off(results: &Results) -> Target {
     let bound = Bound::AtMost(OFF);
     let what = format!("{bound} instructions for a fault");
     judge_by(tracepoints::OFF, PATH_LENGTH, what, bound, found.collect())
+}
+
+/// Judges requests for all pages of a page table.
+fn bulk(results: &Results) -> [Target; 2] {
+    let measure = "bulk";
+    let (runs, others): (Vec<_>, Vec<_>) = results.path(measure).into_iter().partition(|row| {
+        let is = |name, value: &str| row.key.param(name).as_deref() == Some(value);
+        // Pages of zeroes are added to a file one by one.
+        is("request", "poison") || is("request", "zeropage") && is("backing", "anon")
+    });
+    let found = runs
+        .into_iter()
+        .filter_map(|row| Found::in_rust(row.key.params(""), row));
+    let (run, other) = (Bound::AtMost(RUN), Bound::AtMost(BULK));
+    [
+        judge_by(
+            measure,
+            PATH_LENGTH,
+            format!("zeroes and poison: {run} instructions for a page"),
+            run,
+            found.collect(),
+        ),
+        compared(
+            measure,
+            &format!("others: {other} x the instructions of C"),
+            other,
+            others,
+        ),
+    ]
 }
 
 /// Judges the slowest faults by those with few threads asleep.
@@ -707,6 +741,19 @@ mod tests {
         ] {
             assert_eq!(verdict("builtin", rust, 1000.0), [expected], "{rust}");
         }
+    }
+
+    #[test]
+    fn targets_of_bulk() {
+        use Verdict::{Met, Missed, NotMeasured};
+        let bulk = |request: &str, backing: &str, rust, c| {
+            let params = [("request", request.into()), ("backing", backing.into())];
+            verdicts(&[row_with("bulk", &params, rust, c)], "bulk")
+        };
+        assert_eq!(bulk("zeropage", "anon", 40.0, 30.0), [Met, NotMeasured]);
+        assert_eq!(bulk("poison", "shmem", 41.0, 200.0), [Missed, NotMeasured]);
+        assert_eq!(bulk("zeropage", "shmem", 102.0, 100.0), [NotMeasured, Met]);
+        assert_eq!(bulk("copy", "anon", 103.0, 100.0), [NotMeasured, Missed]);
     }
 
     #[test]
