@@ -16,6 +16,7 @@
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
+#include <linux/shmem_fs.h>
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
 #include <linux/userfaultfd_rust.h>
@@ -379,6 +380,53 @@ enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 	return page;
 }
 
+/* shmem_mfill_atomic_pte(), a macro without shmem. Returns 0 or -errno. */
+int uffd_shim_shmem_zeropage(pmd_t *pmd, struct vm_area_struct *vma,
+			     unsigned long addr)
+{
+#ifdef CONFIG_SHMEM
+	uffd_flags_t flags = uffd_flags_set_mode(0, MFILL_ATOMIC_ZEROPAGE);
+	struct folio *folio = NULL;
+
+	return shmem_mfill_atomic_pte(pmd, vma, addr, 0, flags, &folio);
+#else
+	return -EINVAL;
+#endif
+}
+
+/*
+ * hugetlb_mfill_atomic_pte(), with the locks and the entry that it needs, all
+ * inline. Returns 0, or a negative errno.
+ */
+int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr)
+{
+#ifdef CONFIG_HUGETLB_PAGE
+	uffd_flags_t flags = uffd_flags_set_mode(0, MFILL_ATOMIC_POISON);
+	struct hstate *h = hstate_vma(vma);
+	pgoff_t index = linear_page_index(vma, addr) >> huge_page_order(h);
+	pte_t *pte;
+	u32 hash;
+	int err;
+
+	hash = hugetlb_fault_mutex_hash(vma->vm_file->f_mapping, index);
+	mutex_lock(&hugetlb_fault_mutex_table[hash]);
+	hugetlb_vma_lock_read(vma);
+
+	pte = huge_pte_alloc(vma->vm_mm, vma, addr, huge_page_size(h));
+	if (pte)
+		err = hugetlb_mfill_atomic_pte(pte, vma, addr, 0, flags, NULL);
+	else
+		err = -ENOMEM;
+
+	hugetlb_vma_unlock_read(vma);
+	mutex_unlock(&hugetlb_fault_mutex_table[hash]);
+
+	return err;
+#else
+	return -EINVAL;
+#endif
+}
+
 /* mfill_atomic_copy(). Returns bytes, or a negative errno. */
 ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
 		       unsigned long src, unsigned long len, bool wp)
@@ -388,13 +436,6 @@ ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
 	return mfill_atomic_copy(ctx, dst, src, len, flags);
 }
 
-/* mfill_atomic_zeropage(). Returns bytes, or a negative errno. */
-ssize_t uffd_shim_zeropage(struct userfaultfd_ctx *ctx, unsigned long dst,
-			   unsigned long len)
-{
-	return mfill_atomic_zeropage(ctx, dst, len);
-}
-
 /* mfill_atomic_continue(). Returns bytes, or a negative errno. */
 ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
 			   unsigned long len, bool wp)
@@ -402,13 +443,6 @@ ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
 	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
 
 	return mfill_atomic_continue(ctx, dst, len, flags);
-}
-
-/* mfill_atomic_poison(). Returns bytes, or a negative errno. */
-ssize_t uffd_shim_poison(struct userfaultfd_ctx *ctx, unsigned long dst,
-			 unsigned long len)
-{
-	return mfill_atomic_poison(ctx, dst, len, 0);
 }
 
 /* move_pages(). Returns bytes, or a negative errno. */

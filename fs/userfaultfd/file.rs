@@ -17,7 +17,7 @@ use kernel::{
     seq_file::SeqFile,
     seq_print,
     sync::poll_queue::{events, PollQueue},
-    task::cond_resched,
+    task::{cond_resched, Sleepable},
     uaccess::UserPtr,
     userfaultfd::{
         message::{Message, SIZE},
@@ -276,8 +276,13 @@ impl AnonInodeFile for Descriptor {
     }
 
     #[inline]
-    fn ioctl(context: Borrowed<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
-        ioctl::dispatch(context, cmd, UserPtr::from_addr(arg)).map(|()| 0)
+    fn ioctl(
+        context: Borrowed<'_, Self>,
+        cmd: u32,
+        arg: usize,
+        sleep: &mut Sleepable,
+    ) -> Result<isize> {
+        ioctl::dispatch(context, cmd, UserPtr::from_addr(arg), sleep).map(|()| 0)
     }
 
     #[doc(alias = "userfaultfd_show_fdinfo")]

@@ -6,6 +6,7 @@ use crate::{features::negotiate, register, resolve};
 use kernel::{
     cred::{capable, Capability},
     prelude::*,
+    task::Sleepable,
     uaccess::UserPtr,
     uapi,
     userfaultfd::{
@@ -26,7 +27,12 @@ use kernel::{
 /// was made; or the error of the operation.
 #[doc(alias = "userfaultfd_ioctl")]
 #[inline(always)]
-pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Result {
+pub(crate) fn dispatch(
+    context: OpenContext<'_>,
+    cmd: u32,
+    arg: UserPtr,
+    sleep: &mut Sleepable,
+) -> Result {
     if cmd != UffdioApi::CMD && !context.is_initialized() {
         return Err(EINVAL);
     }
@@ -35,12 +41,12 @@ pub(crate) fn dispatch(context: OpenContext<'_>, cmd: u32, arg: UserPtr) -> Resu
         UffdioRegister::CMD => register::register(context, arg),
         UNREGISTER => register::unregister(&context, arg),
         UffdioRange::CMD => resolve::wake(&context, arg),
-        UffdioCopy::CMD => resolve::fill::<UffdioCopy>(&context, arg),
-        UffdioZeropage::CMD => resolve::fill::<UffdioZeropage>(&context, arg),
-        UffdioMove::CMD => resolve::fill::<UffdioMove>(&context, arg),
-        UffdioContinue::CMD => resolve::fill::<UffdioContinue>(&context, arg),
-        UffdioPoison::CMD => resolve::fill::<UffdioPoison>(&context, arg),
-        UffdioWriteprotect::CMD => resolve::writeprotect(&context, arg),
+        UffdioCopy::CMD => resolve::run::<UffdioCopy>(&context, arg, sleep),
+        UffdioZeropage::CMD => resolve::run::<UffdioZeropage>(&context, arg, sleep),
+        UffdioMove::CMD => resolve::run::<UffdioMove>(&context, arg, sleep),
+        UffdioContinue::CMD => resolve::run::<UffdioContinue>(&context, arg, sleep),
+        UffdioPoison::CMD => resolve::run::<UffdioPoison>(&context, arg, sleep),
+        UffdioWriteprotect::CMD => resolve::writeprotect(&context, arg, sleep),
         _ => Err(EINVAL),
     }
 }

@@ -2,10 +2,12 @@
 
 //! Operations on pages, and wake-ups.
 
+use crate::fill;
 use core::ops::Range;
 use kernel::{
     error::Error,
     prelude::*,
+    task::Sleepable,
     uaccess::UserPtr,
     uapi::{UFFD_PAGEFAULT_FLAG_MINOR, UFFD_PAGEFAULT_FLAG_WP},
     userfaultfd::{
@@ -44,7 +46,7 @@ pub(crate) trait Fill: Answered {
     /// # Errors
     ///
     /// Those of the operation in [`Pages`].
-    fn run(&self, pages: &Pages<'_>, range: PageRange, source: Self::Source) -> Result<u64>;
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange, source: Self::Source) -> Result<u64>;
 }
 
 /// An operation that fills pages and whose arguments are a range and a mode.
@@ -60,7 +62,7 @@ trait FillRange: Answered {
     fn wakeup(&self) -> Wakeup;
 
     /// Fills the pages, as [`Fill::run`] does.
-    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64>;
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange) -> Result<u64>;
 }
 
 impl<T: FillRange> Fill for T {
@@ -84,7 +86,7 @@ impl<T: FillRange> Fill for T {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange, (): ()) -> Result<u64> {
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange, (): ()) -> Result<u64> {
         FillRange::run(self, pages, range)
     }
 }
@@ -125,7 +127,7 @@ impl Fill for UffdioCopy {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange, src: CopySource) -> Result<u64> {
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange, src: CopySource) -> Result<u64> {
         pages.copy(range, src, self.mode & abi::COPY_MODE_WP != 0)
     }
 }
@@ -168,7 +170,7 @@ impl Fill for UffdioMove {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange, src: PageRange) -> Result<u64> {
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange, src: PageRange) -> Result<u64> {
         pages.move_from(range, src, self.mode)
     }
 }
@@ -194,8 +196,8 @@ impl FillRange for UffdioZeropage {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
-        pages.zeropage(range)
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
+        fill::zeropage(pages, range)
     }
 }
 
@@ -223,7 +225,7 @@ impl FillRange for UffdioContinue {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
         pages.map_existing(range, self.mode & abi::CONTINUE_MODE_WP != 0)
     }
 }
@@ -248,8 +250,8 @@ impl FillRange for UffdioPoison {
     }
 
     #[inline(always)]
-    fn run(&self, pages: &Pages<'_>, range: PageRange) -> Result<u64> {
-        pages.poison(range)
+    fn run(&self, pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
+        fill::poison(pages, range)
     }
 }
 
@@ -269,7 +271,7 @@ impl FillRange for UffdioPoison {
 #[doc(alias = "userfaultfd_continue")]
 #[doc(alias = "userfaultfd_poison")]
 #[doc(alias = "userfaultfd_move")]
-pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
+pub(crate) fn run<T: Fill>(context: &Context, arg: UserPtr, sleep: &mut Sleepable) -> Result {
     let report = |done: &Result<u64>| {
         T::answer(
             arg,
@@ -290,10 +292,10 @@ pub(crate) fn fill<T: Fill>(context: &Context, arg: UserPtr) -> Result {
 
     let wakes = request.mode() & abi::MODE_DONTWAKE == 0;
     let done = {
-        let pages = Pages::new(context).ok_or(ESRCH)?;
-        request.run(&pages, range, source).map_err(|err| {
+        let mut pages = Pages::new(context, sleep).ok_or(ESRCH)?;
+        request.run(&mut pages, range, source).map_err(|err| {
             let woken = if err == EEXIST && wakes {
-                wake_existing(context, &pages, range)
+                wake_existing(context, &mut pages, range)
             } else {
                 0
             };
@@ -367,7 +369,7 @@ fn failed(context: &Context, cmd: u32, range: Range<u64>, err: Error, woken: u64
 
 /// Wakes the threads that wait for the first page of `range`, if it exists. Returns their number.
 #[cold]
-fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) -> u64 {
+fn wake_existing(context: &Context, pages: &mut Pages<'_>, range: PageRange) -> u64 {
     let Some((page, size)) = pages.existing_at(range) else {
         return 0;
     };
@@ -390,10 +392,10 @@ fn wake_existing(context: &Context, pages: &Pages<'_>, range: PageRange) -> u64 
 ///
 /// # Errors
 ///
-/// As for [`fill`], without a report in the structure.
+/// As for [`run`], without a report in the structure.
 #[doc(alias = "userfaultfd_writeprotect")]
 #[inline(always)]
-pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
+pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepable) -> Result {
     const CMD: u32 = UffdioWriteprotect::CMD;
 
     if context.mmap_changing() {
@@ -413,7 +415,7 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr) -> Result {
     }
 
     {
-        let pages = Pages::new(context).ok_or(ESRCH)?;
+        let mut pages = Pages::new(context, sleep).ok_or(ESRCH)?;
         pages
             .write_protect(range, enable)
             .map_err(|err| failed(context, CMD, range.addresses(), err, 0))?;

@@ -20,6 +20,7 @@
 //! | [`register`] | registration of VMAs |
 //! | [`range`] | checks of ranges of addresses |
 //! | [`resolve`] | operations on pages, and wake-ups |
+//! | [`fill`] | filling pages: zeroes, and what makes accesses fail |
 //!
 //! This is the policy. The mechanism is in [`kernel::userfaultfd`]: all calls into C, and all that
 //! threads share, which is in [`kernel::userfaultfd::waitset`]. See
@@ -36,6 +37,7 @@ mod event;
 mod fault;
 mod features;
 mod file;
+mod fill;
 mod ioctl;
 mod operations;
 mod register;

@@ -13,7 +13,8 @@
 //! * [`message`]: what is read;
 //! * [`fault`]: a page fault with the lock that is held during it;
 //! * [`vma`]: VMAs, as far as registration is concerned;
-//! * [`range`] and [`pages`]: operations that fill, move and write-protect ranges of pages;
+//! * [`range`], [`pages`] and [`target`]: operations that fill, move and write-protect ranges of
+//!   pages;
 //! * [`event_list`]: lists that mm keeps between the two halves of an operation;
 //! * [`trace`]: the tracepoints of all this;
 //! * [`supported`] and [`abi`]: what this kernel supports, and how user space says it;
@@ -37,6 +38,7 @@ pub mod message;
 pub mod pages;
 pub mod range;
 pub mod supported;
+pub mod target;
 pub mod trace;
 pub mod vma;
 pub mod waitset;

@@ -15,6 +15,7 @@ use crate::{
     prelude::*,
     seq_file::SeqFile,
     sync::{aref::ARef, poll_queue::PollQueue, rcu, ReadOnceCell},
+    task::Sleepable,
     types::ForeignOwnable,
 };
 use core::{marker::PhantomData, mem::MaybeUninit, ptr::NonNull};
@@ -49,8 +50,13 @@ pub trait AnonInodeFile: Sized + 'static {
     /// those that the caller asks for.
     fn poll(data: Borrowed<'_, Self>, file: &File, requested: u32) -> u32;
 
-    /// Implements `ioctl(2)`.
-    fn ioctl(data: Borrowed<'_, Self>, cmd: u32, arg: usize) -> Result<isize>;
+    /// Implements `ioctl(2)`. The caller holds no lock.
+    fn ioctl(
+        data: Borrowed<'_, Self>,
+        cmd: u32,
+        arg: usize,
+        sleep: &mut Sleepable,
+    ) -> Result<isize>;
 
     /// Adds lines to `/proc/PID/fdinfo/FD`.
     fn show_fdinfo(data: Borrowed<'_, Self>, m: &SeqFile);
@@ -254,8 +260,10 @@ impl<T: AnonInodeFile> FileVTable<T> {
     ///
     /// `file` must be an open file of `T`.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+        // SAFETY: A system call begins with no lock held, and this is the only token in it.
+        let mut sleep = unsafe { Sleepable::new() };
         // SAFETY: An open file is not released during the call.
-        match T::ioctl(unsafe { Self::data(file) }, cmd, arg) {
+        match T::ioctl(unsafe { Self::data(file) }, cmd, arg, &mut sleep) {
             Ok(ret) => ret as c_long,
             Err(err) => err.to_errno() as c_long,
         }

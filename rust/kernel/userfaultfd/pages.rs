@@ -3,10 +3,12 @@
 //! Operations on the pages of registered VMAs.
 //!
 //! Operations that fill pages return the number of bytes that were done, which may be smaller than
-//! asked for. All of them sleep, because they take the mmap lock or a VMA lock.
+//! asked for. All of them may sleep, because they take the mmap lock or a VMA lock.
 //!
 //! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, and otherwise as the
 //! pages of the operations in `ioctl_userfaultfd(2)` say.
+//!
+//! These are C as a whole. Others are made of the parts that [`target`](super::target) has.
 
 use super::{
     context::Context,
@@ -17,6 +19,7 @@ use crate::{
     error::{code::EINVAL, to_result, Error, Result},
     mm::MmWithUser,
     sync::aref::ARef,
+    task::Sleepable,
 };
 
 /// The pages of the address space of a context, while it has users.
@@ -25,8 +28,9 @@ use crate::{
 ///
 /// `mm` is that of the context.
 pub struct Pages<'a> {
-    context: &'a Context,
-    mm: ARef<MmWithUser>,
+    pub(super) context: &'a Context,
+    pub(super) mm: ARef<MmWithUser>,
+    pub(super) sleep: &'a mut Sleepable,
 }
 
 /// Turns a number of bytes or a negative errno into a result.
@@ -42,17 +46,17 @@ fn bytes(ret: isize) -> Result<u64> {
 impl<'a> Pages<'a> {
     /// Returns the pages of a context, or `None` if the address space has no users any more.
     #[inline(always)]
-    pub fn new(context: &'a Context) -> Option<Self> {
+    pub fn new(context: &'a Context, sleep: &'a mut Sleepable) -> Option<Self> {
         let mm = context.mm().mmget_not_zero()?;
         // INVARIANT: It is the mm of the context.
-        Some(Self { context, mm })
+        Some(Self { context, mm, sleep })
     }
 
     /// Fills pages with the contents of `src`, which is memory of the caller, write-protected if
     /// `wp`. Fails with `EINVAL` if `src` is not as long as `range`.
     #[doc(alias = "mfill_atomic_copy")]
     #[inline(always)]
-    pub fn copy(&self, range: PageRange, src: CopySource, wp: bool) -> Result<u64> {
+    pub fn copy(&mut self, range: PageRange, src: CopySource, wp: bool) -> Result<u64> {
         let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
         if src.bytes() != len {
             return Err(EINVAL);
@@ -61,38 +65,20 @@ impl<'a> Pages<'a> {
         bytes(unsafe { bindings::uffd_shim_copy(ctx, start, src.start(), len, wp) })
     }
 
-    /// Fills pages with zeroes.
-    #[doc(alias = "mfill_atomic_zeropage")]
-    #[inline(always)]
-    pub fn zeropage(&self, range: PageRange) -> Result<u64> {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        // SAFETY: As in `copy`.
-        bytes(unsafe { bindings::uffd_shim_zeropage(ctx, start, len) })
-    }
-
     /// Maps pages that are in the page cache already, write-protected if `wp`.
     #[doc(alias = "mfill_atomic_continue")]
     #[inline(always)]
-    pub fn map_existing(&self, range: PageRange, wp: bool) -> Result<u64> {
+    pub fn map_existing(&mut self, range: PageRange, wp: bool) -> Result<u64> {
         let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
         // SAFETY: As in `copy`.
         bytes(unsafe { bindings::uffd_shim_continue(ctx, start, len, wp) })
-    }
-
-    /// Makes accesses to pages fail.
-    #[doc(alias = "mfill_atomic_poison")]
-    #[inline(always)]
-    pub fn poison(&self, range: PageRange) -> Result<u64> {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        // SAFETY: As in `copy`.
-        bytes(unsafe { bindings::uffd_shim_poison(ctx, start, len) })
     }
 
     /// Moves pages from `src` within the address space. `mode` is that of `UFFDIO_MOVE`. Fails with
     /// `EINVAL` if `src` is not as long as `range`.
     #[doc(alias = "move_pages")]
     #[inline(always)]
-    pub fn move_from(&self, range: PageRange, src: PageRange, mode: u64) -> Result<u64> {
+    pub fn move_from(&mut self, range: PageRange, src: PageRange, mode: u64) -> Result<u64> {
         let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
         if src.bytes() != len {
             return Err(EINVAL);
@@ -104,7 +90,7 @@ impl<'a> Pages<'a> {
     /// Write-protects pages if `enable`, otherwise lifts the protection.
     #[doc(alias = "mwriteprotect_range")]
     #[inline(always)]
-    pub fn write_protect(&self, range: PageRange, enable: bool) -> Result {
+    pub fn write_protect(&mut self, range: PageRange, enable: bool) -> Result {
         let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
         // SAFETY: As in `copy`.
         match unsafe { bindings::uffd_shim_writeprotect(ctx, start, len, enable) } {
@@ -116,7 +102,7 @@ impl<'a> Pages<'a> {
     /// Returns what exists at the beginning of `range`, for which an operation has just failed with
     /// `EEXIST`, and the size of the pages there, in bytes. Returns `None` if there is no page,
     /// because `EEXIST` may also stand for a marker, or for a lack of huge pages.
-    pub fn existing_at(&self, range: PageRange) -> Option<(Existing, usize)> {
+    pub fn existing_at(&mut self, range: PageRange) -> Option<(Existing, usize)> {
         let mut size = 0;
         let (mm, start) = (self.mm.as_raw(), range.start());
         // SAFETY: The mm has users, and the size may be written to.

@@ -61,13 +61,6 @@ impl<'a> Vma<'a> {
         self.flags() & flags::HUGETLB != 0
     }
 
-    /// Returns true for private memory that no file is behind: `vma_is_anonymous()`.
-    #[inline]
-    pub fn is_anonymous(&self) -> bool {
-        // SAFETY: The VMA is valid, and this does not change.
-        unsafe { (*self.as_ptr()).vm_ops.is_null() }
-    }
-
     /// Returns the size of the pages of the VMA, in bytes.
     pub fn pagesize(&self) -> usize {
         // SAFETY: The VMA is valid.
