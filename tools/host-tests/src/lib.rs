@@ -3,7 +3,8 @@
 //! Unit tests of the kernel code that is pure logic, on the host.
 //!
 //! The files are those of the kernel. In a kernel their tests are KUnit tests; here the crate
-//! `kernel` is a stand-in that has just what they need, and their tests are ordinary ones.
+//! `kernel` is a stand-in that has just what they need, and their tests are ordinary ones. Runs of page
+//! table entries are tested here only, with a model of the tables.
 
 #![cfg(test)]
 #![allow(dead_code)]
@@ -28,3 +29,5 @@ mod message;
 mod queue;
 #[path = "../../../rust/kernel/userfaultfd/range.rs"]
 mod range;
+
+mod vacant_runs;

@@ -2,10 +2,17 @@
 
 //! A stand-in for the kernel crate, with what the files under test use of it.
 
+pub mod mm;
+mod model;
+pub mod task;
+pub mod userfaultfd;
+
+pub use core::ffi;
+
 /// As in `rust/kernel/prelude.rs`.
 pub mod prelude {
     pub use crate::error::{code::*, Error, Result};
-    pub use crate::static_assert;
+    pub use crate::{current, static_assert};
     pub use macros::kunit_tests;
 }
 
@@ -14,10 +21,30 @@ pub mod error {
     #[derive(Copy, Clone, Debug, PartialEq, Eq)]
     pub struct Error(pub i32);
 
+    impl Error {
+        pub fn from_errno(errno: i32) -> Self {
+            Self(errno)
+        }
+    }
+
     pub type Result<T = (), E = Error> = core::result::Result<T, E>;
 
+    pub fn to_result(err: i32) -> Result {
+        if err < 0 {
+            return Err(Error::from_errno(err));
+        }
+        Ok(())
+    }
+
     pub mod code {
-        pub const EINVAL: super::Error = super::Error(-22);
+        use super::Error;
+
+        pub const ENOENT: Error = Error(-2);
+        pub const EAGAIN: Error = Error(-11);
+        pub const ENOMEM: Error = Error(-12);
+        pub const EFAULT: Error = Error(-14);
+        pub const EEXIST: Error = Error(-17);
+        pub const EINVAL: Error = Error(-22);
     }
 }
 
@@ -34,26 +61,79 @@ pub mod page {
     pub const PAGE_MASK: usize = !(PAGE_SIZE - 1);
 }
 
-/// As in `rust/kernel/userfaultfd.rs`.
-pub mod userfaultfd {
-    pub mod context {
-        /// The tests make no contexts.
-        pub enum Context {}
+/// As in `rust/kernel/types.rs`.
+pub mod types {
+    use core::{cell::UnsafeCell, marker::PhantomData};
 
-        impl Context {
-            pub fn task_size(&self) -> u64 {
-                match *self {}
+    pub type NotThreadSafe = PhantomData<*mut ()>;
+    #[allow(non_upper_case_globals)]
+    pub const NotThreadSafe: NotThreadSafe = PhantomData;
+
+    #[repr(transparent)]
+    pub struct Opaque<T>(UnsafeCell<T>);
+
+    impl<T> Opaque<T> {
+        pub const fn get(&self) -> *mut T {
+            self.0.get()
+        }
+    }
+}
+
+/// As in `rust/kernel/sync.rs`.
+pub mod sync {
+    pub mod aref {
+        use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
+
+        #[allow(clippy::missing_safety_doc)]
+        pub unsafe trait AlwaysRefCounted {
+            unsafe fn dec_ref(this: NonNull<Self>);
+        }
+
+        pub struct ARef<T: AlwaysRefCounted> {
+            ptr: NonNull<T>,
+            _p: PhantomData<T>,
+        }
+
+        impl<T: AlwaysRefCounted> ARef<T> {
+            #[allow(clippy::missing_safety_doc)]
+            pub unsafe fn from_raw(ptr: NonNull<T>) -> Self {
+                let _p = PhantomData;
+                Self { ptr, _p }
+            }
+        }
+
+        impl<T: AlwaysRefCounted> Deref for ARef<T> {
+            type Target = T;
+
+            fn deref(&self) -> &T {
+                // SAFETY: It has a reference.
+                unsafe { self.ptr.as_ref() }
+            }
+        }
+
+        impl<T: AlwaysRefCounted> Drop for ARef<T> {
+            fn drop(&mut self) {
+                // SAFETY: It has a reference.
+                unsafe { T::dec_ref(self.ptr) };
             }
         }
     }
+}
 
-    pub mod abi {
-        #[derive(Copy, Clone)]
-        pub struct UffdioRange {
-            pub start: u64,
-            pub len: u64,
-        }
-    }
+#[macro_export]
+macro_rules! current {
+    () => {
+        $crate::task::Task
+    };
+}
+
+/// As in `rust/kernel/bug.rs`, but fatal.
+#[macro_export]
+macro_rules! warn_on_once {
+    ($condition:expr) => {{
+        assert!(!$condition);
+        false
+    }};
 }
 
 /// What bindgen makes of `include/uapi/linux/userfaultfd.h`.
@@ -72,9 +152,10 @@ pub mod uapi {
     pub const UFFD_FEATURE_WP_ASYNC: u32 = 1 << 15;
 }
 
-/// What bindgen makes of `include/linux/rbtree.h`.
+/// What bindgen makes of the headers of mm, and of `include/linux/rbtree.h`.
 #[allow(non_camel_case_types, clippy::missing_safety_doc)]
 pub mod bindings {
+    pub use crate::model::*;
     use core::ptr;
 
     #[repr(C)]

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! As in `rust/kernel/userfaultfd.rs`.
+
+#[path = "../../../../rust/kernel/userfaultfd/pages.rs"]
+pub mod pages;
+#[path = "../../../../rust/kernel/userfaultfd/range.rs"]
+pub mod range;
+#[path = "../../../../rust/kernel/userfaultfd/target.rs"]
+pub mod target;
+
+pub mod context {
+    use crate::{bindings, mm::Mm, types::Opaque};
+
+    /// The tests make no contexts.
+    pub struct Context {
+        raw: Opaque<bindings::userfaultfd_ctx>,
+    }
+
+    // SAFETY: As in the kernel.
+    unsafe impl Send for Context {}
+    // SAFETY: As in the kernel.
+    unsafe impl Sync for Context {}
+
+    impl Context {
+        pub fn as_raw(&self) -> *mut bindings::userfaultfd_ctx {
+            self.raw.get()
+        }
+
+        pub fn mm(&self) -> &Mm {
+            // SAFETY: There are no contexts.
+            unsafe { Mm::from_raw((*self.as_raw()).mm) }
+        }
+
+        pub fn mmap_changing(&self) -> bool {
+            // SAFETY: There are no contexts.
+            unsafe { (*self.as_raw()).mmap_changing }
+        }
+
+        pub fn task_size(&self) -> u64 {
+            unreachable!("there are no contexts")
+        }
+    }
+}
+
+pub mod vma {
+    use super::context::Context;
+    use crate::{bindings, mm::virt::VmaRef};
+
+    #[derive(Copy, Clone)]
+    pub struct Vma<'a>(&'a VmaRef);
+
+    impl<'a> Vma<'a> {
+        pub fn from_ref(vma: &'a VmaRef) -> Self {
+            Self(vma)
+        }
+
+        pub fn context(&self) -> Option<&'a Context> {
+            // SAFETY: The VMA is valid.
+            let ctx = unsafe { (*self.0.as_ptr()).vm_userfaultfd_ctx.ctx };
+            // SAFETY: The context is valid or null, and the type has it as its only field.
+            unsafe { ctx.cast::<Context>().as_ref() }
+        }
+
+        pub fn pagesize(&self) -> usize {
+            // SAFETY: The VMA is valid.
+            unsafe { bindings::uffd_shim_vma_pagesize(self.0.as_ptr()) }
+        }
+    }
+}
+
+pub mod abi {
+    #[derive(Copy, Clone)]
+    pub struct UffdioRange {
+        pub start: u64,
+        pub len: u64,
+    }
+}

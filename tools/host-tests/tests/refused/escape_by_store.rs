@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Entries have nothing in them as long as their table is locked, so they must not be kept longer.
+
+use core::ops::Range;
+use kernel::{
+    mm::{locked::PteVma, pgtable::NoVacancy},
+    task::Sleepable,
+};
+
+fn escape<S>(
+    vma: PteVma<'_, S>,
+    range: Range<usize>,
+    sleep: &mut Sleepable,
+) -> Result<usize, NoVacancy> {
+    let mut kept = None;
+    vma.with_vacant(range, sleep, |run| kept = Some(run))?;
+    Ok(kept.map_or(0, |run| run.poison()))
+}
+
+fn main() {}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Another operation takes the mmap lock. If a writer waits for that, who waits for the VMA lock of the
+//! target, none of the two goes on.
+
+use kernel::{
+    error::Result,
+    userfaultfd::{
+        pages::Pages,
+        range::{CopySource, PageRange},
+    },
+};
+
+fn operations(pages: &mut Pages<'_>, range: PageRange, src: CopySource) -> Result {
+    let mut target = pages.lock_target(range)?;
+    pages.copy(range, src, false)?;
+    target.parts();
+    Ok(())
+}
+
+fn main() {}
