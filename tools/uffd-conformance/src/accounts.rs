@@ -43,6 +43,8 @@ enum Wrong {
     Outside,
     /// Another process has the page to be moved, too.
     Shared,
+    /// The pages are their own source. Reading them fills them.
+    Itself,
 }
 use Wrong::*;
 
@@ -58,6 +60,7 @@ const WRONGS: &[(Wrong, bool, &str)] = &[
     (Truncated, true, "truncated, source not mapped"),
     (Outside, false, "outside"),
     (Shared, false, "shared"),
+    (Itself, false, "copied to itself"),
 ];
 
 /// What calls are about.
@@ -70,16 +73,17 @@ struct World {
 }
 
 impl World {
-    fn new(kind: &str) -> Self {
+    fn new(kind: &str, wrong: Wrong) -> Self {
         let area = kind_of(kind).area(0);
         let source = Area::anon(1, PAGES * area.page / PAGE);
         let shared = area.file.is_some() && !kind.ends_with("private");
         let alias = shared.then(|| area.alias(2));
         let uffd = Uffd::new(0);
-        let mode = if shared {
-            MISSING | MINOR | WP
-        } else {
-            MISSING | WP
+        let mode = match shared {
+            // Reading is not to be a fault that the process waits for.
+            _ if wrong == Itself => WP,
+            true => MISSING | MINOR | WP,
+            false => MISSING | WP,
         };
         uffd.must_register(area.start, area.len, mode);
         Self {
@@ -126,7 +130,7 @@ impl World {
             }
         }
         match wrong {
-            Nothing | Outside | Shared => {}
+            Nothing | Outside | Shared | Itself => {}
             Taken if *call == CONTINUE => {
                 self.uffd.range(call, bad, self.area.page, 0);
             }
@@ -163,7 +167,13 @@ impl World {
     fn call(&self, call: &Call, wrong: Wrong) -> Called {
         let len = PAGES * self.area.page;
         let mode = u64::from(*call == WRITEPROTECT);
-        let inputs = inputs(call, self.start(wrong), self.source.start, len, mode);
+        let start = self.start(wrong);
+        let from = if wrong == Itself {
+            start
+        } else {
+            self.source.start
+        };
+        let inputs = inputs(call, start, from, len, mode);
         self.uffd.call(call, &inputs)
     }
 }
@@ -185,6 +195,7 @@ fn possible(kind: &str, call: &Call, wrong: Wrong, unmapped: bool) -> bool {
         NoSource => matches!(*call, COPY | CONTINUE | MOVE),
         Truncated => file && matches!(*call, COPY | ZEROPAGE | CONTINUE | POISON),
         Shared => *call == MOVE,
+        Itself => *call == COPY,
     };
     known && applies && (!unmapped || *call == COPY)
 }
@@ -210,7 +221,7 @@ fn failing(
         cgroup.enter();
         let ledger = Ledger::new();
         let at_first = ledger.entry();
-        let world = World::new(kind);
+        let world = World::new(kind, wrong);
         let times = match world.area.page {
             PAGE => TIMES,
             _ => TIMES_HUGE,
