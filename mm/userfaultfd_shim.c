@@ -395,54 +395,94 @@ int uffd_shim_shmem_zeropage(pmd_t *pmd, struct vm_area_struct *vma,
 }
 
 /*
- * hugetlb_mfill_atomic_pte(), with the locks and the entry that it needs, all
- * inline. Returns 0, or a negative errno.
+ * The same for a copy. *@folio is one that was filled from @src before, or NULL,
+ * and becomes NULL if it was taken. -ENOENT says that @src could not be read:
+ * then *@folio is one to be filled.
  */
-int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr)
+int uffd_shim_shmem_copy(pmd_t *pmd, struct vm_area_struct *vma,
+			 unsigned long addr, unsigned long src, bool wp,
+			 struct folio **folio)
 {
+#ifdef CONFIG_SHMEM
+	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
+
+	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_COPY);
+	return shmem_mfill_atomic_pte(pmd, vma, addr, src, flags, folio);
+#else
+	return -EINVAL;
+#endif
+}
+
 #ifdef CONFIG_HUGETLB_PAGE
-	uffd_flags_t flags = uffd_flags_set_mode(0, MFILL_ATOMIC_POISON);
+/* hugetlb_mfill_atomic_pte(), with the locks and the entry that it needs. */
+static int hugetlb_fill(struct vm_area_struct *vma, unsigned long addr,
+			unsigned long src, uffd_flags_t flags,
+			struct folio **folio)
+{
+	struct mm_struct *mm = vma->vm_mm;
 	struct hstate *h = hstate_vma(vma);
 	pgoff_t index = linear_page_index(vma, addr) >> huge_page_order(h);
 	pte_t *pte;
 	u32 hash;
 	int err;
 
+	if (folio && *folio && folio_size(*folio) != huge_page_size(h))
+		return -EINVAL;
+
 	hash = hugetlb_fault_mutex_hash(vma->vm_file->f_mapping, index);
 	mutex_lock(&hugetlb_fault_mutex_table[hash]);
 	hugetlb_vma_lock_read(vma);
 
-	pte = huge_pte_alloc(vma->vm_mm, vma, addr, huge_page_size(h));
-	if (pte)
-		err = hugetlb_mfill_atomic_pte(pte, vma, addr, 0, flags, NULL);
-	else
+	pte = huge_pte_alloc(mm, vma, addr, huge_page_size(h));
+	if (!pte)
 		err = -ENOMEM;
+	else if (!uffd_flags_mode_is(flags, MFILL_ATOMIC_CONTINUE) &&
+		 !huge_pte_none_mostly(huge_ptep_get(mm, addr, pte)))
+		err = -EEXIST;
+	else
+		err = hugetlb_mfill_atomic_pte(pte, vma, addr, src, flags,
+					       folio);
 
 	hugetlb_vma_unlock_read(vma);
 	mutex_unlock(&hugetlb_fault_mutex_table[hash]);
 
 	return err;
+}
 #else
+static int hugetlb_fill(struct vm_area_struct *vma, unsigned long addr,
+			unsigned long src, uffd_flags_t flags,
+			struct folio **folio)
+{
 	return -EINVAL;
+}
 #endif
+
+/* Returns 0, or a negative errno. */
+int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr)
+{
+	uffd_flags_t flags = uffd_flags_set_mode(0, MFILL_ATOMIC_POISON);
+
+	return hugetlb_fill(vma, addr, 0, flags, NULL);
 }
 
-/* mfill_atomic_copy(). Returns bytes, or a negative errno. */
-ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
-		       unsigned long src, unsigned long len, bool wp)
+/* Returns 0, or a negative errno. */
+int uffd_shim_hugetlb_continue(struct vm_area_struct *vma, unsigned long addr,
+			       bool wp)
 {
 	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
 
-	return mfill_atomic_copy(ctx, dst, src, len, flags);
+	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_CONTINUE);
+	return hugetlb_fill(vma, addr, 0, flags, NULL);
 }
 
-/* mfill_atomic_continue(). Returns bytes, or a negative errno. */
-ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
-			   unsigned long len, bool wp)
+/* As uffd_shim_shmem_copy(). */
+int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
+			   unsigned long src, bool wp, struct folio **folio)
 {
 	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
 
-	return mfill_atomic_continue(ctx, dst, len, flags);
+	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_COPY);
+	return hugetlb_fill(vma, addr, src, flags, folio);
 }
 
 /* move_pages(). Returns bytes, or a negative errno. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Filling pages: with zeroes, and with what makes accesses fail.
+//! Filling pages: with contents, with zeroes, and with what makes accesses fail.
 //!
 //! Entries in a row are set together, with their table locked once.
 
@@ -8,13 +8,19 @@ use core::ops::Range;
 use kernel::{
     error::Error,
     mm::{
-        locked::{HugetlbVma, Memory},
+        folio::{ChargedFolios, FilledFolio, NewFolio},
+        locked::{Huge, HugetlbVma, Memory, Private, PteVma, Shared},
         pgtable::NoVacancy,
     },
     page::PAGE_SIZE,
     prelude::*,
+    sync::barrier::smp_wmb,
     task::Sleepable,
-    userfaultfd::{pages::Pages, range::PageRange},
+    userfaultfd::{
+        pages::Pages,
+        range::{CopySource, PageRange},
+        target::{CopyError, Target},
+    },
 };
 
 /// Fills pages with zeroes. Returns the number of bytes that were done.
@@ -28,19 +34,21 @@ use kernel::{
 #[inline(always)]
 pub(crate) fn zeropage(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
     let mut target = pages.lock_target(range)?;
-    match target.parts() {
-        (Memory::Private(vma), sleep) => fill(range, sleep, |rest, sleep| {
+    let mut rest = range.start()..range.end();
+    let result = match target.parts() {
+        (Memory::Private(vma), sleep) => each(&mut rest, sleep, |rest, sleep| {
             vma.with_vacant(rest, sleep, |run| run.map_zero_page())
                 .map_err(errno)
         }),
-        (Memory::Shared(vma), sleep) => fill(range, sleep, |rest, sleep| {
+        (Memory::Shared(vma), sleep) => each(&mut rest, sleep, |rest, sleep| {
             vma.alloc_pte_table(rest, sleep)
                 .map_err(errno)?
                 .add_zeroes(sleep)?;
             Ok(1)
         }),
         (Memory::Hugetlb(_) | Memory::Other, _) => Err(EINVAL),
-    }
+    };
+    done(range, rest, result)
 }
 
 /// Makes accesses to pages fail. Returns the number of bytes that were done.
@@ -52,6 +60,7 @@ pub(crate) fn zeropage(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
 #[inline(always)]
 pub(crate) fn poison(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
     let mut target = pages.lock_target(range)?;
+    let mut rest = range.start()..range.end();
     let (memory, sleep) = target.parts();
     let vma = match memory {
         Memory::Private(vma) => vma.into_any(),
@@ -59,54 +68,391 @@ pub(crate) fn poison(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
         Memory::Hugetlb(vma) => return poison_hugetlb(vma, range, sleep),
         Memory::Other => return Err(EINVAL),
     };
-    fill(range, sleep, |rest, sleep| {
+    let result = each(&mut rest, sleep, |rest, sleep| {
         vma.with_vacant(rest, sleep, |run| run.poison())
             .map_err(errno)
-    })
+    });
+    done(range, rest, result)
 }
 
 /// Makes accesses to huge pages fail.
 fn poison_hugetlb(vma: HugetlbVma<'_>, range: PageRange, sleep: &mut Sleepable) -> Result<u64> {
+    let size = check_huge(vma, range)?;
+    let mut rest = range.start()..range.end();
+    let result = each(&mut rest, sleep, |rest, sleep| {
+        vma.poison(rest.start, sleep)?;
+        Ok(size / PAGE_SIZE)
+    });
+    done(range, rest, result)
+}
+
+/// Maps pages that the file has, write-protected if `wp`. Returns the number of bytes that were
+/// done.
+///
+/// # Errors
+///
+/// As for [`poison`], but `EINVAL` if the file ends before; `EINVAL` for memory of no file, or with
+/// `wp` if the VMA is not registered for that; `EFAULT` if the file does not have the first page;
+/// `EIO` if that has a hardware error.
+#[doc(alias = "mfill_atomic_continue")]
+#[inline(always)]
+pub(crate) fn map_existing(pages: &mut Pages<'_>, range: PageRange, wp: bool) -> Result<u64> {
+    // What the caller has written to the pages is visible before the entries are.
+    smp_wmb();
+    let mut target = pages.lock_target(range)?;
+    if wp && !target.tracks_writes() {
+        return Err(EINVAL);
+    }
+    let mut rest = range.start()..range.end();
+    let (memory, sleep) = target.parts();
+    let vma = match memory {
+        Memory::Private(vma) => vma.shmem().ok_or(EINVAL)?.into_any(),
+        Memory::Shared(vma) => vma.shmem().into_any(),
+        Memory::Hugetlb(vma) => return map_existing_hugetlb(vma, range, wp, sleep),
+        Memory::Other => return Err(EINVAL),
+    };
+    let result = each(&mut rest, sleep, |rest, sleep| {
+        match vma.map_cached(rest.clone(), wp, sleep).map_err(errno)? {
+            0 => {
+                let folio = vma.lock_folio(rest.start, sleep)?;
+                folio.map(rest.end, wp).map_err(errno)
+            }
+            pages => Ok(pages),
+        }
+    });
+    done(range, rest, result)
+}
+
+/// Maps huge pages that the file has.
+fn map_existing_hugetlb(
+    vma: HugetlbVma<'_>,
+    range: PageRange,
+    wp: bool,
+    sleep: &mut Sleepable,
+) -> Result<u64> {
+    let size = check_huge(vma, range)?;
+    let mut rest = range.start()..range.end();
+    let result = each(&mut rest, sleep, |rest, sleep| {
+        vma.map_existing(rest.start, wp, sleep)?;
+        Ok(size / PAGE_SIZE)
+    });
+    done(range, rest, result)
+}
+
+/// Checks that a range is one of huge pages. Returns their size, in bytes.
+fn check_huge(vma: HugetlbVma<'_>, range: PageRange) -> Result<usize> {
     let size = vma.page_size();
     if (range.start() | range.bytes()) & (size - 1) != 0 {
         return Err(EINVAL);
     }
-    fill(range, sleep, |rest, sleep| {
-        vma.poison(rest.start, sleep)?;
-        Ok(size / PAGE_SIZE)
-    })
+    Ok(size)
 }
 
-/// Fills a range from its beginning, as far as it can be done. Returns the number of bytes.
+/// Fills pages with the contents of `src`, write-protected if `wp`. Returns the number of bytes
+/// that were done.
 ///
-/// `step` fills the beginning of what is left, and returns the number of pages.
+/// The source is read without page faults while the VMA is locked. If that fails, it is read into
+/// the page with the VMA unlocked, and then all is checked once more.
 ///
 /// # Errors
 ///
-/// That of the first step. If another fails, what was done before counts.
+/// As for [`poison`]; `EINVAL` if `src` is not as long as the range, or with `wp` if the VMA is not
+/// registered for that; `EFAULT` if the source cannot be read.
+#[doc(alias = "mfill_atomic_copy")]
 #[inline(always)]
-fn fill(
+pub(crate) fn copy(
+    pages: &mut Pages<'_>,
     range: PageRange,
-    sleep: &mut Sleepable,
-    mut step: impl FnMut(Range<usize>, &mut Sleepable) -> Result<usize>,
+    src: CopySource,
+    wp: bool,
 ) -> Result<u64> {
+    if src.bytes() != range.bytes() {
+        return Err(EINVAL);
+    }
+    let copy = Copy {
+        range,
+        offset: src.start().wrapping_sub(range.start()),
+        wp,
+    };
+    let mut target = pages.lock_target(range)?;
     let mut rest = range.start()..range.end();
-    loop {
-        match step(rest.clone(), sleep) {
-            // By the invariants of the range it does not overflow.
-            Ok(pages) => rest.start = rest.start.wrapping_add(pages * PAGE_SIZE),
-            Err(err) if rest.start == range.start() => return Err(err),
-            Err(_) => break,
-        }
-        if rest.is_empty() {
-            break;
-        }
-        sleep.cond_resched();
-        if current!().fatal_signal_pending() {
-            break;
+    let result = match copy.locked(&mut target, &mut rest, None) {
+        Ok(()) => Ok(()),
+        Err(Stop::Failed(err)) => Err(err),
+        Err(Stop::Source(folio)) => copy.slowly(target, &mut rest, folio),
+    };
+    done(range, rest, result)
+}
+
+/// Why a copy stops.
+enum Stop {
+    /// The source of the next page has to be read with the VMA unlocked.
+    Source(Unfilled),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    #[inline(always)]
+    fn from(err: Error) -> Self {
+        Self::Failed(err)
+    }
+}
+
+/// A folio that is to be filled.
+enum Unfilled {
+    Private(NewFolio<Private>),
+    Shared(NewFolio<Shared>),
+    Huge(NewFolio<Huge>),
+}
+
+/// A folio that was filled with the VMA unlocked.
+enum Filled {
+    Private(FilledFolio<Private>),
+    Shared(FilledFolio<Shared>),
+    Huge(FilledFolio<Huge>),
+}
+
+impl Unfilled {
+    fn fill(self, src: usize, sleep: &mut Sleepable) -> Result<Filled> {
+        Ok(match self {
+            Self::Private(folio) => Filled::Private(folio.copy_from_user(src, sleep)?),
+            Self::Shared(folio) => Filled::Shared(folio.copy_from_user(src, sleep)?),
+            Self::Huge(folio) => Filled::Huge(folio.copy_from_user(src, sleep)?),
+        })
+    }
+}
+
+/// A copy.
+struct Copy {
+    range: PageRange,
+    /// From a page to its source, in bytes.
+    offset: usize,
+    wp: bool,
+}
+
+impl Copy {
+    /// Returns the source of the page at an address.
+    #[inline(always)]
+    fn source(&self, address: usize) -> usize {
+        address.wrapping_add(self.offset)
+    }
+
+    /// Goes on with a page whose source has to be read with the VMA unlocked.
+    #[cold]
+    fn slowly(
+        &self,
+        mut target: Target<'_>,
+        rest: &mut Range<usize>,
+        mut folio: Unfilled,
+    ) -> Result {
+        loop {
+            let src = self.source(rest.start);
+            let filled;
+            (target, filled) = target.unlocked(self.range, |sleep| folio.fill(src, sleep))?;
+            match self.locked(&mut target, rest, Some(filled)) {
+                Ok(()) => return Ok(()),
+                Err(Stop::Failed(err)) => return Err(err),
+                Err(Stop::Source(next)) => folio = next,
+            }
         }
     }
-    Ok(rest.start.wrapping_sub(range.start()) as u64)
+
+    /// Copies as long as the VMA is locked. `filled` is the first page of `rest`, if it was read
+    /// already.
+    #[inline(always)]
+    fn locked(
+        &self,
+        target: &mut Target<'_>,
+        rest: &mut Range<usize>,
+        filled: Option<Filled>,
+    ) -> Result<(), Stop> {
+        if self.wp && !target.tracks_writes() {
+            return Err(EINVAL.into());
+        }
+        match target.parts() {
+            (Memory::Private(vma), sleep) => {
+                let mut filled = match filled {
+                    Some(Filled::Private(folio)) => Some(folio),
+                    _ => None,
+                };
+                // It is doubled each time, so that few copies are in vain if something is in the
+                // way.
+                let mut batch = 1;
+                loop {
+                    self.private(vma, rest, &mut filled, batch, sleep)?;
+                    if !goes_on(rest, sleep)? {
+                        return Ok(());
+                    }
+                    batch = ChargedFolios::MAX.min(batch * 2);
+                }
+            }
+            (Memory::Shared(vma), sleep) => self.shared(vma, rest, filled, sleep),
+            (Memory::Hugetlb(vma), sleep) => self.huge(vma, rest, filled, sleep),
+            (Memory::Other, _) => Err(EINVAL.into()),
+        }
+    }
+
+    /// Copies pages to private memory: as many as `batch` and a page table allow.
+    #[inline(always)]
+    fn private(
+        &self,
+        vma: PteVma<'_, Private>,
+        rest: &mut Range<usize>,
+        filled: &mut Option<FilledFolio<Private>>,
+        batch: usize,
+        sleep: &mut Sleepable,
+    ) -> Result<(), Stop> {
+        let mut folios = ChargedFolios::new(vma);
+        let max = vma.pages_in_table(&*rest).min(batch);
+        let mut address = rest.start;
+        let mut stop = Ok(());
+        while folios.len() < max {
+            match self.charged(vma, address, filled, &mut folios, sleep) {
+                Ok(()) => address += PAGE_SIZE,
+                // The source may be a page that is mapped just now: then it can be read afterwards.
+                Err(Stop::Source(_)) if address != rest.start => break,
+                Err(err) => {
+                    stop = Err(err);
+                    break;
+                }
+            }
+        }
+        if folios.is_empty() {
+            // What is in the way comes first.
+            vma.alloc_pte_table(rest.clone(), sleep).map_err(errno)?;
+            return stop;
+        }
+        let count = vma
+            .map_folios(rest.start, &mut folios, self.wp, sleep)
+            .map_err(errno)?;
+        rest.start += count * PAGE_SIZE;
+        stop
+    }
+
+    /// Adds a copy of a page to `folios`.
+    #[inline(always)]
+    fn charged(
+        &self,
+        vma: PteVma<'_, Private>,
+        address: usize,
+        filled: &mut Option<FilledFolio<Private>>,
+        folios: &mut ChargedFolios<'_>,
+        sleep: &mut Sleepable,
+    ) -> Result<(), Stop> {
+        let folio = match filled.take() {
+            Some(folio) => folio,
+            None => vma
+                .alloc_folio(address, sleep)
+                .ok_or(ENOMEM)?
+                .copy_from_user_nofault(self.source(address))
+                .map_err(|folio| Stop::Source(Unfilled::Private(folio)))?,
+        };
+        Ok(folios.charge(folio, sleep)?)
+    }
+
+    /// Copies pages to shared memory.
+    #[inline(always)]
+    fn shared(
+        &self,
+        vma: PteVma<'_, Shared>,
+        rest: &mut Range<usize>,
+        filled: Option<Filled>,
+        sleep: &mut Sleepable,
+    ) -> Result<(), Stop> {
+        let mut filled = match filled {
+            Some(Filled::Shared(folio)) => Some(folio),
+            _ => None,
+        };
+        loop {
+            let src = self.source(rest.start);
+            let slot = vma.alloc_pte_table(rest.clone(), sleep).map_err(errno)?;
+            match slot.add_copy(src, filled.take(), self.wp, sleep) {
+                Ok(()) => rest.start += PAGE_SIZE,
+                Err(CopyError::Source(folio)) => {
+                    return Err(Stop::Source(Unfilled::Shared(folio)));
+                }
+                Err(CopyError::Failed(err)) => return Err(Stop::Failed(err)),
+            }
+            if !goes_on(rest, sleep)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies huge pages.
+    fn huge(
+        &self,
+        vma: HugetlbVma<'_>,
+        rest: &mut Range<usize>,
+        filled: Option<Filled>,
+        sleep: &mut Sleepable,
+    ) -> Result<(), Stop> {
+        let size = check_huge(vma, self.range)?;
+        let mut filled = match filled {
+            Some(Filled::Huge(folio)) => Some(folio),
+            _ => None,
+        };
+        loop {
+            let src = self.source(rest.start);
+            match vma.copy(rest.start, src, filled.take(), self.wp, sleep) {
+                Ok(()) => rest.start += size,
+                Err(CopyError::Source(folio)) => return Err(Stop::Source(Unfilled::Huge(folio))),
+                Err(CopyError::Failed(err)) => return Err(Stop::Failed(err)),
+            }
+            if !goes_on(rest, sleep)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Returns the number of bytes of a range that were done: all but the rest.
+///
+/// # Errors
+///
+/// That of `result`, if nothing was done.
+#[inline(always)]
+fn done(range: PageRange, rest: Range<usize>, result: Result) -> Result<u64> {
+    match (rest.start.wrapping_sub(range.start()), result) {
+        (0, Err(err)) => Err(err),
+        (bytes, _) => Ok(bytes as u64),
+    }
+}
+
+/// Does what is left, step by step. A step does the beginning of it, and returns the number of
+/// pages.
+///
+/// # Errors
+///
+/// That of a step, and `EINTR` if a fatal signal is pending.
+#[inline(always)]
+fn each(
+    rest: &mut Range<usize>,
+    sleep: &mut Sleepable,
+    mut step: impl FnMut(Range<usize>, &mut Sleepable) -> Result<usize>,
+) -> Result {
+    loop {
+        // By the invariants of the range it does not overflow.
+        let pages = step(rest.clone(), sleep)?;
+        rest.start = rest.start.wrapping_add(pages * PAGE_SIZE);
+        if !goes_on(rest, sleep)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Returns true if there is a rest to be done, and lets other tasks run before.
+///
+/// # Errors
+///
+/// `EINTR` if a fatal signal is pending.
+#[inline(always)]
+fn goes_on(rest: &Range<usize>, sleep: &mut Sleepable) -> Result<bool> {
+    if rest.is_empty() {
+        return Ok(false);
+    }
+    sleep.cond_resched_killable()?;
+    Ok(true)
 }
 
 /// Returns the error for what is found where a page would go.
@@ -118,5 +464,6 @@ fn errno(why: NoVacancy) -> Error {
         NoVacancy::BeyondFile | NoVacancy::Bad => EFAULT,
         NoVacancy::NoTable => EAGAIN,
         NoVacancy::NoMemory => ENOMEM,
+        NoVacancy::HwPoison => EIO,
     }
 }

@@ -128,7 +128,7 @@ impl Fill for UffdioCopy {
 
     #[inline(always)]
     fn run(&self, pages: &mut Pages<'_>, range: PageRange, src: CopySource) -> Result<u64> {
-        pages.copy(range, src, self.mode & abi::COPY_MODE_WP != 0)
+        fill::copy(pages, range, src, self.mode & abi::COPY_MODE_WP != 0)
     }
 }
 
@@ -226,7 +226,7 @@ impl FillRange for UffdioContinue {
 
     #[inline(always)]
     fn run(&self, pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
-        pages.map_existing(range, self.mode & abi::CONTINUE_MODE_WP != 0)
+        fill::map_existing(pages, range, self.mode & abi::CONTINUE_MODE_WP != 0)
     }
 }
 
@@ -292,7 +292,9 @@ pub(crate) fn run<T: Fill>(context: &Context, arg: UserPtr, sleep: &mut Sleepabl
 
     let wakes = request.mode() & abi::MODE_DONTWAKE == 0;
     let done = {
-        let mut pages = Pages::new(context, sleep).ok_or(ESRCH)?;
+        let Some(mut pages) = Pages::new(context, sleep) else {
+            return Err(ESRCH);
+        };
         request.run(&mut pages, range, source).map_err(|err| {
             let woken = if err == EEXIST && wakes {
                 wake_existing(context, &mut pages, range)
@@ -415,7 +417,9 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepabl
     }
 
     {
-        let mut pages = Pages::new(context, sleep).ok_or(ESRCH)?;
+        let Some(mut pages) = Pages::new(context, sleep) else {
+            return Err(ESRCH);
+        };
         pages
             .write_protect(range, enable)
             .map_err(|err| failed(context, CMD, range.addresses(), err, 0))?;

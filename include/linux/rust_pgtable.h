@@ -17,6 +17,7 @@ enum rust_pte_result {
 	RUST_PTE_NO_TABLE,	/* there is no PTE table any more */
 	RUST_PTE_NO_MEMORY,
 	RUST_PTE_BAD,		/* pmd_bad() */
+	RUST_PTE_HWPOISON,	/* the page has a hardware error */
 };
 
 /* Entries in a row, in a PTE table that is locked. */
@@ -32,6 +33,10 @@ enum rust_pte_result rust_pte_alloc_lock_none(struct vm_area_struct *vma,
 					      unsigned long addr,
 					      unsigned long end,
 					      struct rust_pte_run *run);
+enum rust_pte_result rust_map_anon_folios(struct vm_area_struct *vma,
+					  unsigned long addr,
+					  struct folio **folios,
+					  unsigned int *count, bool uffd_wp);
 void rust_pte_unmap_unlock(pte_t *pte, spinlock_t *ptl);
 void rust_set_zero_ptes(struct vm_area_struct *vma, unsigned long addr,
 			pte_t *pte, unsigned int count);

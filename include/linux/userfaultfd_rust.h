@@ -56,11 +56,14 @@ enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 					unsigned long *size);
 int uffd_shim_shmem_zeropage(pmd_t *pmd, struct vm_area_struct *vma,
 			     unsigned long addr);
+int uffd_shim_shmem_copy(pmd_t *pmd, struct vm_area_struct *vma,
+			 unsigned long addr, unsigned long src, bool wp,
+			 struct folio **folio);
+int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
+			   unsigned long src, bool wp, struct folio **folio);
+int uffd_shim_hugetlb_continue(struct vm_area_struct *vma, unsigned long addr,
+			       bool wp);
 int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr);
-ssize_t uffd_shim_copy(struct userfaultfd_ctx *ctx, unsigned long dst,
-		       unsigned long src, unsigned long len, bool wp);
-ssize_t uffd_shim_continue(struct userfaultfd_ctx *ctx, unsigned long dst,
-			   unsigned long len, bool wp);
 ssize_t uffd_shim_move(struct userfaultfd_ctx *ctx, unsigned long dst,
 		       unsigned long src, unsigned long len, u64 mode);
 int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,

@@ -152,6 +152,9 @@ pub struct Shared(());
 /// A VMA that is one or the other.
 pub struct Any(());
 
+/// A VMA of hugetlb.
+pub struct Huge(());
+
 /// A locked VMA of anonymous memory or shmem: one whose pages are mapped by PTE tables, if they
 /// are not huge ones.
 ///
@@ -190,6 +193,56 @@ impl<'v, S> PteVma<'v, S> {
     }
 }
 
+/// A locked VMA of shmem.
+///
+/// # Invariants
+///
+/// The VMA is of shmem, so that it has a file.
+pub struct ShmemVma<'v, S>(PteVma<'v, S>);
+
+impl<S> Copy for ShmemVma<'_, S> {}
+
+impl<S> Clone for ShmemVma<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'v, S> ShmemVma<'v, S> {
+    /// Returns the VMA, as one that can have PTE tables.
+    #[inline(always)]
+    pub fn pte_vma(self) -> PteVma<'v, S> {
+        self.0
+    }
+}
+
+impl<'v> PteVma<'v, Private> {
+    /// Returns the VMA, if it is of shmem.
+    #[inline(always)]
+    pub fn shmem(self) -> Option<ShmemVma<'v, Private>> {
+        // INVARIANT: Other memory than shmem is anonymous.
+        (!self.vma.is_anonymous()).then_some(ShmemVma(self))
+    }
+}
+
+impl<'v> PteVma<'v, Shared> {
+    /// Returns the VMA.
+    #[inline(always)]
+    pub fn shmem(self) -> ShmemVma<'v, Shared> {
+        // INVARIANT: Only VMAs of shmem are shared.
+        ShmemVma(self)
+    }
+}
+
+impl<'v, S> ShmemVma<'v, S> {
+    /// Forgets if it is shared.
+    #[inline(always)]
+    pub fn into_any(self) -> ShmemVma<'v, Any> {
+        // INVARIANT: It is the same.
+        ShmemVma(self.0.into_any())
+    }
+}
+
 /// A locked VMA of hugetlb.
 ///
 /// # Invariants
@@ -206,7 +259,14 @@ impl<'v> HugetlbVma<'v> {
     }
 }
 
-impl LockedVma<'_> {
+impl<'m> LockedVma<'m> {
+    /// Unlocks the VMA, and gives the token back.
+    #[inline]
+    pub fn unlock(self) -> &'m mut Sleepable {
+        // The lock is dropped.
+        self.sleep
+    }
+
     /// Returns what the memory is, and the token for what sleeps while the VMA is locked.
     #[inline(always)]
     pub fn parts(&mut self) -> (Memory<'_>, &mut Sleepable) {

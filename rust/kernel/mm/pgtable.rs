@@ -8,7 +8,7 @@
 //!
 //! - [`PmdSlot`]: the entry of the PMD table for a page, whose PTE table may be gone.
 //! - [`VacantRun`]: entries in a row that have nothing in them, while their table is locked. Only
-//!   these can be set.
+//!   these can be set, but by what maps folios, which finds its own.
 //!
 //! What they rest on:
 //!
@@ -35,10 +35,16 @@
 //! [`include/linux/rust_pgtable.h`](srctree/include/linux/rust_pgtable.h)
 
 use super::{
+    folio::ChargedFolios,
     locked::{Private, PteVma},
     virt::VmaRef,
 };
-use crate::{bindings, ffi::c_uint, page::PAGE_MASK, task::Sleepable};
+use crate::{
+    bindings,
+    ffi::c_uint,
+    page::{PAGE_MASK, PAGE_SIZE},
+    task::Sleepable,
+};
 use core::{marker::PhantomData, mem::MaybeUninit, ops::Range, ptr::null_mut};
 
 /// Why nothing can be mapped at an address.
@@ -56,17 +62,20 @@ pub enum NoVacancy {
     NoMemory,
     /// The entry of the PMD table is none that the kernel makes.
     Bad,
+    /// The page has a hardware error.
+    HwPoison,
 }
 
 impl NoVacancy {
     #[inline(always)]
-    fn check(result: bindings::rust_pte_result) -> Result<(), Self> {
+    pub(super) fn check(result: bindings::rust_pte_result) -> Result<(), Self> {
         Err(match result {
             bindings::rust_pte_result_RUST_PTE_OK => return Ok(()),
             bindings::rust_pte_result_RUST_PTE_TAKEN => Self::Taken,
             bindings::rust_pte_result_RUST_PTE_BEYOND_FILE => Self::BeyondFile,
             bindings::rust_pte_result_RUST_PTE_NO_TABLE => Self::NoTable,
             bindings::rust_pte_result_RUST_PTE_NO_MEMORY => Self::NoMemory,
+            bindings::rust_pte_result_RUST_PTE_HWPOISON => Self::HwPoison,
             _ => Self::Bad,
         })
     }
@@ -105,15 +114,65 @@ impl<'v, S> PmdSlot<'v, S> {
     }
 }
 
+impl PteVma<'_, Private> {
+    /// Maps folios for anonymous pages in a row, beginning with that at an address, over markers if
+    /// need be (but guard regions), and write-protected by userfaultfd if `uffd_wp`. Makes the PTE
+    /// table, and the tables above it, unless they are there. Returns how many were mapped, which
+    /// is one at least; the others are where they were.
+    ///
+    /// # Errors
+    ///
+    /// [`NoVacancy::Outside`] if there are no folios, or the VMA is not theirs.
+    #[inline(always)]
+    pub fn map_folios(
+        self,
+        address: usize,
+        folios: &mut ChargedFolios<'_>,
+        uffd_wp: bool,
+        _sleep: &mut Sleepable,
+    ) -> Result<usize, NoVacancy> {
+        let (vma, list) = folios.parts();
+        self.check(&(address..address.wrapping_add(list.len() * PAGE_SIZE)))?;
+        if vma.vma().as_ptr() != self.vma().as_ptr() {
+            return Err(NoVacancy::Outside);
+        }
+        // CAST: There are few.
+        let mut count = list.len() as c_uint;
+        // SAFETY: As for `alloc_pte_table`. The VMA has all pages, and an `anon_vma`. The folios
+        // are new, filled, and charged to the mm. The caller holds no page table lock.
+        let result = unsafe {
+            bindings::rust_map_anon_folios(
+                self.vma().as_ptr(),
+                address,
+                list.as_mut_ptr(),
+                &mut count,
+                uffd_wp,
+            )
+        };
+        NoVacancy::check(result)?;
+        // SAFETY: The page table has these.
+        unsafe { folios.forget(count as usize) };
+        Ok(count as usize)
+    }
+}
+
 impl<'v, S> PteVma<'v, S> {
     /// Checks that the VMA has a range of pages.
     #[inline(always)]
-    fn check(self, Range { start, end }: &Range<usize>) -> Result<(), NoVacancy> {
+    pub(super) fn check(self, Range { start, end }: &Range<usize>) -> Result<(), NoVacancy> {
         let (vma, is_unaligned) = (self.vma(), (start | end) & !PAGE_MASK != 0);
         if is_unaligned || *start < vma.start() || *end > vma.end() || start >= end {
             return Err(NoVacancy::Outside);
         }
         Ok(())
+    }
+
+    /// Returns the number of pages at the beginning of a range of addresses, in bytes, whose
+    /// entries are in one PTE table. The range must not be empty.
+    #[inline(always)]
+    pub fn pages_in_table(self, range: &Range<usize>) -> usize {
+        let last = (range.end.wrapping_sub(1)).min(range.start | (bindings::PMD_SIZE - 1));
+        last.wrapping_sub(range.start) / PAGE_SIZE + 1
     }
 
     /// Makes a PTE table for the first page of a range of addresses, in bytes, and the tables

@@ -2,8 +2,12 @@
 
 //! The permission to sleep.
 
-use super::{cond_resched, might_sleep};
-use crate::types::NotThreadSafe;
+use super::might_sleep;
+use crate::{
+    bindings,
+    error::{code::EINTR, Result},
+    types::NotThreadSafe,
+};
 
 /// The current thread may sleep.
 ///
@@ -40,8 +44,18 @@ impl Sleepable {
     }
 
     /// Lets other tasks run if one is due.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if a fatal signal is pending.
+    #[doc(alias = "cond_resched")]
+    #[doc(alias = "fatal_signal_pending")]
     #[inline]
-    pub fn cond_resched(&mut self) {
-        cond_resched();
+    pub fn cond_resched_killable(&mut self) -> Result {
+        // SAFETY: By the type invariants the thread may sleep, because nothing borrows the token.
+        if unsafe { bindings::cond_resched_killable() } {
+            return Err(EINTR);
+        }
+        Ok(())
     }
 }

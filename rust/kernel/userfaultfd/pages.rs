@@ -2,18 +2,13 @@
 
 //! Operations on the pages of registered VMAs.
 //!
-//! Operations that fill pages return the number of bytes that were done, which may be smaller than
-//! asked for. All of them may sleep, because they take the mmap lock or a VMA lock.
+//! Moves and protection are here, and C as a whole. What fills pages is made of the parts that
+//! [`target`](super::target) has. All may sleep, because they take the mmap lock or a VMA lock.
 //!
 //! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, and otherwise as the
 //! pages of the operations in `ioctl_userfaultfd(2)` say.
-//!
-//! These are C as a whole. Others are made of the parts that [`target`](super::target) has.
 
-use super::{
-    context::Context,
-    range::{CopySource, PageRange},
-};
+use super::{context::Context, range::PageRange};
 use crate::{
     bindings,
     error::{code::EINVAL, to_result, Error, Result},
@@ -52,30 +47,8 @@ impl<'a> Pages<'a> {
         Some(Self { context, mm, sleep })
     }
 
-    /// Fills pages with the contents of `src`, which is memory of the caller, write-protected if
-    /// `wp`. Fails with `EINVAL` if `src` is not as long as `range`.
-    #[doc(alias = "mfill_atomic_copy")]
-    #[inline(always)]
-    pub fn copy(&mut self, range: PageRange, src: CopySource, wp: bool) -> Result<u64> {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        if src.bytes() != len {
-            return Err(EINVAL);
-        }
-        // SAFETY: The context is valid, and by the type invariants its mm has users.
-        bytes(unsafe { bindings::uffd_shim_copy(ctx, start, src.start(), len, wp) })
-    }
-
-    /// Maps pages that are in the page cache already, write-protected if `wp`.
-    #[doc(alias = "mfill_atomic_continue")]
-    #[inline(always)]
-    pub fn map_existing(&mut self, range: PageRange, wp: bool) -> Result<u64> {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        // SAFETY: As in `copy`.
-        bytes(unsafe { bindings::uffd_shim_continue(ctx, start, len, wp) })
-    }
-
-    /// Moves pages from `src` within the address space. `mode` is that of `UFFDIO_MOVE`. Fails with
-    /// `EINVAL` if `src` is not as long as `range`.
+    /// Moves pages from `src` within the address space. `mode` is that of `UFFDIO_MOVE`. Returns
+    /// the number of bytes that were done. Fails with `EINVAL` if `src` is not as long as `range`.
     #[doc(alias = "move_pages")]
     #[inline(always)]
     pub fn move_from(&mut self, range: PageRange, src: PageRange, mode: u64) -> Result<u64> {
@@ -83,7 +56,7 @@ impl<'a> Pages<'a> {
         if src.bytes() != len {
             return Err(EINVAL);
         }
-        // SAFETY: As in `copy`.
+        // SAFETY: The context is valid, and by the type invariants its mm has users.
         bytes(unsafe { bindings::uffd_shim_move(ctx, start, src.start(), len, mode) })
     }
 
@@ -92,7 +65,7 @@ impl<'a> Pages<'a> {
     #[inline(always)]
     pub fn write_protect(&mut self, range: PageRange, enable: bool) -> Result {
         let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        // SAFETY: As in `copy`.
+        // SAFETY: As in `move_from`.
         match unsafe { bindings::uffd_shim_writeprotect(ctx, start, len, enable) } {
             0 => Ok(()),
             ret => to_result(ret),

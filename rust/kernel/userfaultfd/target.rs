@@ -8,20 +8,31 @@
 //!
 //! Locks nest so: mmap lock, VMA lock, `map_changing_lock`; then those of the page tables.
 
-use super::{context::Context, pages::Pages, range::PageRange, vma::Vma};
+use super::{
+    context::Context,
+    pages::Pages,
+    range::PageRange,
+    supported::{VM_UFFD_FLAGS, VM_UFFD_WP},
+    vma::Vma,
+};
 use crate::{
     bindings,
     error::{
         code::{EAGAIN, EINVAL, ENOENT},
-        to_result, Result,
+        to_result, Error, Result,
     },
+    ffi::c_int,
     mm::{
-        locked::{HugetlbVma, LockedVma, Memory, Shared},
+        folio::{FilledFolio, NewFolio},
+        locked::{Huge, HugetlbVma, LockedVma, Memory, Shared},
         pgtable::PmdSlot,
+        virt::{flags, vm_flags_t, VmaRef},
+        MmWithUser,
     },
     task::Sleepable,
     types::NotThreadSafe,
 };
+use core::ptr::{null_mut, NonNull};
 
 /// The layout of the address space of a context does not change.
 ///
@@ -66,6 +77,8 @@ impl Drop for Unchanging<'_> {
 /// While this exists, the VMA is locked, and no other operation can be made with the same
 /// [`Pages`].
 pub struct Target<'p> {
+    context: &'p Context,
+    mm: &'p MmWithUser,
     // It goes before the lock of the VMA, because it was taken after it.
     _unchanging: Unchanging<'p>,
     vma: LockedVma<'p>,
@@ -83,22 +96,134 @@ impl Pages<'_> {
     #[doc(alias = "uffd_mfill_lock")]
     #[inline(always)]
     pub fn lock_target(&mut self, range: PageRange) -> Result<Target<'_>> {
-        let vma = self.mm.lock_vma_prepare_anon(range.start(), self.sleep)?;
-        if range.end() > vma.end() || Vma::from_ref(&vma).context().is_none() {
-            return Err(ENOENT);
-        }
-        Ok(Target {
-            _unchanging: Unchanging::new(self.context)?,
-            vma,
-        })
+        Target::lock(self.context, &self.mm, range, self.sleep)
     }
 }
 
-impl Target<'_> {
-    /// Returns what the memory is, and the permission to sleep while it is locked.
+impl<'p> Target<'p> {
+    #[inline(always)]
+    fn lock(
+        context: &'p Context,
+        mm: &'p MmWithUser,
+        range: PageRange,
+        sleep: &'p mut Sleepable,
+    ) -> Result<Self> {
+        let vma = mm.lock_vma_prepare_anon(range.start(), sleep)?;
+        if range.end() > vma.end() || Vma::from_ref(&vma).context().is_none() {
+            return Err(ENOENT);
+        }
+        Ok(Self {
+            context,
+            mm,
+            _unchanging: Unchanging::new(context)?,
+            vma,
+        })
+    }
+
+    /// Returns true if the VMA is registered for write protection.
+    #[inline(always)]
+    pub fn tracks_writes(&self) -> bool {
+        self.vma.flags() & VM_UFFD_WP != 0
+    }
+
+    /// Unlocks the VMA, calls `work`, and locks it again. All that was checked is checked again,
+    /// and that what `work` has made still fits: the VMA has to be of the same kind of memory,
+    /// file, and offset in it, and registered in the same modes.
+    ///
+    /// # Errors
+    ///
+    /// That of `work`; those of [`Pages::lock_target`]; `EAGAIN` if the VMA is not as it was.
+    #[cold]
+    pub fn unlocked<R>(
+        self,
+        range: PageRange,
+        work: impl FnOnce(&mut Sleepable) -> Result<R>,
+    ) -> Result<(Self, R)> {
+        let Self {
+            context,
+            mm,
+            vma,
+            _unchanging: unchanging,
+        } = self;
+        let was = Identity::of(&vma, range);
+        drop(unchanging);
+        let sleep = vma.unlock();
+        let ret = work(sleep)?;
+        let target = Self::lock(context, mm, range, sleep)?;
+        if !was.is_that_of(&target.vma, range) {
+            return Err(EAGAIN);
+        }
+        Ok((target, ret))
+    }
+
+    /// Returns what the memory is, and the token for what sleeps while it is locked.
     #[inline(always)]
     pub fn parts(&mut self) -> (Memory<'_>, &mut Sleepable) {
         self.vma.parts()
+    }
+}
+
+/// What a page that is to be mapped depends on.
+struct Identity {
+    flags: vm_flags_t,
+    /// While this has a reference, no other file has the same address.
+    file: Option<FileRef>,
+    index: usize,
+}
+
+impl Identity {
+    const FLAGS: vm_flags_t = VM_UFFD_FLAGS | flags::SHARED | flags::HUGETLB;
+
+    fn of(vma: &VmaRef, range: PageRange) -> Self {
+        Self {
+            flags: vma.flags() & Self::FLAGS,
+            file: FileRef::of(vma),
+            index: Vma::from_ref(vma).page_index(range.start()),
+        }
+    }
+
+    fn is_that_of(&self, vma: &VmaRef, range: PageRange) -> bool {
+        if vma.flags() & Self::FLAGS != self.flags {
+            return false;
+        }
+        match &self.file {
+            // Anonymous memory can be moved, and its index does not matter.
+            None => file_of(vma).is_null(),
+            Some(FileRef(file)) => {
+                file_of(vma) == file.as_ptr()
+                    && Vma::from_ref(vma).page_index(range.start()) == self.index
+            }
+        }
+    }
+}
+
+/// Returns the file of a VMA, or null.
+fn file_of(vma: &VmaRef) -> *mut bindings::file {
+    // SAFETY: The VMA is locked, so that this does not change.
+    unsafe { (*vma.as_ptr()).vm_file }
+}
+
+/// A reference to the file of a VMA.
+///
+/// # Invariants
+///
+/// It is owned.
+struct FileRef(NonNull<bindings::file>);
+
+impl FileRef {
+    fn of(vma: &VmaRef) -> Option<Self> {
+        let file = NonNull::new(file_of(vma))?;
+        // SAFETY: The VMA, which is locked, has a reference.
+        unsafe { bindings::get_file(file.as_ptr()) };
+        // INVARIANT: It was taken.
+        Some(Self(file))
+    }
+}
+
+impl Drop for FileRef {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is owned.
+        unsafe { bindings::fput(self.0.as_ptr()) };
     }
 }
 
@@ -119,7 +244,96 @@ impl PmdSlot<'_, Shared> {
     }
 }
 
+/// Why a page was not copied.
+pub enum CopyError<S> {
+    /// The source could not be read without page faults, which are not taken while the VMA is
+    /// locked. The folio is to be filled from it.
+    Source(NewFolio<S>),
+    /// It failed.
+    Failed(Error),
+}
+
+impl<S> CopyError<S> {
+    /// Turns what a shim returns into a result. A folio that it has not taken is freed.
+    ///
+    /// # Safety
+    ///
+    /// `folio` is null or as for [`NewFolio::from_raw`].
+    unsafe fn check(ret: c_int, folio: *mut bindings::folio) -> Result<(), Self> {
+        // SAFETY: By the safety requirements.
+        let folio = NonNull::new(folio).map(|folio| unsafe { NewFolio::from_raw(folio) });
+        match (to_result(ret), folio) {
+            (Ok(()), _) => Ok(()),
+            (Err(ENOENT), Some(folio)) => Err(Self::Source(folio)),
+            (Err(err), _) => Err(Self::Failed(err)),
+        }
+    }
+}
+
+/// Returns the folio that was filled, or null.
+fn raw<S>(filled: Option<FilledFolio<S>>) -> *mut bindings::folio {
+    filled.map_or(null_mut(), |folio| folio.into_raw().as_ptr())
+}
+
+impl PmdSlot<'_, Shared> {
+    /// Adds a page to the file, maps it, and copies to it from `src`, an address in user space, in
+    /// bytes, if it was not `filled` from there before. It is write-protected if `wp`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PmdSlot::add_zeroes`].
+    #[doc(alias = "shmem_mfill_atomic_pte")]
+    #[inline]
+    pub fn add_copy(
+        self,
+        src: usize,
+        filled: Option<FilledFolio<Shared>>,
+        wp: bool,
+        _sleep: &mut Sleepable,
+    ) -> Result<(), CopyError<Shared>> {
+        let (vma, pmd, address) = (self.vma().as_ptr(), self.pmd(), self.address());
+        let mut folio = raw(filled);
+        // SAFETY: As for `add_zeroes`. If there is a folio, it was filled. Afterwards it is null if
+        // the shim has taken it, or a new one if there is one to be filled.
+        unsafe {
+            let ret = bindings::uffd_shim_shmem_copy(pmd, vma, address, src, wp, &mut folio);
+            CopyError::check(ret, folio)
+        }
+    }
+}
+
 impl HugetlbVma<'_> {
+    /// Fills the huge page at an address, which is that of its first byte: like
+    /// [`PmdSlot::add_copy`].
+    #[doc(alias = "hugetlb_mfill_atomic_pte")]
+    #[inline]
+    pub fn copy(
+        self,
+        address: usize,
+        src: usize,
+        filled: Option<FilledFolio<Huge>>,
+        wp: bool,
+        _sleep: &mut Sleepable,
+    ) -> Result<(), CopyError<Huge>> {
+        if !self.has_page(address) {
+            return Err(CopyError::Failed(EINVAL));
+        }
+        let mut folio = raw(filled);
+        let vma = self.vma().as_ptr();
+        // SAFETY: As for `poison`. The folio is as in `PmdSlot::add_copy`. The shim refuses one of
+        // another size.
+        unsafe {
+            let ret = bindings::uffd_shim_hugetlb_copy(vma, address, src, wp, &mut folio);
+            CopyError::check(ret, folio)
+        }
+    }
+
+    /// Returns true if an address is that of a page.
+    fn has_page(self, address: usize) -> bool {
+        let vma = self.vma();
+        address >= vma.start() && address < vma.end() && address & (self.page_size() - 1) == 0
+    }
+
     /// Makes accesses to the huge page at an address fail, which is that of its first byte.
     ///
     /// # Errors
@@ -129,13 +343,30 @@ impl HugetlbVma<'_> {
     #[doc(alias = "hugetlb_mfill_atomic_pte")]
     #[inline]
     pub fn poison(self, address: usize, _sleep: &mut Sleepable) -> Result {
-        let vma = self.vma();
-        if address < vma.start() || address >= vma.end() || address & (self.page_size() - 1) != 0 {
+        if !self.has_page(address) {
             return Err(EINVAL);
         }
+        let vma = self.vma();
         // SAFETY: The VMA is one of hugetlb, is locked, and has the page, because it begins and
         // ends with one. The thread may sleep.
         to_result(unsafe { bindings::uffd_shim_hugetlb_poison(vma.as_ptr(), address) })
+    }
+
+    /// Maps the huge page at an address, which is that of its first byte, and which the file has,
+    /// write-protected if `wp`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the file does not have it; `EIO` if it has a hardware error; otherwise as for
+    /// [`HugetlbVma::poison`].
+    #[doc(alias = "hugetlb_mfill_atomic_pte")]
+    #[inline]
+    pub fn map_existing(self, address: usize, wp: bool, _sleep: &mut Sleepable) -> Result {
+        if !self.has_page(address) {
+            return Err(EINVAL);
+        }
+        // SAFETY: As for `poison`.
+        to_result(unsafe { bindings::uffd_shim_hugetlb_continue(self.vma().as_ptr(), address, wp) })
     }
 
     /// Returns the size of its pages, in bytes: a power of two.

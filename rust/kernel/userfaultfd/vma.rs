@@ -13,7 +13,7 @@ use crate::{
         virt::{flags, vm_flags_t, VmaRef},
         MmapWriteGuard,
     },
-    page::PAGE_MASK,
+    page::{PAGE_MASK, PAGE_SIZE},
     task::cond_resched,
     types::Opaque,
     warn_on_once,
@@ -59,6 +59,14 @@ impl<'a> Vma<'a> {
     #[inline]
     pub fn is_hugetlb(&self) -> bool {
         self.flags() & flags::HUGETLB != 0
+    }
+
+    /// Returns the index in the file of the page at an address of the VMA, in pages.
+    #[doc(alias = "linear_page_index")]
+    pub fn page_index(&self, address: usize) -> usize {
+        // SAFETY: The VMA is valid, and the lock that keeps it so keeps this from changing.
+        let first = unsafe { (*self.as_ptr()).vm_pgoff };
+        first.wrapping_add(address.wrapping_sub(self.start()) / PAGE_SIZE)
     }
 
     /// Returns the size of the pages of the VMA, in bytes.

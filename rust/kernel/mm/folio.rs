@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Folios of one page that are to be mapped.
+//!
+//! Each state is a type of its own, so that no page is mapped that is not filled, or not charged:
+//! [`NewFolio`], [`FilledFolio`], and [`ChargedFolios`], which
+//! [`PteVma::map_folios`] maps. Until then no other thread
+//! knows the folio, and dropping it frees it.
+//!
+//! This is for code that is built into the kernel: the C functions are not exported.
+
+use super::locked::{Private, PteVma};
+use crate::{
+    bindings,
+    error::{
+        code::{EFAULT, ENOMEM},
+        Result,
+    },
+    task::Sleepable,
+};
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    mem::{ManuallyDrop, MaybeUninit},
+    ptr::NonNull,
+    slice,
+};
+
+/// A reference to a folio that no other thread knows.
+///
+/// # Invariants
+///
+/// It is the only reference to the folio. `S` is [`Private`] or [`Shared`](super::locked::Shared)
+/// for a folio of one page, or [`Huge`](super::locked::Huge) for one of hugetlb, of any size.
+struct Owned<S>(NonNull<bindings::folio>, PhantomData<S>);
+
+impl<S> Drop for Owned<S> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants this is the only reference.
+        unsafe { bindings::rust_folio_put(self.0.as_ptr()) };
+    }
+}
+
+/// A folio whose contents nobody has set.
+pub struct NewFolio<S>(Owned<S>);
+
+/// A folio whose contents were set.
+pub struct FilledFolio<S>(Owned<S>);
+
+impl PteVma<'_, Private> {
+    /// Allocates a folio for the page at an address, in bytes, by the memory policy there. Returns
+    /// `None` if there is no memory.
+    #[doc(alias = "vma_alloc_folio")]
+    #[inline(always)]
+    pub fn alloc_folio(self, address: usize, _sleep: &mut Sleepable) -> Option<NewFolio<Private>> {
+        // SAFETY: The VMA is locked, and the caller may sleep.
+        let folio = unsafe { bindings::rust_vma_alloc_folio(self.vma().as_ptr(), address) };
+        // INVARIANT: It is new.
+        NonNull::new(folio).map(|folio| NewFolio(Owned(folio, PhantomData)))
+    }
+}
+
+impl NewFolio<Private> {
+    /// Copies a page from an address in user space, in bytes. Takes no page faults. Gives the folio
+    /// back if not all could be copied so.
+    #[inline(always)]
+    pub fn copy_from_user_nofault(self, src: usize) -> Result<FilledFolio<Private>, Self> {
+        let folio = self.0 .0.as_ptr();
+        // SAFETY: By the type invariants nobody else uses the folio, which is of one page.
+        if unsafe { bindings::rust_folio_copy_from_user_nofault(folio, src as *const c_void) } {
+            Ok(FilledFolio(self.0))
+        } else {
+            Err(self)
+        }
+    }
+}
+
+impl<S> NewFolio<S> {
+    /// Wraps a folio.
+    ///
+    /// # Safety
+    ///
+    /// The caller gives the only reference to the folio away, which is one for such memory.
+    pub(crate) unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self(Owned(folio, PhantomData))
+    }
+
+    /// Copies pages from an address in user space, in bytes, as many as the folio has.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if not all can be read.
+    pub fn copy_from_user(self, src: usize, _sleep: &mut Sleepable) -> Result<FilledFolio<S>> {
+        // SAFETY: By the type invariants nobody else uses the folio. The caller may sleep.
+        if unsafe { bindings::rust_folio_copy_from_user(self.0 .0.as_ptr(), src as *const c_void) }
+        {
+            Ok(FilledFolio(self.0))
+        } else {
+            Err(EFAULT)
+        }
+    }
+}
+
+impl<S> FilledFolio<S> {
+    /// Returns the folio, with the reference.
+    #[inline(always)]
+    pub(crate) fn into_raw(self) -> NonNull<bindings::folio> {
+        ManuallyDrop::new(self.0).0
+    }
+}
+
+const MAX: usize = 8;
+
+/// Folios for pages in a row, filled, and charged to the memory cgroup of an mm.
+///
+/// # Invariants
+///
+/// Those at `taken..len` were set, and are the only references to folios of one page, which are
+/// filled and charged.
+pub struct ChargedFolios<'v> {
+    vma: PteVma<'v, Private>,
+    folios: [MaybeUninit<*mut bindings::folio>; MAX],
+    taken: usize,
+    len: usize,
+}
+
+impl<'v> ChargedFolios<'v> {
+    /// How many folios can be added.
+    pub const MAX: usize = MAX;
+
+    /// Creates a list without folios, for pages of a VMA.
+    #[inline(always)]
+    pub fn new(vma: PteVma<'v, Private>) -> Self {
+        // INVARIANT: There are none.
+        Self {
+            vma,
+            folios: [const { MaybeUninit::uninit() }; MAX],
+            taken: 0,
+            len: 0,
+        }
+    }
+
+    /// Returns the number of folios.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len - self.taken
+    }
+
+    /// Returns true if there are none.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Charges a folio to the memory cgroup of the mm, and adds it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the charge is refused, or if there are too many. The folio is freed then.
+    #[doc(alias = "mem_cgroup_charge")]
+    #[inline(always)]
+    pub fn charge(&mut self, folio: FilledFolio<Private>, _sleep: &mut Sleepable) -> Result {
+        let slot = self.folios.get_mut(self.len).ok_or(ENOMEM)?;
+        let mm = self.vma.vma().mm().as_raw();
+        // SAFETY: By the type invariants nobody else uses the folio. The mm has users. The caller
+        // may sleep.
+        if unsafe { bindings::rust_folio_charge(folio.0 .0.as_ptr(), mm) } != 0 {
+            return Err(ENOMEM);
+        }
+        // INVARIANT: It is filled and charged.
+        slot.write(folio.into_raw().as_ptr());
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Returns the VMA, and the folios that are left.
+    #[inline(always)]
+    pub(super) fn parts(&mut self) -> (PteVma<'v, Private>, &mut [*mut bindings::folio]) {
+        let folios = self.folios.as_mut_ptr().cast::<*mut bindings::folio>();
+        // SAFETY: By the type invariants these were set.
+        let left = unsafe { slice::from_raw_parts_mut(folios.add(self.taken), self.len()) };
+        (self.vma, left)
+    }
+
+    /// Forgets the first folios.
+    ///
+    /// # Safety
+    ///
+    /// The caller has given their references away.
+    #[inline(always)]
+    pub(super) unsafe fn forget(&mut self, count: usize) {
+        self.taken += count;
+    }
+}
+
+impl Drop for ChargedFolios<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        for folio in self.parts().1 {
+            // SAFETY: By the type invariants these are the only references.
+            unsafe { bindings::rust_folio_put(*folio) };
+        }
+    }
+}
