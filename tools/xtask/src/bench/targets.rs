@@ -19,10 +19,16 @@ const LOAD_EACH: f64 = 0.95;
 const BUILTIN: f64 = 0.002;
 /// How many instructions of a fault are for tracepoints, while they are off.
 const OFF: f64 = 5.0;
-/// How many instructions a page takes if entries in a row are set together, and how much of C a page
-/// takes otherwise, in a request for all pages of a page table.
-const RUN: f64 = 40.0;
-const BULK: f64 = 1.02;
+/// How many instructions a page takes at most in a request for all pages of a page table, if entries
+/// in a row are set together: by request and folios. Pages of zeroes are added to a file one by one.
+const BULK: &[(&str, &str, f64)] = &[
+    ("poison", "single", 40.0),
+    ("zeropage", "single", 40.0),
+    ("continue", "single", 600.0),
+    ("continue", "huge", 80.0),
+];
+/// How much of C a page takes otherwise.
+const BULK_OTHERS: f64 = 1.02;
 /// How much longer the slowest faults may take while very many threads sleep.
 const LATENCY: f64 = 1.2;
 /// How many threads sleep then, and with how many it is compared.
@@ -447,32 +453,29 @@ fn tracepoints_off(results: &Results) -> Target {
 }
 
 /// Judges requests for all pages of a page table.
-fn bulk(results: &Results) -> [Target; 2] {
+fn bulk(results: &Results) -> Vec<Target> {
     let measure = "bulk";
-    let (runs, others): (Vec<_>, Vec<_>) = results.path(measure).into_iter().partition(|row| {
-        let is = |name, value: &str| row.key.param(name).as_deref() == Some(value);
-        // Pages of zeroes are added to a file one by one.
-        is("request", "poison") || is("request", "zeropage") && is("backing", "anon")
-    });
-    let found = runs
-        .into_iter()
-        .filter_map(|row| Found::in_rust(row.key.params(""), row));
-    let (run, other) = (Bound::AtMost(RUN), Bound::AtMost(BULK));
-    [
-        judge_by(
-            measure,
-            PATH_LENGTH,
-            format!("zeroes and poison: {run} instructions for a page"),
-            run,
-            found.collect(),
-        ),
-        compared(
-            measure,
-            &format!("others: {other} x the instructions of C"),
-            other,
-            others,
-        ),
-    ]
+    let mut others = results.path(measure);
+    let mut targets = Vec::new();
+    for &(request, folios, instructions) in BULK {
+        let (rows, rest) = others.into_iter().partition(|row: &&Row| {
+            let is = |name, value: &str| row.key.param(name).as_deref() == Some(value);
+            let adds = request == "zeropage" && is("backing", "shmem");
+            is("request", request) && is("folios", folios) && !adds
+        });
+        others = rest;
+        let bound = Bound::AtMost(instructions);
+        let what = format!("{request}, {folios} folios: {bound} instructions for a page");
+        let rows: Vec<&Row> = rows;
+        let found = rows
+            .into_iter()
+            .filter_map(|row| Found::in_rust(row.key.params(""), row));
+        targets.push(judge_by(measure, PATH_LENGTH, what, bound, found.collect()));
+    }
+    let bound = Bound::AtMost(BULK_OTHERS);
+    let what = format!("others: {bound} x the instructions of C");
+    targets.push(compared(measure, &what, bound, others));
+    targets
 }
 
 /// Judges the slowest faults by those with few threads asleep.
@@ -746,14 +749,22 @@ mod tests {
     #[test]
     fn targets_of_bulk() {
         use Verdict::{Met, Missed, NotMeasured};
-        let bulk = |request: &str, backing: &str, rust, c| {
-            let params = [("request", request.into()), ("backing", backing.into())];
-            verdicts(&[row_with("bulk", &params, rust, c)], "bulk")
+        let bulk = |request: &str, backing: &str, folios: &str, rust| {
+            let params = [
+                ("request", request.into()),
+                ("backing", backing.into()),
+                ("folios", folios.into()),
+            ];
+            let mut verdicts = verdicts(&[row_with("bulk", &params, rust, 100.0)], "bulk");
+            verdicts.retain(|verdict| *verdict != NotMeasured);
+            verdicts
         };
-        assert_eq!(bulk("zeropage", "anon", 40.0, 30.0), [Met, NotMeasured]);
-        assert_eq!(bulk("poison", "shmem", 41.0, 200.0), [Missed, NotMeasured]);
-        assert_eq!(bulk("zeropage", "shmem", 102.0, 100.0), [NotMeasured, Met]);
-        assert_eq!(bulk("copy", "anon", 103.0, 100.0), [NotMeasured, Missed]);
+        assert_eq!(bulk("zeropage", "anon", "single", 40.0), [Met]);
+        assert_eq!(bulk("poison", "shmem", "single", 41.0), [Missed]);
+        assert_eq!(bulk("zeropage", "shmem", "single", 102.0), [Met]);
+        assert_eq!(bulk("continue", "shmem", "single", 600.0), [Met]);
+        assert_eq!(bulk("continue", "shmem", "huge", 81.0), [Missed]);
+        assert_eq!(bulk("copy", "anon", "single", 103.0), [Missed]);
     }
 
     #[test]
