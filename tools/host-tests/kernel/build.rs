@@ -5,7 +5,9 @@
 use std::{env, fs, path::PathBuf};
 
 /// The headers that the files include. The model stands for all of them.
-const HEADERS: [&str; 5] = ["mm", "mm_types", "pgtable", "swap", "swapops"];
+const HEADERS: [&str; 9] = [
+    "mm", "mm_types", "pagemap", "pgtable", "rmap", "shmem_fs", "swap", "swapops", "xarray",
+];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(CONFIG_DEBUG_ATOMIC_SLEEP)");
@@ -20,8 +22,11 @@ fn main() {
     }
     let sources = [
         "src/model.h",
+        "../../../include/linux/rust_filemap.h",
         "../../../include/linux/rust_pgtable.h",
+        "../../../mm/rust_filemap.c",
         "../../../mm/rust_pgtable.c",
+        "../../../mm/rust_pgtable.h",
     ];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
@@ -31,6 +36,8 @@ fn main() {
         .include(headers)
         .include("../../../include")
         .flag("-std=gnu11")
+        .flag("-fms-extensions")
+        .file("../../../mm/rust_filemap.c")
         .file("../../../mm/rust_pgtable.c")
         .warnings(false)
         .compile("rust_pgtable");

@@ -4,7 +4,7 @@
 //!
 //! The files are those of the kernel. In a kernel their tests are KUnit tests; here the crate
 //! `kernel` is a stand-in that has just what they need, and their tests are ordinary ones. Runs of page
-//! table entries are tested here only, with a model of the tables.
+//! table entries, and folios, are tested here only, with a model of the tables.
 
 #![cfg(test)]
 #![allow(dead_code)]
@@ -30,4 +30,7 @@ mod queue;
 #[path = "../../../rust/kernel/userfaultfd/range.rs"]
 mod range;
 
+mod cached;
+mod folios;
+mod space;
 mod vacant_runs;

@@ -2,100 +2,18 @@
 
 //! Tests of runs of page table entries, which need C code and so are no KUnit tests.
 
+use crate::space::Space;
 use kernel::{
     bindings::{self, pmd_kind, POISON, PTRS_PER_PTE, ZERO_PAGE},
-    mm::{
-        locked::{Memory, Private, PteVma},
-        pgtable::NoVacancy,
-        MmWithUser,
-    },
+    mm::pgtable::NoVacancy,
     page::PAGE_SIZE,
-    task::Sleepable,
 };
-use std::{ops::Range, ptr};
+use std::ops::Range;
 
 /// A run is within a part of so many pages, as in `rust_pgtable.c`.
 const RUN_PAGES: usize = 512;
 
-/// An address space with two tables of PTEs, and a private VMA from the page 10 on.
-struct Space {
-    mm: bindings::mm_struct,
-    vma: bindings::vm_area_struct,
-    file: bindings::file,
-    inode: bindings::inode,
-    ptes: Vec<bindings::pte_t>,
-}
-
 impl Space {
-    /// Makes one whose VMA ends at a page. If `file_pages` is set, that is of a file of shmem.
-    fn new(end: usize, file_pages: Option<usize>) -> Box<Self> {
-        let mut ptes = vec![0; 2 * PTRS_PER_PTE];
-        let pmds = [0, PTRS_PER_PTE].map(|first| bindings::pmd_t {
-            kind: pmd_kind::None,
-            is_freed: false,
-            lock: bindings::spinlock_t::default(),
-            ptes: &mut ptes[first],
-        });
-        let mut space = Box::new(Self {
-            mm: bindings::mm_struct {
-                pgd: bindings::pgd_t {
-                    is_there: false,
-                    pmds,
-                },
-                has_memory: true,
-                vma: ptr::null_mut(),
-                has_mmap_lock: false,
-            },
-            vma: bindings::vm_area_struct {
-                vm_start: 10 * PAGE_SIZE,
-                vm_end: end * PAGE_SIZE,
-                vm_mm: ptr::null_mut(),
-                vm_pgoff: 0,
-                vm_page_prot: 0,
-                vm_file: ptr::null_mut(),
-                vm_flags: 0,
-                vm_ops: ptr::null(),
-                anon_vma: ptr::null_mut(),
-                vm_userfaultfd_ctx: bindings::vm_userfaultfd_ctx {
-                    ctx: ptr::null_mut(),
-                },
-                is_locked: false,
-            },
-            file: bindings::file {
-                f_inode: ptr::null_mut(),
-            },
-            inode: bindings::inode {
-                size: file_pages.unwrap_or(0) * PAGE_SIZE,
-            },
-            ptes,
-        });
-        space.mm.vma = &mut space.vma;
-        space.vma.vm_mm = &mut space.mm;
-        space.file.f_inode = &mut space.inode;
-        if file_pages.is_some() {
-            space.vma.vm_file = &mut space.file;
-            space.vma.vm_ops = ptr::from_ref(&space.file).cast();
-        }
-        space
-    }
-
-    /// Locks the VMA, and calls `work` with it.
-    fn with_vma<R>(&mut self, work: impl FnOnce(PteVma<'_, Private>, &mut Sleepable) -> R) -> R {
-        // SAFETY: This thread may sleep.
-        let mut sleep = unsafe { Sleepable::new() };
-        // SAFETY: The mm is valid, and as large as all that it points to.
-        let mm = unsafe { MmWithUser::from_raw(&self.mm) };
-        let locked = mm.lock_vma_prepare_anon(10 * PAGE_SIZE, &mut sleep);
-        let mut locked = locked.expect("the VMA is there");
-        let (Memory::Private(vma), sleep) = locked.parts() else {
-            unreachable!("the VMA is private");
-        };
-        let ret = work(vma, sleep);
-        drop(locked);
-        assert!(!self.vma.is_locked);
-        ret
-    }
-
     /// Poisons pages. Returns how many were done.
     fn poison(&mut self, pages: Range<usize>) -> Result<usize, NoVacancy> {
         self.poison_bytes(pages.start * PAGE_SIZE..pages.end * PAGE_SIZE)
@@ -113,12 +31,6 @@ impl Space {
         });
         assert!(!self.mm.pgd.pmds.iter().any(is_locked));
         ret
-    }
-
-    /// Returns the pages that have an entry.
-    fn done(&self, entry: bindings::pte_t) -> Vec<usize> {
-        let pages = 0..self.ptes.len();
-        pages.filter(|&page| self.ptes[page] == entry).collect()
     }
 }
 

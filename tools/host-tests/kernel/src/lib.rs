@@ -12,7 +12,7 @@ pub use core::ffi;
 /// As in `rust/kernel/prelude.rs`.
 pub mod prelude {
     pub use crate::error::{code::*, Error, Result};
-    pub use crate::{current, static_assert};
+    pub use crate::static_assert;
     pub use macros::kunit_tests;
 }
 
@@ -40,6 +40,8 @@ pub mod error {
         use super::Error;
 
         pub const ENOENT: Error = Error(-2);
+        pub const EINTR: Error = Error(-4);
+        pub const EIO: Error = Error(-5);
         pub const EAGAIN: Error = Error(-11);
         pub const ENOMEM: Error = Error(-12);
         pub const EFAULT: Error = Error(-14);
@@ -81,6 +83,10 @@ pub mod types {
 
 /// As in `rust/kernel/sync.rs`.
 pub mod sync {
+    pub mod barrier {
+        pub fn smp_wmb() {}
+    }
+
     pub mod aref {
         use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
 
@@ -118,13 +124,6 @@ pub mod sync {
             }
         }
     }
-}
-
-#[macro_export]
-macro_rules! current {
-    () => {
-        $crate::task::Task
-    };
 }
 
 /// As in `rust/kernel/bug.rs`, but fatal.

@@ -12,6 +12,10 @@ use crate::{
 use core::{ops::Deref, ptr::NonNull};
 use virt::VmaRef;
 
+#[path = "../../../../rust/kernel/mm/filemap.rs"]
+pub mod filemap;
+#[path = "../../../../rust/kernel/mm/folio.rs"]
+pub mod folio;
 #[path = "../../../../rust/kernel/mm/locked.rs"]
 pub mod locked;
 #[path = "../../../../rust/kernel/mm/pgtable.rs"]
@@ -135,7 +139,7 @@ impl Drop for VmaReadGuard<'_> {
 
 /// As in `rust/kernel/mm/virt.rs`.
 pub mod virt {
-    use super::{bindings, Opaque};
+    use super::{bindings, MmWithUser, Opaque};
 
     pub use bindings::vm_flags_t;
 
@@ -152,6 +156,11 @@ pub mod virt {
 
         pub fn as_ptr(&self) -> *mut bindings::vm_area_struct {
             self.vma.get()
+        }
+
+        pub fn mm(&self) -> &MmWithUser {
+            // SAFETY: The VMA is valid, and locked, so that its mm has users.
+            unsafe { MmWithUser::from_raw((*self.as_ptr()).vm_mm) }
         }
 
         pub fn flags(&self) -> bindings::vm_flags_t {

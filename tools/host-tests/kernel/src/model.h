@@ -1,25 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A model of page tables, with what mm/rust_pgtable.c uses of them. The
- * structures are those of model.rs.
+ * A model of page tables and of the page cache, with what mm/rust_pgtable.c and
+ * mm/rust_filemap.c use of them. The structures are those of model.rs.
  */
 #ifndef _MODEL_H
 #define _MODEL_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 
+#define CONFIG_SHMEM
 #define CONFIG_USERFAULTFD_RUST
-#define noinline __attribute__((noinline))
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
+#define likely(x) (x)
 #define unlikely(x) (x)
 #define __releases(lock)
+#define __user
 #define min(a, b) ((a) < (b) ? (a) : (b))
 #define IS_ENABLED(option) 0
 #define BUILD_BUG_ON(condition) _Static_assert(!(condition), "")
 #define DIV_ROUND_UP(n, d) (((n) + (d) - 1) / (d))
+#define EINVAL 22
+#define EFAULT 14
+#define ENOENT 2
 
 #define PAGE_SHIFT 12
 #define PAGE_SIZE (1UL << PAGE_SHIFT)
@@ -54,18 +60,51 @@ typedef struct {
 	pmd_t pmds[PTRS_PER_PMD];
 } pgd_t, p4d_t, pud_t;
 
+struct page {
+	int refcount;
+	int rmaps;
+	int rmap_calls;
+	int lrus;
+	unsigned long address;
+	bool is_charged;
+	bool is_locked;
+	bool is_contended;
+	bool is_uptodate;
+	bool is_moved;
+	bool is_hwpoison;
+	unsigned int tries;
+	unsigned int nr_pages;
+	struct address_space *mapping;
+};
+
+/* Its first page. */
+struct folio {
+	union {
+		struct page page;
+		struct page;
+	};
+};
+
+struct address_space {
+	struct folio *i_pages[128];
+};
+
 struct mm_struct {
 	pgd_t pgd;
 	bool has_memory;
+	unsigned long anon_pages;
+	unsigned long file_pages;
 	/* There are more fields in Rust. */
 };
 
 struct inode {
 	unsigned long size;
+	/* There are more fields in Rust. */
 };
 
 struct file {
 	struct inode *f_inode;
+	struct address_space *f_mapping;
 };
 
 struct vm_area_struct {
@@ -75,6 +114,7 @@ struct vm_area_struct {
 	pgoff_t vm_pgoff;
 	pgprot_t vm_page_prot;
 	struct file *vm_file;
+	unsigned long vm_flags;
 	/* There are more fields in Rust. */
 };
 
@@ -108,7 +148,7 @@ static inline int pte_alloc(struct mm_struct *mm, pmd_t *pmd)
 static inline pte_t *pte_offset_map_lock(struct mm_struct *mm, pmd_t *pmd,
 					 unsigned long addr, spinlock_t **ptl)
 {
-	if (pmd->is_freed)
+	if (pmd->kind != PMD_TABLE || pmd->is_freed)
 		return NULL;
 	if (pmd->lock.is_locked)
 		__builtin_trap();
@@ -131,12 +171,119 @@ static inline void pte_unmap_unlock(pte_t *pte, spinlock_t *ptl)
 #define arch_enter_lazy_mmu_mode() ((void)0)
 #define arch_leave_lazy_mmu_mode() ((void)0)
 
-/* Entries are of three kinds: see model.rs. */
+/* What an entry is: see model.rs. */
 #define my_zero_pfn(addr) 0
 #define pfn_pte(pfn, prot) 1
 #define pte_mkspecial(pte) (pte)
 #define PTE_MARKER_POISONED 2
+#define PTE_MARKER_UFFD_WP 3
+#define PTE_MARKER_GUARD 4
 #define make_pte_marker(marker) (marker)
+#define is_pte_marker(pte) ((pte) >= 2 && (pte) <= 4)
+#define pte_to_swp_entry(pte) (pte)
+#define is_guard_swp_entry(entry) ((entry) == PTE_MARKER_GUARD)
+
+#define mk_pte(page, prot) ((pte_t)(page))
+#define pte_mkdirty(pte) ((pte) | 1)
+#define pte_mkwrite(pte, vma) ((pte) | 2)
+#define pte_mkuffd_wp(pte) (((pte) & ~2) | 4)
+#define VM_WRITE 2
+#define VM_SHARED 8
+#define RMAP_EXCLUSIVE 1
+#define folio_add_new_anon_rmap(folio, vma, addr, flags) \
+	((folio)->rmaps++, (folio)->address = (addr))
+#define folio_add_lru_vma(folio, vma) ((folio)->lrus++)
+#define MM_ANONPAGES anon_pages
+#define mm_counter_file(folio) file_pages
+#define add_mm_counter(mm, member, value) ((mm)->member += (value))
+
+/* The pages of a folio follow each other, and so do entries. */
+#define folio_nr_pages(folio) ((folio)->nr_pages)
+#define folio_page_idx(folio, p) ((p) - &(folio)->page)
+#define folio_file_page(folio, index) \
+	(&(folio)->page + ((index) & (folio_nr_pages(folio) - 1)))
+#define PageHWPoison(page) ((page)->is_hwpoison)
+#define folio_ref_add(folio, nr) ((folio)->refcount += (nr))
+#define update_mmu_cache_range(vmf, vma, addr, pte, nr) ((void)(addr))
+
+static inline void folio_add_file_rmap_ptes(struct folio *folio,
+					    struct page *page, unsigned int nr,
+					    struct vm_area_struct *vma)
+{
+	folio->rmap_calls++;
+	for (; nr; nr--, page++)
+		page->rmaps++;
+}
+
+static inline void set_ptes(struct mm_struct *mm, unsigned long addr,
+			    pte_t *ptep, pte_t pte, unsigned int nr)
+{
+	for (; nr; nr--, ptep++, pte += sizeof(struct page))
+		*ptep = pte;
+}
+
+/* The page cache. A folio is in the slot of its first page, siblings follow. */
+struct xa_state {
+	struct folio **pages;
+	pgoff_t index;
+	pgoff_t slot;
+};
+
+#define XA_STATE(name, array, first) \
+	struct xa_state name = { *(array), (first) }
+#define xas_set(xas, first) ((xas)->index = (first))
+#define xa_is_value(entry) ((unsigned long)(entry) == 1)
+#define xas_retry(xas, entry) ((unsigned long)(entry) == 2)
+#define SIBLING ((struct folio *)6)
+#define xa_is_sibling(entry) ((entry) == SIBLING)
+
+static inline bool has_sibling(struct folio **pages, pgoff_t slot)
+{
+	return slot && (unsigned long)pages[slot] > 6 &&
+	       pages[slot] == pages[slot - 1];
+}
+
+/* Goes to the slot of the folio that has the page. */
+static inline struct folio *xas_load(struct xa_state *xas)
+{
+	xas->slot = xas->index;
+	while (has_sibling(xas->pages, xas->slot))
+		xas->slot--;
+	return xas->pages[xas->slot];
+}
+
+static inline struct folio *xas_reload(struct xa_state *xas)
+{
+	struct folio *folio = xas->pages[xas->index];
+
+	return folio->is_moved ? NULL : folio;
+}
+
+/* These do not build unless they are balanced. */
+#define rcu_read_lock() do {
+#define rcu_read_unlock() } while (0)
+
+#define folio_test_uptodate(folio) ((folio)->is_uptodate)
+#define folio_test_large(folio) ((folio)->nr_pages > 1)
+#define folio_try_get(folio) \
+	((folio)->tries++, (folio)->refcount && (folio)->refcount++)
+#define folio_put(folio) ((folio)->refcount--)
+#define folio_trylock(folio) \
+	((folio)->is_locked || (folio)->is_contended ? \
+		 false : ((folio)->is_locked = true))
+void folio_unlock(struct folio *folio);
+
+/* It is not a folio that is looked at first. */
+static inline bool folio_test_locked(struct folio *folio)
+{
+	assert(!xa_is_sibling(folio));
+	return folio->is_locked;
+}
+
+#define SGP_NOALLOC 1
+#define file_inode(file) ((file)->f_inode)
+int shmem_get_folio(struct inode *inode, pgoff_t index, long write_end,
+		    struct folio **folio, int sgp);
 
 #define i_size_read(inode) ((inode)->size)
 #define linear_page_index(vma, addr) \

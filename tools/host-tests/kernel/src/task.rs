@@ -6,14 +6,4 @@
 mod sleepable;
 pub use sleepable::Sleepable;
 
-pub struct Task;
-
-impl Task {
-    pub fn fatal_signal_pending(&self) -> bool {
-        false
-    }
-}
-
-pub fn cond_resched() {}
-
 pub fn might_sleep() {}

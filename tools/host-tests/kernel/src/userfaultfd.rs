@@ -43,9 +43,16 @@ pub mod context {
     }
 }
 
+pub mod supported {
+    use crate::{bindings, mm::virt::vm_flags_t};
+
+    pub const VM_UFFD_WP: vm_flags_t = bindings::VM_UFFD_WP as vm_flags_t;
+    pub const VM_UFFD_FLAGS: vm_flags_t = bindings::VM_UFFD_MISSING as vm_flags_t | VM_UFFD_WP;
+}
+
 pub mod vma {
     use super::context::Context;
-    use crate::{bindings, mm::virt::VmaRef};
+    use crate::{bindings, mm::virt::VmaRef, page::PAGE_SIZE};
 
     #[derive(Copy, Clone)]
     pub struct Vma<'a>(&'a VmaRef);
@@ -60,6 +67,12 @@ pub mod vma {
             let ctx = unsafe { (*self.0.as_ptr()).vm_userfaultfd_ctx.ctx };
             // SAFETY: The context is valid or null, and the type has it as its only field.
             unsafe { ctx.cast::<Context>().as_ref() }
+        }
+
+        pub fn page_index(&self, address: usize) -> usize {
+            // SAFETY: The VMA is valid.
+            let first = unsafe { (*self.0.as_ptr()).vm_pgoff };
+            first + (address - self.0.start()) / PAGE_SIZE
         }
 
         pub fn pagesize(&self) -> usize {

@@ -9,7 +9,8 @@ use core::ops::Range;
 use kernel::{
     error::Result,
     mm::{
-        locked::{LockedVma, Memory, Private, PteVma, Shared},
+        folio::{ChargedFolios, FilledFolio, NewFolio},
+        locked::{LockedVma, Memory, Private, PteVma, Shared, ShmemVma},
         pgtable::NoVacancy,
         MmWithUser,
     },
@@ -17,6 +18,7 @@ use kernel::{
     userfaultfd::{
         pages::Pages,
         range::{CopySource, PageRange},
+        target::Target,
     },
 };
 
@@ -29,7 +31,7 @@ fn sleep_with_table<S>(
     sleep: &mut Sleepable,
 ) -> Result<usize, NoVacancy> {
     let count = vma.with_vacant(range, sleep, |run| run.poison())?;
-    sleep.cond_resched();
+    let _ = sleep.cond_resched_killable();
     Ok(count)
 }
 
@@ -83,6 +85,7 @@ fn keep(mm: &MmWithUser, range: Range<usize>, sleep: &mut Sleepable) -> Result<O
     let Some((vma, sleep)) = private_memory(&mut locked) else {
         return Ok(None);
     };
+    ChargedFolios::new(vma);
     let address = vma.alloc_pte_table(range, sleep).map(|slot| slot.address());
     drop(locked);
     Ok(address.ok())
@@ -91,7 +94,7 @@ fn keep(mm: &MmWithUser, range: Range<usize>, sleep: &mut Sleepable) -> Result<O
 fn lock(mm: &MmWithUser, addresses: [usize; 2], sleep: &mut Sleepable) -> Result {
     let mut first = mm.lock_vma_prepare_anon(addresses[0], sleep)?;
     first.parts();
-    drop(first);
+    let sleep = first.unlock();
     mm.lock_vma_prepare_anon(addresses[1], sleep)?.parts();
     Ok(())
 }
@@ -108,10 +111,93 @@ fn operations(
         let _ = vma.with_vacant(addresses, sleep, |run| run.map_zero_page());
     }
     drop(target);
-    pages.copy(range, src, false)?;
+    pages.write_protect(range, true)?;
+    fill::copy(pages, range, src, false)?;
+    fill::map_existing(pages, range, false)?;
     pages.lock_target(range)?;
-    sleep.cond_resched();
-    Ok(())
+    sleep.cond_resched_killable()
+}
+
+fn map(
+    vma: PteVma<'_, Private>,
+    range: Range<usize>,
+    folio: FilledFolio<Private>,
+    sleep: &mut Sleepable,
+) -> Result<Result<usize, NoVacancy>> {
+    let mut folios = ChargedFolios::new(vma);
+    folios.charge(folio, sleep)?;
+    let count = vma.map_folios(range.start, &mut folios, false, sleep);
+    let _ = vma.with_vacant(range, sleep, |run| run.poison());
+    Ok(count)
+}
+
+fn fill(
+    folio: NewFolio<Private>,
+    src: usize,
+    sleep: &mut Sleepable,
+) -> Result<FilledFolio<Private>> {
+    match folio.copy_from_user_nofault(src) {
+        Ok(folio) => Ok(folio),
+        Err(folio) => folio.copy_from_user(src, sleep),
+    }
+}
+
+/// Copies a page, as the kernel does: its source is read with the VMA unlocked if need be.
+fn copy(pages: &mut Pages<'_>, range: PageRange, src: usize) -> Result<Result<usize, NoVacancy>> {
+    let mut target = pages.lock_target(range)?;
+    let (Memory::Private(vma), sleep) = target.parts() else {
+        return Ok(Ok(0));
+    };
+    let addresses = range.start()..range.end();
+    let Some(folio) = vma.alloc_folio(range.start(), sleep) else {
+        return Ok(Err(NoVacancy::NoMemory));
+    };
+    let unfilled = match folio.copy_from_user_nofault(src) {
+        Ok(folio) => return map(vma, addresses, folio, sleep),
+        Err(folio) => folio,
+    };
+    let (mut target, folio) =
+        target.unlocked(range, |sleep| unfilled.copy_from_user(src, sleep))?;
+    match target.parts() {
+        (Memory::Private(vma), sleep) => map(vma, addresses, folio, sleep),
+        _ => Ok(Ok(0)),
+    }
+}
+
+fn map_cached<S>(
+    vma: ShmemVma<'_, S>,
+    range: Range<usize>,
+    sleep: &mut Sleepable,
+) -> Result<Result<usize, NoVacancy>> {
+    match vma.map_cached(range.clone(), false, sleep) {
+        Ok(0) => {
+            let folio = vma.lock_folio(range.start, sleep)?;
+            Ok(folio.map(range.end, false))
+        }
+        other => Ok(other),
+    }
+}
+
+fn map_existing(
+    mut target: Target<'_>,
+    range: PageRange,
+) -> Result<Option<Result<usize, NoVacancy>>> {
+    let addresses = range.start()..range.end();
+    let count = match target.parts() {
+        (Memory::Private(vma), sleep) => match vma.shmem() {
+            Some(vma) => Some(map_cached(vma, addresses, sleep)?),
+            None => None,
+        },
+        (Memory::Shared(vma), sleep) => Some(map_cached(vma.shmem(), addresses, sleep)?),
+        _ => None,
+    };
+    target.unlocked(range, |_| Ok(()))?;
+    Ok(count)
+}
+
+fn tracks_writes(target: Target<'_>, range: PageRange) -> Result<bool> {
+    let (target, ()) = target.unlocked(range, |sleep| sleep.cond_resched_killable())?;
+    Ok(target.tracks_writes())
 }
 
 fn can_be_sent<T: Send>() {}

@@ -5,15 +5,12 @@
 
 use kernel::{
     error::Result,
-    userfaultfd::{
-        pages::Pages,
-        range::{CopySource, PageRange},
-    },
+    userfaultfd::{pages::Pages, range::PageRange},
 };
 
-fn operations(pages: &mut Pages<'_>, range: PageRange, src: CopySource) -> Result {
+fn operations(pages: &mut Pages<'_>, range: PageRange) -> Result {
     let mut target = pages.lock_target(range)?;
-    pages.copy(range, src, false)?;
+    pages.write_protect(range, true)?;
     target.parts();
     Ok(())
 }

@@ -14,7 +14,7 @@ fn sleep_with_table<S>(
     sleep: &mut Sleepable,
 ) -> Result<usize, NoVacancy> {
     vma.with_vacant(range, sleep, |run| {
-        sleep.cond_resched();
+        let _ = sleep.cond_resched_killable();
         run.poison()
     })
 }

@@ -13,7 +13,7 @@ fn operations(context: &Context, sleep: &mut Sleepable, range: PageRange) -> Res
         return Ok(());
     };
     let mut target = pages.lock_target(range)?;
-    sleep.cond_resched();
+    sleep.cond_resched_killable()?;
     target.parts();
     Ok(())
 }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The address space that the tests of page tables use.
+
+use kernel::{
+    bindings::{self, pmd_kind, FOLIOS, PTRS_PER_PTE},
+    mm::{
+        locked::{Memory, Private, PteVma},
+        MmWithUser,
+    },
+    page::PAGE_SIZE,
+    task::Sleepable,
+};
+use std::{array, ptr};
+
+/// An address space with two tables of PTEs, and a VMA from the page 10 on, which is private unless its
+/// flags say otherwise.
+pub struct Space {
+    pub mm: bindings::mm_struct,
+    pub vma: bindings::vm_area_struct,
+    file: bindings::file,
+    pub inode: bindings::inode,
+    pub mapping: bindings::address_space,
+    pub ptes: Vec<bindings::pte_t>,
+}
+
+impl Space {
+    /// Makes one whose VMA ends at a page. If `file_pages` is set, that is of a file of shmem.
+    pub fn new(end: usize, file_pages: Option<usize>) -> Box<Self> {
+        let mut ptes = vec![0; 2 * PTRS_PER_PTE];
+        let pmds = [0, PTRS_PER_PTE].map(|first| bindings::pmd_t {
+            kind: pmd_kind::None,
+            is_freed: false,
+            lock: bindings::spinlock_t::default(),
+            ptes: &mut ptes[first],
+        });
+        let mut space = Box::new(Self {
+            mm: bindings::mm_struct {
+                pgd: bindings::pgd_t {
+                    is_there: false,
+                    pmds,
+                },
+                has_memory: true,
+                anon_pages: 0,
+                file_pages: 0,
+                folios: array::from_fn(|_| bindings::folio::default()),
+                allocated: 0,
+                charges: usize::MAX,
+                vma: ptr::null_mut(),
+                has_mmap_lock: false,
+            },
+            vma: bindings::vm_area_struct {
+                vm_start: 10 * PAGE_SIZE,
+                vm_end: end * PAGE_SIZE,
+                vm_mm: ptr::null_mut(),
+                vm_pgoff: 0,
+                vm_page_prot: 0,
+                vm_file: ptr::null_mut(),
+                vm_flags: 0,
+                vm_ops: ptr::null(),
+                anon_vma: ptr::null_mut(),
+                vm_userfaultfd_ctx: bindings::vm_userfaultfd_ctx {
+                    ctx: ptr::null_mut(),
+                },
+                is_locked: false,
+            },
+            file: bindings::file {
+                f_inode: ptr::null_mut(),
+                f_mapping: ptr::null_mut(),
+            },
+            inode: bindings::inode {
+                size: file_pages.unwrap_or(0) * PAGE_SIZE,
+                vma: ptr::null_mut(),
+            },
+            mapping: bindings::address_space {
+                i_pages: [ptr::null_mut(); FOLIOS],
+            },
+            ptes,
+        });
+        space.mm.vma = &mut space.vma;
+        space.vma.vm_mm = &mut space.mm;
+        space.inode.vma = &mut space.vma;
+        space.file.f_inode = &mut space.inode;
+        space.file.f_mapping = &mut space.mapping;
+        if file_pages.is_some() {
+            space.vma.vm_file = &mut space.file;
+            space.vma.vm_ops = ptr::from_ref(&space.file).cast();
+        }
+        space
+    }
+
+    /// Locks the VMA, which is private, and calls `work` with it.
+    pub fn with_vma<R>(
+        &mut self,
+        work: impl FnOnce(PteVma<'_, Private>, &mut Sleepable) -> R,
+    ) -> R {
+        self.with_memory(|memory, sleep| {
+            let Memory::Private(vma) = memory else {
+                unreachable!("the VMA is private");
+            };
+            work(vma, sleep)
+        })
+    }
+
+    /// Locks the VMA, and calls `work` with what it is.
+    pub fn with_memory<R>(&mut self, work: impl FnOnce(Memory<'_>, &mut Sleepable) -> R) -> R {
+        // SAFETY: This thread may sleep.
+        let mut sleep = unsafe { Sleepable::new() };
+        // SAFETY: The mm is valid, and as large as all that it points to.
+        let mm = unsafe { MmWithUser::from_raw(&self.mm) };
+        let locked = mm.lock_vma_prepare_anon(10 * PAGE_SIZE, &mut sleep);
+        let mut locked = locked.expect("the VMA is there");
+        let (memory, sleep) = locked.parts();
+        let ret = work(memory, sleep);
+        drop(locked);
+        assert!(!self.vma.is_locked);
+        ret
+    }
+
+    /// Returns the pages that have an entry.
+    pub fn done(&self, entry: bindings::pte_t) -> Vec<usize> {
+        let pages = 0..self.ptes.len();
+        pages.filter(|&page| self.ptes[page] == entry).collect()
+    }
+}
