@@ -158,7 +158,7 @@ enum rust_pte_result rust_map_cached_folios(struct vm_area_struct *vma,
 		xas_set(&xas, index + done);
 	}
 	rcu_read_unlock();
-	pte_unmap_unlock(run.pte, run.ptl);
+	unlock_entries(run.pte, run.ptl);
 	*count = done;
 
 	return RUST_PTE_OK;
@@ -191,7 +191,7 @@ enum rust_pte_result rust_map_locked_folio(struct vm_area_struct *vma,
 
 	*count = map_file_ptes(vma, addr, run.pte, folio, index, run.count,
 			       uffd_wp);
-	pte_unmap_unlock(run.pte, run.ptl);
+	unlock_entries(run.pte, run.ptl);
 
 	return *count ? RUST_PTE_OK : RUST_PTE_TAKEN;
 }

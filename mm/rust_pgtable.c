@@ -83,7 +83,7 @@ enum rust_pte_result rust_map_anon_folios(struct vm_area_struct *vma,
 		addr += PAGE_SIZE;
 	}
 	add_mm_counter(mm, MM_ANONPAGES, run.count);
-	pte_unmap_unlock(run.pte, run.ptl);
+	unlock_entries(run.pte, run.ptl);
 	*count = run.count;
 
 	return RUST_PTE_OK;
@@ -91,9 +91,8 @@ enum rust_pte_result rust_map_anon_folios(struct vm_area_struct *vma,
 
 /* pte_unmap_unlock(), a macro. */
 void rust_pte_unmap_unlock(pte_t *pte, spinlock_t *ptl)
-	__releases(ptl)
 {
-	pte_unmap_unlock(pte, ptl);
+	unlock_entries(pte, ptl);
 }
 
 /* my_zero_pfn() and set_pte_at(), inline. */

@@ -104,8 +104,15 @@ static __always_inline unsigned int count_vacant(pte_t *pte, unsigned int max,
 	return count;
 }
 
+static __always_inline void unlock_entries(pte_t *pte, spinlock_t *ptl)
+{
+	__acquire(ptl);
+	__acquire(RCU);
+	pte_unmap_unlock(pte, ptl);
+}
+
 /*
- * pte_offset_map_lock(), a macro: locks the PTE table of @addr. The run has all
+ * pte_offset_map_lock(), inline: locks the PTE table of @addr. The run has all
  * entries from there to @end that are in it, and for pages that the file has.
  */
 static __always_inline
@@ -115,7 +122,8 @@ enum rust_pte_result lock_entries(struct vm_area_struct *vma, pmd_t *pmd,
 {
 	unsigned long max;
 
-	run->pte = pte_offset_map_lock(vma->vm_mm, pmd, addr, &run->ptl);
+	/* Sparse cannot follow pte_offset_map_lock() from here to the unlock. */
+	run->pte = __pte_offset_map_lock(vma->vm_mm, pmd, addr, &run->ptl);
 	if (unlikely(!run->pte))
 		return RUST_PTE_NO_TABLE;
 
@@ -124,7 +132,7 @@ enum rust_pte_result lock_entries(struct vm_area_struct *vma, pmd_t *pmd,
 	if (vma->vm_file) {
 		max = min(max, file_pages(vma, addr));
 		if (!max) {
-			pte_unmap_unlock(run->pte, run->ptl);
+			unlock_entries(run->pte, run->ptl);
 			return RUST_PTE_BEYOND_FILE;
 		}
 	}
@@ -133,7 +141,7 @@ enum rust_pte_result lock_entries(struct vm_area_struct *vma, pmd_t *pmd,
 	return RUST_PTE_OK;
 }
 
-/* The same, for entries that are vacant. */
+/* Like lock_entries(), for entries that are vacant. */
 static __always_inline
 enum rust_pte_result lock_vacant(struct vm_area_struct *vma, pmd_t *pmd,
 				 unsigned long addr, unsigned long end,
@@ -147,7 +155,7 @@ enum rust_pte_result lock_vacant(struct vm_area_struct *vma, pmd_t *pmd,
 
 	run->count = count_vacant(run->pte, run->count, over_markers);
 	if (unlikely(!run->count)) {
-		pte_unmap_unlock(run->pte, run->ptl);
+		unlock_entries(run->pte, run->ptl);
 		return RUST_PTE_TAKEN;
 	}
 

@@ -17,7 +17,8 @@
 #endif
 #define likely(x) (x)
 #define unlikely(x) (x)
-#define __releases(lock)
+#define __acquire(lock)
+#define __release(lock)
 #define __user
 #define min(a, b) ((a) < (b) ? (a) : (b))
 #define IS_ENABLED(option) 0
@@ -145,7 +146,7 @@ static inline int pte_alloc(struct mm_struct *mm, pmd_t *pmd)
 	return 0;
 }
 
-static inline pte_t *pte_offset_map_lock(struct mm_struct *mm, pmd_t *pmd,
+static inline pte_t *__pte_offset_map_lock(struct mm_struct *mm, pmd_t *pmd,
 					 unsigned long addr, spinlock_t **ptl)
 {
 	if (pmd->kind != PMD_TABLE || pmd->is_freed)
