@@ -49,7 +49,7 @@ impl<'v, S> ShmemVma<'v, S> {
     /// # Errors
     ///
     /// `EINVAL` if the VMA does not have the page, or if the file ends before; `EFAULT` if the file
-    /// does not have it; `ENOMEM`; `EIO`.
+    /// does not have it; `EFBIG`; if it was swapped out, `ENOMEM` or `EIO`.
     #[doc(alias = "shmem_get_folio")]
     pub fn lock_folio<'s>(
         self,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Folios of one page that are to be mapped.
+//! New folios that are to be mapped.
 //!
 //! Each state is a type of its own, so that no page is mapped that is not filled, or not charged:
-//! [`NewFolio`], [`FilledFolio`], and [`ChargedFolios`], which
-//! [`PteVma::map_folios`] maps. Until then no other thread
-//! knows the folio, and dropping it frees it.
+//! [`NewFolio`], [`FilledFolio`], and [`ChargedFolios`], which [`PteVma::map_folios`] maps. Until
+//! then no other thread knows the folio, and dropping it frees it.
 //!
 //! This is for code that is built into the kernel: the C functions are not exported.
 
@@ -42,7 +41,7 @@ impl<S> Drop for Owned<S> {
     }
 }
 
-/// A folio whose contents nobody has set.
+/// A folio whose contents were not set.
 pub struct NewFolio<S>(Owned<S>);
 
 /// A folio whose contents were set.
@@ -54,7 +53,8 @@ impl PteVma<'_, Private> {
     #[doc(alias = "vma_alloc_folio")]
     #[inline(always)]
     pub fn alloc_folio(self, address: usize, _sleep: &mut Sleepable) -> Option<NewFolio<Private>> {
-        // SAFETY: The VMA is locked, and the caller may sleep.
+        // SAFETY: The VMA is locked, and the caller may sleep. The address chooses a memory policy,
+        // and is not used for anything else.
         let folio = unsafe { bindings::rust_vma_alloc_folio(self.vma().as_ptr(), address) };
         // INVARIANT: It is new.
         NonNull::new(folio).map(|folio| NewFolio(Owned(folio, PhantomData)))
@@ -67,7 +67,7 @@ impl NewFolio<Private> {
     #[inline(always)]
     pub fn copy_from_user_nofault(self, src: usize) -> Result<FilledFolio<Private>, Self> {
         let folio = self.0 .0.as_ptr();
-        // SAFETY: By the type invariants nobody else uses the folio, which is of one page.
+        // SAFETY: By the type invariants no other thread knows the folio, which is of one page.
         if unsafe { bindings::rust_folio_copy_from_user_nofault(folio, src as *const c_void) } {
             Ok(FilledFolio(self.0))
         } else {
@@ -93,7 +93,7 @@ impl<S> NewFolio<S> {
     ///
     /// `EFAULT` if not all can be read.
     pub fn copy_from_user(self, src: usize, _sleep: &mut Sleepable) -> Result<FilledFolio<S>> {
-        // SAFETY: By the type invariants nobody else uses the folio. The caller may sleep.
+        // SAFETY: By the type invariants no other thread knows the folio. The caller may sleep.
         if unsafe { bindings::rust_folio_copy_from_user(self.0 .0.as_ptr(), src as *const c_void) }
         {
             Ok(FilledFolio(self.0))
@@ -164,8 +164,8 @@ impl<'v> ChargedFolios<'v> {
     pub fn charge(&mut self, folio: FilledFolio<Private>, _sleep: &mut Sleepable) -> Result {
         let slot = self.folios.get_mut(self.len).ok_or(ENOMEM)?;
         let mm = self.vma.vma().mm().as_raw();
-        // SAFETY: By the type invariants nobody else uses the folio. The mm has users. The caller
-        // may sleep.
+        // SAFETY: By the type invariants no other thread knows the folio. The VMA is locked, so the
+        // mm has users. The caller may sleep.
         if unsafe { bindings::rust_folio_charge(folio.0 .0.as_ptr(), mm) } != 0 {
             return Err(ENOMEM);
         }
@@ -188,9 +188,10 @@ impl<'v> ChargedFolios<'v> {
     ///
     /// # Safety
     ///
-    /// The caller has given their references away.
+    /// There are as many, and the caller has given their references away.
     #[inline(always)]
     pub(super) unsafe fn forget(&mut self, count: usize) {
+        // INVARIANT: By the safety requirements the others are as before.
         self.taken += count;
     }
 }

@@ -48,8 +48,8 @@ impl Deref for LockedVma<'_> {
     fn deref(&self) -> &VmaRef {
         #[cfg(CONFIG_PER_VMA_LOCK)]
         return &self.lock;
-        // SAFETY: By the type invariants the VMA is locked.
         #[cfg(not(CONFIG_PER_VMA_LOCK))]
+        // SAFETY: By the type invariants the VMA is locked.
         return unsafe { VmaRef::from_raw(self.vma) };
     }
 }
@@ -272,8 +272,8 @@ impl<'m> LockedVma<'m> {
     pub fn parts(&mut self) -> (Memory<'_>, &mut Sleepable) {
         #[cfg(CONFIG_PER_VMA_LOCK)]
         let vma = &*self.lock;
-        // SAFETY: By the type invariants the VMA is locked.
         #[cfg(not(CONFIG_PER_VMA_LOCK))]
+        // SAFETY: By the type invariants the VMA is locked.
         let vma = unsafe { VmaRef::from_raw(self.vma) };
         (Memory::of(vma), self.sleep)
     }

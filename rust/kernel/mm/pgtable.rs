@@ -21,10 +21,11 @@
 //!   `collapse_pte_mapped_thp()`). It is taken from the PMD entry with its lock held, and freed
 //!   after an RCU grace period. So `pte_offset_map_lock()` looks at the PMD entry once more when it
 //!   has the lock, and fails if that has changed.
-//! - An entry for which `pte_none()` is true stays so until the lock is dropped: threads that set
-//!   one take the lock, and hardware writes to entries of present pages only.
-//! - The size of a file is read with the lock held. Who truncates the file changes it first, and
-//!   takes the lock then to unmap what is beyond it.
+//! - An entry for which `pte_none()` is true, or that is a marker, stays so until the lock is
+//!   dropped: threads that set one take the lock, and hardware writes to entries of present pages
+//!   only.
+//! - The size of a file is read with the lock held. A thread that truncates the file changes it
+//!   first, and takes the lock then to unmap what is beyond it.
 //!
 //! Of shmem, `khugepaged` and `MADV_COLLAPSE` drop entries that have no page in the file, unless
 //! the VMA is private and registered with userfaultfd.
@@ -138,8 +139,9 @@ impl PteVma<'_, Private> {
         }
         // CAST: There are few.
         let mut count = list.len() as c_uint;
-        // SAFETY: As for `alloc_pte_table`. The VMA has all pages, and an `anon_vma`. The folios
-        // are new, filled, and charged to the mm. The caller holds no page table lock.
+        // SAFETY: As for `alloc_pte_table`. The VMA has all pages, and an `anon_vma`. By the
+        // invariants of `ChargedFolios` these are new, filled, and charged to the mm of their VMA,
+        // which is this one. The caller holds no page table lock.
         let result = unsafe {
             bindings::rust_map_anon_folios(
                 self.vma().as_ptr(),

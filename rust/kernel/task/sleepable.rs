@@ -14,7 +14,7 @@ use crate::{
 /// What sleeps takes this token by `&mut`. What must not sleep borrows it for as long as it lasts,
 /// for example while a page table is locked. So the compiler refuses code in between that sleeps,
 /// if that takes the token. It does not know of guards that do not borrow the token, such as those
-/// of spinlocks: who holds one must not use the token.
+/// of spinlocks: a thread that holds one must not use the token.
 ///
 /// # Invariants
 ///

@@ -92,7 +92,7 @@ impl Pages<'_> {
     /// # Errors
     ///
     /// `ENOENT` if no VMA has the whole range, or if it is not registered; `EAGAIN` if the layout
-    /// of the address space is changing; `ENOMEM`.
+    /// of the address space is changing, or if the VMA has too many readers; `ENOMEM`.
     #[doc(alias = "uffd_mfill_lock")]
     #[inline(always)]
     pub fn lock_target(&mut self, range: PageRange) -> Result<Target<'_>> {
@@ -151,6 +151,8 @@ impl<'p> Target<'p> {
         let ret = work(sleep)?;
         let target = Self::lock(context, mm, range, sleep)?;
         if !was.is_that_of(&target.vma, range) {
+            // The VMA is unlocked before the reference to the file goes, because it was locked
+            // later.
             return Err(EAGAIN);
         }
         Ok((target, ret))
@@ -203,7 +205,8 @@ fn file_of(vma: &VmaRef) -> *mut bindings::file {
     unsafe { (*vma.as_ptr()).vm_file }
 }
 
-/// A reference to the file of a VMA.
+/// A reference to the file of a VMA. It is compared, and not used: `File` promises something about
+/// the position in the file, of which nothing is known here.
 ///
 /// # Invariants
 ///

@@ -195,7 +195,7 @@ fn pages_that_are_not_there_end_a_run() {
 
 #[test]
 fn folios_that_cannot_be_had_end_a_run() {
-    // Who has locked a folio is not disturbed.
+    // A thread that has locked a folio is not disturbed.
     type Set = fn(&mut folio);
     let states: [(u32, Set); 6] = [
         (0, |folio| folio.is_locked = true),

@@ -86,10 +86,10 @@ pub struct folio {
     pub address: usize,
     pub is_charged: bool,
     pub is_locked: bool,
-    /// Somebody else locks it, once it was seen that it is not locked.
+    /// Another thread locks it, once it was seen that it is not locked.
     pub is_contended: bool,
     pub is_uptodate: bool,
-    /// It is not in the page cache any more, once somebody looks again.
+    /// It is not in the page cache any more, once the caller looks again.
     pub is_moved: bool,
     /// This page has a hardware error.
     pub is_hwpoison: bool,
@@ -301,7 +301,7 @@ pub unsafe fn add_to_file(vma: *mut vm_area_struct, index: usize, nr_pages: c_ui
     folio
 }
 
-/// The C code calls this, with `SGP_NOALLOC`. Nobody else has the lock of a folio, or it would wait forever.
+/// The C code calls this, with `SGP_NOALLOC`. No other thread has the lock of a folio, or it would wait forever.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn shmem_get_folio(
     inode: *mut inode,

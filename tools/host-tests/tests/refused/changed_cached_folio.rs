@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Only `ShmemVma::lock_folio` knows that a folio is locked, and which page it has. So nobody else says for which
-//! address or VMA it is, be it in a new value, or which folio.
+//! Only `ShmemVma::lock_folio` knows that a folio is locked, and which page it has. So a caller cannot say which
+//! folio it is, nor for which address or VMA, be it in a new value.
 
 use core::ptr::NonNull;
 use kernel::{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Only `ChargedFolios::charge` knows which folios there are, and to whose memory cgroup they were charged. So
-//! nobody else says which ones are left, or of which VMA they are, be it in a new value.
+//! a caller cannot say which ones are left, or of which VMA they are, be it in a new value.
 
 use kernel::mm::{
     folio::ChargedFolios,

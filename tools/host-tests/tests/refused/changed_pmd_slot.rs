@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Only `PteVma::alloc_pte_table` knows that the VMA has the page, and where its PMD entry is. So nobody else
-//! says which one it is, be it in a new value.
+//! Only `PteVma::alloc_pte_table` knows that the VMA has the page, and where its PMD entry is. So a caller
+//! cannot say which one it is, be it in a new value.
 
 use core::ptr::null_mut;
 use kernel::mm::{locked::PteVma, pgtable::PmdSlot};

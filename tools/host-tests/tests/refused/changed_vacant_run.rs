@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Only `PteVma::with_vacant` knows which entries have nothing in them, and that their table is locked. So
-//! nobody else says which ones they are, be it in a new value.
+//! a caller cannot say which ones they are, be it in a new value.
 
 use core::ptr::null_mut;
 use kernel::mm::{locked::PteVma, pgtable::VacantRun};

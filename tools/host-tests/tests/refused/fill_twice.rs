@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! There is one reference to a folio. Who fills it gives that away, and so may have freed it.
+//! There is one reference to a folio. The caller that fills it gives that away, and so may have freed it.
 
 use kernel::{
     error::Result,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! That a folio is new, and nobody else has it, is a promise, for which there is `NewFolio::from_raw`. That it
+//! That a folio is new, and no other thread knows it, is a promise, for which there is `NewFolio::from_raw`. That it
 //! was filled is known to the function that did so.
 
 use core::ptr::NonNull;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Another operation takes the mmap lock. If a writer waits for that, who waits for the VMA lock of the
-//! target, none of the two goes on.
+//! Another operation takes the mmap lock. If a writer has that, and waits for the VMA lock of the
+//! target, neither thread goes on.
 
 use kernel::{
     error::Result,

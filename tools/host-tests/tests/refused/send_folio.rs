@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A folio is a pointer that is followed when it is dropped. Nobody has said that another thread may
+//! A folio is a pointer that is followed when it is dropped. It is not said that another thread may
 //! do so.
 //!
 //! The method stands for the start of a thread.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The permission to sleep is lent to `Pages`. So nobody has it who could do so while a table is locked.
+//! The permission to sleep is lent to `Pages`. So the caller cannot sleep with it while a table is locked.
 
 use kernel::{
     error::Result,

@@ -16,7 +16,7 @@
 #endif
 
 #define NR_FILLERS	2
-#define NR_TABLES	3	/* page tables that the area needs */
+#define NR_TABLES	3	/* page tables that it needs */
 
 /* Contents of the page with number 0. */
 #define COPIED		0x5546464443000000ULL
@@ -398,7 +398,7 @@ static inline void drop_all(void)
 	drop_absent();
 }
 
-/* A part of the area. */
+/* A part of the memory. */
 static inline void some(long *first, long *pages)
 {
 	long table = nr_pages / NR_TABLES;
