@@ -39,11 +39,18 @@ int rust_shmem_lock_folio(struct vm_area_struct *vma, unsigned long addr,
 #endif
 }
 
-/* folio_unlock() and folio_put(), which is inline. */
-void rust_folio_unlock_put(struct folio *folio)
+/* The entry that maps a page of a file. Writing to a private one makes a copy. */
+static __always_inline pte_t file_pte(struct vm_area_struct *vma,
+				      struct page *page, bool uffd_wp)
 {
-	folio_unlock(folio);
-	folio_put(folio);
+	pte_t val = pte_mkdirty(mk_pte(page, vma->vm_page_prot));
+
+	if ((vma->vm_flags & (VM_WRITE | VM_SHARED)) == (VM_WRITE | VM_SHARED))
+		val = pte_mkwrite(val, vma);
+	if (uffd_wp)
+		val = pte_mkuffd_wp(val);
+
+	return val;
 }
 
 /*
@@ -71,12 +78,7 @@ static unsigned int map_file_ptes(struct vm_area_struct *vma,
 	if (unlikely(!nr))
 		return 0;
 
-	val = pte_mkdirty(mk_pte(page, vma->vm_page_prot));
-	if ((vma->vm_flags & (VM_WRITE | VM_SHARED)) == (VM_WRITE | VM_SHARED))
-		val = pte_mkwrite(val, vma);
-	if (uffd_wp)
-		val = pte_mkuffd_wp(val);
-
+	val = file_pte(vma, page, uffd_wp);
 	if (nr > 1)
 		folio_ref_add(folio, nr - 1);
 	folio_add_file_rmap_ptes(folio, page, nr, vma);
@@ -195,3 +197,87 @@ enum rust_pte_result rust_map_locked_folio(struct vm_area_struct *vma,
 
 	return *count ? RUST_PTE_OK : RUST_PTE_TAKEN;
 }
+
+#ifdef CONFIG_SHMEM
+/*
+ * Make the page tables for a page that is to be added to the file, take a block
+ * of the file system for it, and allocate a folio, unless @folio is NULL. @pmd
+ * becomes the entry of the PMD table.
+ */
+enum rust_pte_result rust_shmem_new_page(struct vm_area_struct *vma,
+					 unsigned long addr, pmd_t **pmd,
+					 struct folio **folio)
+{
+	enum rust_pte_result result = alloc_pte(vma, addr, pmd);
+
+	if (unlikely(result != RUST_PTE_OK))
+		return result;
+
+	return rust_shmem_take_block(vma, addr, folio) ? RUST_PTE_OK :
+							 RUST_PTE_NO_MEMORY;
+}
+
+/*
+ * Map a page that was added to the file, and unlock it. The page table has the
+ * reference of the caller, and the file the block.
+ */
+enum rust_pte_result rust_shmem_map_added(struct vm_area_struct *vma,
+					  pmd_t *pmd, unsigned long addr,
+					  struct folio *folio, bool uffd_wp)
+{
+	enum rust_pte_result result = RUST_PTE_OK;
+	struct mm_struct *mm = vma->vm_mm;
+	struct rust_pte_run run;
+	pte_t val;
+
+	/* As in lock_entries(). */
+	run.pte = __pte_offset_map_lock(mm, pmd, addr, &run.ptl);
+	if (unlikely(!run.pte))
+		return RUST_PTE_NO_TABLE;
+
+	if (unlikely(!file_pages(vma, addr))) {
+		result = RUST_PTE_BEYOND_FILE;
+	} else if (unlikely(!is_vacant(ptep_get(run.pte), true))) {
+		result = RUST_PTE_TAKEN;
+	} else {
+		val = file_pte(vma, &folio->page, uffd_wp);
+		folio_add_file_rmap_pte(folio, &folio->page, vma);
+		inc_mm_counter(mm, mm_counter_file(folio));
+		set_pte_at(mm, addr, run.pte, val);
+		update_mmu_cache(vma, addr, run.pte);
+	}
+	unlock_entries(run.pte, run.ptl);
+	if (likely(result == RUST_PTE_OK))
+		rust_shmem_keep_folio(vma, folio);
+
+	return result;
+}
+#else
+enum rust_pte_result rust_shmem_new_page(struct vm_area_struct *vma,
+					 unsigned long addr, pmd_t **pmd,
+					 struct folio **folio)
+{
+	return RUST_PTE_BAD;
+}
+
+void rust_shmem_put_block(struct vm_area_struct *vma)
+{
+}
+
+int rust_shmem_add_folio(struct vm_area_struct *vma, unsigned long addr,
+			 struct folio *folio)
+{
+	return -EINVAL;
+}
+
+void rust_shmem_remove_folio(struct folio *folio)
+{
+}
+
+enum rust_pte_result rust_shmem_map_added(struct vm_area_struct *vma,
+					  pmd_t *pmd, unsigned long addr,
+					  struct folio *folio, bool uffd_wp)
+{
+	return RUST_PTE_BAD;
+}
+#endif

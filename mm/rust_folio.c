@@ -7,6 +7,7 @@
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/rust_folio.h>
 #include <linux/uaccess.h>
 
@@ -60,6 +61,12 @@ bool rust_folio_copy_from_user(struct folio *folio, const void __user *src)
 	return copy_page_from_user(folio, src, false);
 }
 
+/* clear_user_highpage(), inline, for a folio of one page. */
+void rust_folio_zero(struct folio *folio, unsigned long addr)
+{
+	clear_user_highpage(&folio->page, addr);
+}
+
 /* __folio_mark_uptodate() and mem_cgroup_charge(), inline. */
 int rust_folio_charge(struct folio *folio, struct mm_struct *mm)
 {
@@ -73,4 +80,45 @@ int rust_folio_charge(struct folio *folio, struct mm_struct *mm)
 void rust_folio_put(struct folio *folio)
 {
 	folio_put(folio);
+}
+
+/* folio_trylock() and folio_get(), inline. The folio has a reference. */
+bool rust_folio_trylock_get(struct folio *folio)
+{
+	if (!folio_trylock(folio))
+		return false;
+	folio_get(folio);
+
+	return true;
+}
+
+/* folio_lock(), inline. */
+void rust_folio_lock(struct folio *folio)
+{
+	folio_lock(folio);
+}
+
+/* folio_unlock() and folio_put(), which is inline. */
+void rust_folio_unlock_put(struct folio *folio)
+{
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/* folio_get(), inline. */
+void rust_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+/* folio_test_large(), inline. */
+bool rust_folio_test_large(struct folio *folio)
+{
+	return folio_test_large(folio);
+}
+
+/* split_folio(), inline. */
+int rust_split_folio(struct folio *folio)
+{
+	return split_folio(folio);
 }

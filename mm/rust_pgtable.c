@@ -9,21 +9,30 @@
 #include <linux/swap.h>
 #include "rust_pgtable.h"
 
-/* p4d_alloc(), pud_alloc(), pmd_alloc() and pte_alloc(). */
-pmd_t *rust_alloc_tables(struct mm_struct *mm, unsigned long addr)
+/* p4d_alloc(), pud_alloc() and pmd_alloc(). */
+pmd_t *rust_alloc_pmd(struct mm_struct *mm, unsigned long addr)
 {
 	p4d_t *p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
 	pud_t *pud = p4d ? pud_alloc(mm, p4d, addr) : NULL;
-	pmd_t *pmd = pud ? pmd_alloc(mm, pud, addr) : NULL;
+
+	return pud ? pmd_alloc(mm, pud, addr) : NULL;
+}
+
+/* The same and pte_alloc(). */
+pmd_t *rust_alloc_tables(struct mm_struct *mm, unsigned long addr)
+{
+	pmd_t *pmd = rust_alloc_pmd(mm, addr);
 
 	return pmd && !pte_alloc(mm, pmd) ? pmd : NULL;
 }
 
 /* pte_alloc(), a macro, with the tables above. */
 enum rust_pte_result rust_pte_alloc(struct vm_area_struct *vma,
-				    unsigned long addr, pmd_t **pmd)
+				    unsigned long addr)
 {
-	return alloc_pte(vma, addr, pmd);
+	pmd_t *pmd;
+
+	return alloc_pte(vma, addr, &pmd);
 }
 
 /* pte_alloc_map_lock(), a macro, with the tables above, and pte_none(). */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Finding entries of page tables that can be set: for mm/rust_pgtable.c and
- * mm/rust_filemap.c.
+ * Finding entries of page tables that can be set: for mm/rust_pgtable.c,
+ * mm/rust_filemap.c and mm/rust_move.c.
  */
 #ifndef _MM_RUST_PGTABLE_H
 #define _MM_RUST_PGTABLE_H
@@ -12,6 +12,7 @@
 #include <linux/rust_pgtable.h>
 #include <linux/swapops.h>
 
+pmd_t *rust_alloc_pmd(struct mm_struct *mm, unsigned long addr);
 pmd_t *rust_alloc_tables(struct mm_struct *mm, unsigned long addr);
 
 /*

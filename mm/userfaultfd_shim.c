@@ -20,6 +20,7 @@
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
 #include <linux/userfaultfd_rust.h>
+#include <asm/tlb.h>
 #include "internal.h"
 
 /* assert_fault_locked(), inline: the mmap or the VMA lock is held. */
@@ -181,10 +182,25 @@ bool uffd_shim_vma_can_userfault(struct vm_area_struct *vma,
 	return vma_can_userfault(vma, vm_flags, wp_async);
 }
 
+/* Register @vma with @ctx, in the modes of @modes, or with none. */
+static void set_registration(struct vm_area_struct *vma,
+			     struct userfaultfd_ctx *ctx, vm_flags_t modes)
+{
+	vm_flags_t flags = (vma->vm_flags & ~__VM_UFFD_FLAGS) | modes;
+	bool wp_changes = (vma->vm_flags ^ flags) & VM_UFFD_WP;
+
+	vma_start_write(vma);
+	vma->vm_userfaultfd_ctx.ctx = ctx;
+	vm_flags_reset(vma, flags);
+	/* Pages of shared mappings are mapped read-only while it is on. */
+	if (wp_changes && (flags & VM_SHARED))
+		vma_set_page_prot(vma);
+}
+
 /* userfaultfd_reset_ctx(). The VMA is write-locked or not visible yet. */
 void uffd_shim_vma_reset(struct vm_area_struct *vma)
 {
-	userfaultfd_reset_ctx(vma);
+	set_registration(vma, NULL, 0);
 }
 
 /* vma_iter_init(), inline. */
@@ -230,7 +246,6 @@ struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 	vm_flags_t flags = (vma->vm_flags & ~__VM_UFFD_FLAGS) | modes;
 	struct vm_userfaultfd_ctx new_ctx = { ctx };
 	bool whole = start == vma->vm_start && end == vma->vm_end;
-	bool wp_changes;
 
 	vma = vma_modify_flags_uffd(vmi, prev, vma, start, end, flags, new_ctx,
 				    whole);
@@ -238,14 +253,7 @@ struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 		return vma;
 
 	/* VMAs that were merged may have differed in VM_SOFTDIRTY. */
-	flags = (vma->vm_flags & ~__VM_UFFD_FLAGS) | modes;
-	vma_start_write(vma);
-	vma->vm_userfaultfd_ctx = new_ctx;
-	wp_changes = (vma->vm_flags ^ flags) & VM_UFFD_WP;
-	vm_flags_reset(vma, flags);
-	/* Pages of shared mappings are mapped read-only while it is on. */
-	if (wp_changes && (flags & VM_SHARED))
-		vma_set_page_prot(vma);
+	set_registration(vma, ctx, modes);
 	if (ctx && is_vm_hugetlb_page(vma) && uffd_disable_huge_pmd_share(vma))
 		hugetlb_unshare_all_pmds(vma);
 
@@ -253,25 +261,32 @@ struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 }
 
 /*
- * uffd_wp_range(): lift the protection of [@start, @end), which is in one VMA.
- * The mmap lock is held for writing.
+ * change_protection(), with struct mmu_gather, which points to itself: protect
+ * [@start, @start + @len) for userfaultfd, or lift the protection. The range is
+ * in @vma, which is locked. Returns the number of pages that were changed, or a
+ * negative errno. PAGEMAP_SCAN calls this as well.
  */
-void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
-			       unsigned long end)
+long uffd_wp_range(struct vm_area_struct *vma, unsigned long start,
+		   unsigned long len, bool enable_wp)
 {
-	uffd_wp_range(vma_lookup(mm, start), start, end - start, false);
-}
+	unsigned long flags = MM_CP_UFFD_WP;
+	struct mmu_gather tlb;
+	long changed;
 
-/* userfaultfd_release_new(): take @ctx off the VMAs of a new mm. */
-void uffd_shim_release_new(struct userfaultfd_ctx *ctx)
-{
-	userfaultfd_release_new(ctx);
-}
+	VM_WARN_ON_ONCE(start < vma->vm_start || start + len > vma->vm_end);
 
-/* userfaultfd_release_all(): unregister all VMAs of @ctx. */
-void uffd_shim_release_all(struct userfaultfd_ctx *ctx)
-{
-	userfaultfd_release_all(ctx->mm, ctx);
+	if (!enable_wp) {
+		flags = MM_CP_UFFD_WP_RESOLVE;
+		/* By its protection bits a page of such a VMA is read-only. */
+		if (vma_wants_manual_pte_write_upgrade(vma))
+			flags |= MM_CP_TRY_CHANGE_WRITABLE;
+	}
+
+	tlb_gather_mmu(&tlb, vma->vm_mm);
+	changed = change_protection(&tlb, vma, start, start + len, flags);
+	tlb_finish_mmu(&tlb);
+
+	return changed;
 }
 
 #ifdef CONFIG_MEMCG
@@ -380,39 +395,6 @@ enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 	return page;
 }
 
-/* shmem_mfill_atomic_pte(), a macro without shmem. Returns 0 or -errno. */
-int uffd_shim_shmem_zeropage(pmd_t *pmd, struct vm_area_struct *vma,
-			     unsigned long addr)
-{
-#ifdef CONFIG_SHMEM
-	uffd_flags_t flags = uffd_flags_set_mode(0, MFILL_ATOMIC_ZEROPAGE);
-	struct folio *folio = NULL;
-
-	return shmem_mfill_atomic_pte(pmd, vma, addr, 0, flags, &folio);
-#else
-	return -EINVAL;
-#endif
-}
-
-/*
- * The same for a copy. *@folio is one that was filled from @src before, or NULL,
- * and becomes NULL if it was taken. -ENOENT says that @src could not be read:
- * then *@folio is one to be filled.
- */
-int uffd_shim_shmem_copy(pmd_t *pmd, struct vm_area_struct *vma,
-			 unsigned long addr, unsigned long src, bool wp,
-			 struct folio **folio)
-{
-#ifdef CONFIG_SHMEM
-	uffd_flags_t flags = wp ? MFILL_ATOMIC_WP : 0;
-
-	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_COPY);
-	return shmem_mfill_atomic_pte(pmd, vma, addr, src, flags, folio);
-#else
-	return -EINVAL;
-#endif
-}
-
 #ifdef CONFIG_HUGETLB_PAGE
 /* hugetlb_mfill_atomic_pte(), with the locks and the entry that it needs. */
 static int hugetlb_fill(struct vm_area_struct *vma, unsigned long addr,
@@ -475,7 +457,11 @@ int uffd_shim_hugetlb_continue(struct vm_area_struct *vma, unsigned long addr,
 	return hugetlb_fill(vma, addr, 0, flags, NULL);
 }
 
-/* As uffd_shim_shmem_copy(). */
+/*
+ * The same for a copy. *@folio is one that was filled from @src before, or NULL,
+ * and becomes NULL if it was taken. -ENOENT says that @src could not be read:
+ * then *@folio is one to be filled.
+ */
 int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
 			   unsigned long src, bool wp, struct folio **folio)
 {
@@ -483,20 +469,6 @@ int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
 
 	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_COPY);
 	return hugetlb_fill(vma, addr, src, flags, folio);
-}
-
-/* move_pages(). Returns bytes, or a negative errno. */
-ssize_t uffd_shim_move(struct userfaultfd_ctx *ctx, unsigned long dst,
-		       unsigned long src, unsigned long len, u64 mode)
-{
-	return move_pages(ctx, dst, src, len, mode);
-}
-
-/* mwriteprotect_range(). Returns 0, or a negative errno. */
-int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
-			   unsigned long len, bool enable)
-{
-	return mwriteprotect_range(ctx, start, len, enable);
 }
 
 /* SYSCALL_DEFINE, a macro. */

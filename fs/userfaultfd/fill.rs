@@ -41,9 +41,10 @@ pub(crate) fn zeropage(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
                 .map_err(errno)
         }),
         (Memory::Shared(vma), sleep) => each(&mut rest, sleep, |rest, sleep| {
-            vma.alloc_pte_table(rest, sleep)
-                .map_err(errno)?
-                .add_zeroes(sleep)?;
+            let address = rest.start;
+            let (page, folio) = vma.shmem().new_page(address, sleep).map_err(errno)?;
+            let added = page.add(folio.zero(address), sleep)?;
+            added.map(false).map_err(errno)?;
             Ok(1)
         }),
         (Memory::Hugetlb(_) | Memory::Other, _) => Err(EINVAL),
@@ -319,7 +320,7 @@ impl Copy {
         }
         if folios.is_empty() {
             // What is in the way comes first.
-            vma.alloc_pte_table(rest.clone(), sleep).map_err(errno)?;
+            vma.alloc_pte_table(rest.start, sleep).map_err(errno)?;
             return stop;
         }
         let count = vma
@@ -363,16 +364,25 @@ impl Copy {
             Some(Filled::Shared(folio)) => Some(folio),
             _ => None,
         };
+        let file = vma.shmem();
         loop {
-            let src = self.source(rest.start);
-            let slot = vma.alloc_pte_table(rest.clone(), sleep).map_err(errno)?;
-            match slot.add_copy(src, filled.take(), self.wp, sleep) {
-                Ok(()) => rest.start += PAGE_SIZE,
-                Err(CopyError::Source(folio)) => {
-                    return Err(Stop::Source(Unfilled::Shared(folio)));
+            let address = rest.start;
+            let (page, folio) = match filled.take() {
+                Some(folio) => {
+                    let page = file.new_page_for_filled(address, sleep);
+                    (page.map_err(errno)?, folio)
                 }
-                Err(CopyError::Failed(err)) => return Err(Stop::Failed(err)),
-            }
+                None => {
+                    let (page, folio) = file.new_page(address, sleep).map_err(errno)?;
+                    let filled = folio
+                        .copy_from_user_nofault(self.source(address))
+                        .map_err(|folio| Stop::Source(Unfilled::Shared(folio)))?;
+                    (page, filled)
+                }
+            };
+            let added = page.add(folio, sleep)?;
+            added.map(self.wp).map_err(errno)?;
+            rest.start += PAGE_SIZE;
             if !goes_on(rest, sleep)? {
                 return Ok(());
             }

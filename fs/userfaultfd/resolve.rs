@@ -2,7 +2,7 @@
 
 //! Operations on pages, and wake-ups.
 
-use crate::fill;
+use crate::{fill, protect, relocate};
 use core::ops::Range;
 use kernel::{
     error::Error,
@@ -171,7 +171,8 @@ impl Fill for UffdioMove {
 
     #[inline(always)]
     fn run(&self, pages: &mut Pages<'_>, range: PageRange, src: PageRange) -> Result<u64> {
-        pages.move_from(range, src, self.mode)
+        let allow_holes = self.mode & abi::MOVE_MODE_ALLOW_SRC_HOLES != 0;
+        relocate::relocate(pages, range, src, allow_holes)
     }
 }
 
@@ -420,8 +421,7 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepabl
         let Some(mut pages) = Pages::new(context, sleep) else {
             return Err(ESRCH);
         };
-        pages
-            .write_protect(range, enable)
+        protect::write_protect(&mut pages, range, enable)
             .map_err(|err| failed(context, CMD, range.addresses(), err, 0))?;
     }
     succeeded(context, CMD, range, range.bytes() as u64, || {
@@ -436,6 +436,7 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepabl
 ///
 /// `EFAULT` if the structure cannot be accessed, `EINVAL` for an invalid range.
 #[doc(alias = "userfaultfd_wake")]
+#[inline(always)]
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
     let range = PageRange::new(context, UffdioRange::read(arg)?)?;
     let bytes = range.bytes() as u64;

@@ -20,7 +20,9 @@
 //! | [`register`] | registration of VMAs |
 //! | [`range`] | checks of ranges of addresses |
 //! | [`resolve`] | operations on pages, and wake-ups |
-//! | [`fill`] | filling pages: zeroes, and what makes accesses fail |
+//! | [`fill`] | filling pages |
+//! | [`relocate`] | moving pages |
+//! | [`protect`] | write protection |
 //!
 //! This is the policy. The mechanism is in [`kernel::userfaultfd`]: all calls into C, and all that
 //! threads share, which is in [`kernel::userfaultfd::waitset`]. See
@@ -40,7 +42,9 @@ mod file;
 mod fill;
 mod ioctl;
 mod operations;
+mod protect;
 mod register;
+mod relocate;
 mod resolve;
 
 module! {

@@ -28,7 +28,7 @@ struct rust_pte_run {
 };
 
 enum rust_pte_result rust_pte_alloc(struct vm_area_struct *vma,
-				    unsigned long addr, pmd_t **pmd);
+				    unsigned long addr);
 enum rust_pte_result rust_pte_alloc_lock_none(struct vm_area_struct *vma,
 					      unsigned long addr,
 					      unsigned long end,

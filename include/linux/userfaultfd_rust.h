@@ -37,10 +37,6 @@ struct vm_area_struct *uffd_shim_vma_modify(struct vma_iterator *vmi,
 					    unsigned long end,
 					    struct userfaultfd_ctx *ctx,
 					    vm_flags_t modes);
-void uffd_shim_lift_protection(struct mm_struct *mm, unsigned long start,
-			       unsigned long end);
-void uffd_shim_release_new(struct userfaultfd_ctx *ctx);
-void uffd_shim_release_all(struct userfaultfd_ctx *ctx);
 
 /* Pages */
 
@@ -54,20 +50,11 @@ enum uffd_shim_page {
 enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 					unsigned long addr,
 					unsigned long *size);
-int uffd_shim_shmem_zeropage(pmd_t *pmd, struct vm_area_struct *vma,
-			     unsigned long addr);
-int uffd_shim_shmem_copy(pmd_t *pmd, struct vm_area_struct *vma,
-			 unsigned long addr, unsigned long src, bool wp,
-			 struct folio **folio);
 int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
 			   unsigned long src, bool wp, struct folio **folio);
 int uffd_shim_hugetlb_continue(struct vm_area_struct *vma, unsigned long addr,
 			       bool wp);
 int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr);
-ssize_t uffd_shim_move(struct userfaultfd_ctx *ctx, unsigned long dst,
-		       unsigned long src, unsigned long len, u64 mode);
-int uffd_shim_writeprotect(struct userfaultfd_ctx *ctx, unsigned long start,
-			   unsigned long len, bool enable);
 
 /* The rest */
 unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file);

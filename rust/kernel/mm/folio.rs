@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! New folios that are to be mapped.
+//! Folios: new ones that are to be mapped, and those that exist.
 //!
-//! Each state is a type of its own, so that no page is mapped that is not filled, or not charged:
-//! [`NewFolio`], [`FilledFolio`], and [`ChargedFolios`], which [`PteVma::map_folios`] maps. Until
-//! then no other thread knows the folio, and dropping it frees it.
+//! Each state of a new one is a type of its own, so that no page is mapped that is not filled, or
+//! not charged: [`NewFolio`], [`FilledFolio`], and [`ChargedFolios`], which [`PteVma::map_folios`]
+//! maps. Until then no other thread knows the folio, and dropping it frees it.
+//!
+//! Others are a [`Folio`], with references. A [`LockedFolio`] has one, and the lock.
 //!
 //! This is for code that is built into the kernel: the C functions are not exported.
 
-use super::locked::{Private, PteVma};
+use super::locked::{Private, PteVma, Shared};
 use crate::{
     bindings,
     error::{
-        code::{EFAULT, ENOMEM},
-        Result,
+        code::{EFAULT, EINVAL, ENOMEM},
+        to_result, Result,
     },
+    sync::aref::{ARef, AlwaysRefCounted},
     task::Sleepable,
+    types::{NotThreadSafe, Opaque},
 };
 use core::{
     ffi::c_void,
     marker::PhantomData,
     mem::{ManuallyDrop, MaybeUninit},
+    ops::Deref,
     ptr::NonNull,
     slice,
 };
@@ -29,8 +34,8 @@ use core::{
 ///
 /// # Invariants
 ///
-/// It is the only reference to the folio. `S` is [`Private`] or [`Shared`](super::locked::Shared)
-/// for a folio of one page, or [`Huge`](super::locked::Huge) for one of hugetlb, of any size.
+/// It is the only reference to the folio. `S` is [`OnePage`] for
+/// a folio of one page, or [`Huge`](super::locked::Huge) for one of hugetlb, of any size.
 struct Owned<S>(NonNull<bindings::folio>, PhantomData<S>);
 
 impl<S> Drop for Owned<S> {
@@ -61,11 +66,18 @@ impl PteVma<'_, Private> {
     }
 }
 
-impl NewFolio<Private> {
+/// Memory of which a folio is one page.
+pub trait OnePage {}
+
+impl OnePage for Private {}
+
+impl OnePage for Shared {}
+
+impl<S: OnePage> NewFolio<S> {
     /// Copies a page from an address in user space, in bytes. Takes no page faults. Gives the folio
     /// back if not all could be copied so.
     #[inline(always)]
-    pub fn copy_from_user_nofault(self, src: usize) -> Result<FilledFolio<Private>, Self> {
+    pub fn copy_from_user_nofault(self, src: usize) -> Result<FilledFolio<S>, Self> {
         let folio = self.0 .0.as_ptr();
         // SAFETY: By the type invariants no other thread knows the folio, which is of one page.
         if unsafe { bindings::rust_folio_copy_from_user_nofault(folio, src as *const c_void) } {
@@ -73,6 +85,16 @@ impl NewFolio<Private> {
         } else {
             Err(self)
         }
+    }
+
+    /// Fills the page with zeroes. `address` is that where it is going to be mapped, in bytes.
+    #[doc(alias = "clear_user_highpage")]
+    #[inline(always)]
+    pub fn zero(self, address: usize) -> FilledFolio<S> {
+        // SAFETY: By the type invariants no other thread knows the folio, which is of one page. The
+        // address chooses how its caches are dealt with.
+        unsafe { bindings::rust_folio_zero(self.0 .0.as_ptr(), address) };
+        FilledFolio(self.0)
     }
 }
 
@@ -104,6 +126,11 @@ impl<S> NewFolio<S> {
 }
 
 impl<S> FilledFolio<S> {
+    #[inline(always)]
+    pub(super) fn as_raw(&self) -> *mut bindings::folio {
+        self.0 .0.as_ptr()
+    }
+
     /// Returns the folio, with the reference.
     #[inline(always)]
     pub(crate) fn into_raw(self) -> NonNull<bindings::folio> {
@@ -203,5 +230,118 @@ impl Drop for ChargedFolios<'_> {
             // SAFETY: By the type invariants these are the only references.
             unsafe { bindings::rust_folio_put(*folio) };
         }
+    }
+}
+
+/// A folio, but none of hugetlb.
+///
+/// # Invariants
+///
+/// It has a reference.
+#[repr(transparent)]
+pub struct Folio(Opaque<bindings::folio>);
+
+// SAFETY: The functions take and drop a reference.
+unsafe impl AlwaysRefCounted for Folio {
+    #[inline(always)]
+    fn inc_ref(&self) {
+        // SAFETY: By the type invariants there is a reference.
+        unsafe { bindings::rust_folio_get(self.as_raw()) };
+    }
+
+    #[inline(always)]
+    unsafe fn dec_ref(folio: NonNull<Self>) {
+        // SAFETY: By the safety requirements the caller has a reference, and gives it away.
+        unsafe { bindings::rust_folio_put(folio.cast().as_ptr()) };
+    }
+}
+
+impl Folio {
+    #[inline(always)]
+    pub(super) fn as_raw(&self) -> *mut bindings::folio {
+        self.0.get()
+    }
+
+    /// Returns true for a folio of more than one page. If it is not locked, it may be split at any
+    /// time.
+    #[doc(alias = "folio_test_large")]
+    #[inline(always)]
+    pub fn is_large(&self) -> bool {
+        // SAFETY: By the type invariants there is a reference.
+        unsafe { bindings::rust_folio_test_large(self.as_raw()) }
+    }
+
+    /// Locks the folio if no other thread has.
+    #[doc(alias = "folio_trylock")]
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<LockedFolio> {
+        // SAFETY: By the type invariants there is a reference.
+        if !unsafe { bindings::rust_folio_trylock_get(self.as_raw()) } {
+            return None;
+        }
+        // INVARIANT: It was locked, and a reference was taken.
+        Some(LockedFolio {
+            folio: self.into(),
+            _nts: NotThreadSafe,
+        })
+    }
+
+    /// Locks a folio.
+    #[doc(alias = "folio_lock")]
+    pub fn lock(this: ARef<Self>, _sleep: &mut Sleepable) -> LockedFolio {
+        // SAFETY: By the type invariants there is a reference. The caller may sleep.
+        unsafe { bindings::rust_folio_lock(this.as_raw()) };
+        // INVARIANT: It was locked. The reference is that of `this`.
+        LockedFolio {
+            folio: ARef::into_raw(this),
+            _nts: NotThreadSafe,
+        }
+    }
+}
+
+/// A folio that is locked.
+///
+/// # Invariants
+///
+/// The thread has locked it, and has a reference.
+pub struct LockedFolio {
+    folio: NonNull<Folio>,
+    // The thread that has locked it unlocks it.
+    _nts: NotThreadSafe,
+}
+
+impl Deref for LockedFolio {
+    type Target = Folio;
+
+    #[inline(always)]
+    fn deref(&self) -> &Folio {
+        // SAFETY: By the type invariants there is a reference.
+        unsafe { self.folio.as_ref() }
+    }
+}
+
+impl LockedFolio {
+    /// Splits a large folio into pages, and unlocks it.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is of one page; `EAGAIN` if there are other references; `EBUSY` if it is not
+    /// mapped, or being written back; `ENOMEM`.
+    #[doc(alias = "split_folio")]
+    pub fn split(self, _sleep: &mut Sleepable) -> Result {
+        if !self.is_large() {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariants the folio is locked and has a reference. The caller may
+        // sleep. Afterwards the first page is the folio, and has the lock and the reference.
+        to_result(unsafe { bindings::rust_split_folio(self.as_raw()) })
+    }
+}
+
+impl Drop for LockedFolio {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the thread has locked it, and has a reference.
+        unsafe { bindings::rust_folio_unlock_put(self.as_raw()) };
     }
 }

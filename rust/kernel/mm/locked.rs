@@ -7,13 +7,11 @@
 //!
 //! This is for code that is built into the kernel: the C functions are not exported.
 
-#[cfg(not(CONFIG_PER_VMA_LOCK))]
-use super::MmapReadGuard;
 #[cfg(CONFIG_PER_VMA_LOCK)]
 use super::VmaReadGuard;
 use super::{
     virt::{flags, vm_flags_t, VmaRef},
-    MmWithUser,
+    MmWithUser, MmapReadGuard,
 };
 use crate::{
     bindings,
@@ -23,7 +21,7 @@ use crate::{
 };
 #[cfg(CONFIG_PER_VMA_LOCK)]
 use crate::{error::code::EAGAIN, types::NotThreadSafe};
-use core::{marker::PhantomData, ops::Deref};
+use core::{marker::PhantomData, mem::size_of, ops::Deref};
 
 /// A VMA that is locked for reading: by its own lock, or by the mmap lock if VMAs have none.
 ///
@@ -78,6 +76,91 @@ impl MmWithUser {
         self.lock_vma_slowly(address, sleep)
     }
 
+    /// Locks two VMAs that have an address each, in bytes: `dst` is that of the first, which is
+    /// prepared as by [`MmWithUser::lock_vma_prepare_anon`]. It may be the same VMA.
+    ///
+    /// # Errors
+    ///
+    /// As for that.
+    #[doc(alias = "uffd_move_lock")]
+    #[inline(always)]
+    pub fn lock_vma_pair_prepare_anon<'m>(
+        &'m self,
+        dst: usize,
+        src: usize,
+        sleep: &'m mut Sleepable,
+    ) -> Result<LockedVmaPair<'m>> {
+        let dst_vma = self.lock_vma_prepare_anon(dst, sleep)?;
+        if has(&dst_vma, src) {
+            return Ok(LockedVmaPair {
+                src: None,
+                dst: dst_vma,
+            });
+        }
+        #[cfg(CONFIG_PER_VMA_LOCK)]
+        {
+            // This does not wait: a writer that has locked this VMA may wait for the other one.
+            if let Some(src) = self.lock_vma_under_rcu(src) {
+                return Ok(LockedVmaPair {
+                    src: Some(src),
+                    dst: dst_vma,
+                });
+            }
+            self.lock_vma_pair_slowly(dst, src, dst_vma.unlock())
+        }
+        #[cfg(not(CONFIG_PER_VMA_LOCK))]
+        {
+            let src = dst_vma._lock.vma_lookup(src).ok_or(ENOENT)?.as_ptr();
+            // INVARIANT: The mmap lock is held, and goes with the first.
+            Ok(LockedVmaPair {
+                src: Some(src),
+                dst: dst_vma,
+            })
+        }
+    }
+
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    #[cold]
+    fn lock_vma_pair_slowly<'m>(
+        &'m self,
+        dst: usize,
+        src: usize,
+        sleep: &'m mut Sleepable,
+    ) -> Result<LockedVmaPair<'m>> {
+        let mmap = self.mmap_read_lock();
+        let dst_vma = find_vma_prepare_anon(&mmap, dst, sleep)?;
+        // SAFETY: The VMA is valid, because the mmap lock is held.
+        let src_vma = match has(unsafe { VmaRef::from_raw(dst_vma) }, src) {
+            true => None,
+            false => Some(mmap.vma_lookup(src).ok_or(ENOENT)?.as_ptr()),
+        };
+        let read_locked = |vma| VmaReadGuard {
+            // SAFETY: The VMA is valid as long as it is locked.
+            vma: unsafe { VmaRef::from_raw(vma) },
+            _nts: NotThreadSafe,
+        };
+        // SAFETY: The VMA is valid, and the mmap lock is held for reading.
+        if !unsafe { bindings::vma_start_read_locked(dst_vma) } {
+            return Err(EAGAIN);
+        }
+        // INVARIANT: The lock was taken, and the VMA has an `anon_vma` if it is private.
+        let lock = read_locked(dst_vma);
+        let src = match src_vma {
+            None => None,
+            Some(vma) => {
+                // SAFETY: As before.
+                if !unsafe { bindings::vma_start_read_locked_nested(vma) } {
+                    return Err(EAGAIN);
+                }
+                Some(read_locked(vma))
+            }
+        };
+        Ok(LockedVmaPair {
+            src,
+            dst: LockedVma { lock, sleep },
+        })
+    }
+
     #[cold]
     fn lock_vma_slowly<'m>(
         &'m self,
@@ -85,12 +168,7 @@ impl MmWithUser {
         sleep: &'m mut Sleepable,
     ) -> Result<LockedVma<'m>> {
         let mmap = self.mmap_read_lock();
-        let vma = mmap.vma_lookup(address).ok_or(ENOENT)?.as_ptr();
-        // SAFETY: The VMA is valid, because the mmap lock is held.
-        if lacks_anon_vma(unsafe { VmaRef::from_raw(vma) }) {
-            // SAFETY: The VMA is valid, and the mmap lock is held. The caller may sleep.
-            to_result(unsafe { bindings::__anon_vma_prepare(vma) })?;
-        }
+        let vma = find_vma_prepare_anon(&mmap, address, sleep)?;
         #[cfg(CONFIG_PER_VMA_LOCK)]
         {
             // SAFETY: The VMA is valid, and the mmap lock is held for reading.
@@ -115,6 +193,38 @@ impl MmWithUser {
             sleep,
         })
     }
+}
+
+/// Returns the VMA that has an address, and gives it an `anon_vma` if it is private.
+#[doc(alias = "find_vma_and_prepare_anon")]
+fn find_vma_prepare_anon(
+    mmap: &MmapReadGuard<'_>,
+    address: usize,
+    _sleep: &mut Sleepable,
+) -> Result<*mut bindings::vm_area_struct> {
+    let vma = mmap.vma_lookup(address).ok_or(ENOENT)?;
+    if lacks_anon_vma(vma) {
+        // SAFETY: The VMA is valid, and the mmap lock is held. The caller may sleep.
+        to_result(unsafe { bindings::__anon_vma_prepare(vma.as_ptr()) })?;
+    }
+    Ok(vma.as_ptr())
+}
+
+/// Returns the bits of page table entries that protect the pages of a VMA, to be compared: a
+/// number, which is in a structure on some architectures.
+#[doc(alias = "pgprot_val")]
+#[inline(always)]
+fn page_prot(vma: &VmaRef) -> [u8; size_of::<bindings::pgprot_t>()] {
+    // SAFETY: The VMA is valid and locked, so that this does not change.
+    let prot = unsafe { (*vma.as_ptr()).vm_page_prot };
+    // SAFETY: A number has no padding.
+    unsafe { core::mem::transmute(prot) }
+}
+
+/// Returns true if a VMA has an address.
+#[inline(always)]
+fn has(vma: &VmaRef, address: usize) -> bool {
+    address >= vma.start() && address < vma.end()
 }
 
 /// Returns true if a VMA is private and has no `anon_vma` yet. That is made with the mmap lock
@@ -276,6 +386,108 @@ impl<'m> LockedVma<'m> {
         // SAFETY: By the type invariants the VMA is locked.
         let vma = unsafe { VmaRef::from_raw(self.vma) };
         (Memory::of(vma), self.sleep)
+    }
+}
+
+/// Two VMAs that are locked for reading. They may be the same.
+///
+/// # Invariants
+///
+/// `src` is `None` if it is the same as `dst`. Otherwise it is of the same mm, and locked as long
+/// as this exists.
+pub struct LockedVmaPair<'m> {
+    // This was locked last, and goes first.
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    src: Option<VmaReadGuard<'m>>,
+    #[cfg(not(CONFIG_PER_VMA_LOCK))]
+    src: Option<*mut bindings::vm_area_struct>,
+    dst: LockedVma<'m>,
+}
+
+impl LockedVmaPair<'_> {
+    /// Returns the first VMA.
+    #[inline(always)]
+    pub fn dst(&self) -> &VmaRef {
+        &self.dst
+    }
+
+    /// Returns the second VMA.
+    #[inline(always)]
+    pub fn src(&self) -> &VmaRef {
+        match &self.src {
+            None => &self.dst,
+            #[cfg(CONFIG_PER_VMA_LOCK)]
+            Some(vma) => vma,
+            #[cfg(not(CONFIG_PER_VMA_LOCK))]
+            // SAFETY: By the type invariants the VMA is locked.
+            Some(vma) => unsafe { VmaRef::from_raw(*vma) },
+        }
+    }
+
+    /// Returns the VMAs, if pages can be moved from one to the other, and the token for what sleeps
+    /// while they are locked.
+    #[doc(alias = "validate_move_areas")]
+    #[inline(always)]
+    pub fn parts(&mut self) -> (Option<AnonPair<'_>>, &mut Sleepable) {
+        let (dst, src) = (self.dst().as_ptr(), self.src().as_ptr());
+        // SAFETY: By the type invariants both are locked as long as this is borrowed.
+        let (dst, src) = unsafe { (VmaRef::from_raw(dst), VmaRef::from_raw(src)) };
+        (AnonPair::new(dst, src), self.dst.sleep)
+    }
+}
+
+/// Two locked VMAs of private anonymous memory, alike in what may be done to their pages.
+///
+/// # Invariants
+///
+/// The VMAs are locked for `'v`, of one mm, anonymous, private and writable, and may map no other
+/// memory. They have the same protection bits, and both are `VM_LOCKED` or none is. The first has
+/// an `anon_vma`.
+#[derive(Copy, Clone)]
+pub struct AnonPair<'v> {
+    dst: &'v VmaRef,
+    src: &'v VmaRef,
+}
+
+impl<'v> AnonPair<'v> {
+    /// Checks VMAs, which are those of a [`LockedVmaPair`].
+    #[inline(always)]
+    fn new(dst: &'v VmaRef, src: &'v VmaRef) -> Option<Self> {
+        // Pages of such VMAs cannot be moved.
+        const OTHER: vm_flags_t = flags::SHARED
+            | flags::HUGETLB
+            | flags::IO
+            | flags::PFNMAP
+            | flags::MIXEDMAP
+            | bindings::RUST_VM_SHADOW_STACK;
+        // What has to be the same.
+        const ALIKE: vm_flags_t = flags::READ
+            | flags::WRITE
+            | flags::EXEC
+            // CAST: It fits.
+            | bindings::VM_LOCKED as vm_flags_t;
+
+        let (dst_flags, src_flags) = (dst.flags(), src.flags());
+        let is_movable = (dst_flags | src_flags) & OTHER == 0
+            && (dst_flags ^ src_flags) & ALIKE == 0
+            && dst_flags & flags::WRITE != 0
+            && dst.is_anonymous()
+            && src.is_anonymous()
+            && page_prot(dst) == page_prot(src);
+        // INVARIANT: This was checked. A `LockedVma` that is private has an `anon_vma`.
+        is_movable.then_some(Self { dst, src })
+    }
+
+    /// Returns the VMA that pages go to.
+    #[inline(always)]
+    pub fn dst(self) -> &'v VmaRef {
+        self.dst
+    }
+
+    /// Returns the VMA that they come from.
+    #[inline(always)]
+    pub fn src(self) -> &'v VmaRef {
+        self.src
     }
 }
 

@@ -6,9 +6,10 @@
 //! their own ways to read and to set it. So the types here stand for entries that C code reads and
 //! sets, and for what may be done to them:
 //!
-//! - [`PmdSlot`]: the entry of the PMD table for a page, whose PTE table may be gone.
 //! - [`VacantRun`]: entries in a row that have nothing in them, while their table is locked. Only
 //!   these can be set, but by what maps folios, which finds its own.
+//!
+//! Pages that are moved are [`relocation`](super::relocation).
 //!
 //! What they rest on:
 //!
@@ -38,7 +39,6 @@
 use super::{
     folio::ChargedFolios,
     locked::{Private, PteVma},
-    virt::VmaRef,
 };
 use crate::{
     bindings,
@@ -46,7 +46,7 @@ use crate::{
     page::{PAGE_MASK, PAGE_SIZE},
     task::Sleepable,
 };
-use core::{marker::PhantomData, mem::MaybeUninit, ops::Range, ptr::null_mut};
+use core::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 /// Why nothing can be mapped at an address.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -79,39 +79,6 @@ impl NoVacancy {
             bindings::rust_pte_result_RUST_PTE_HWPOISON => Self::HwPoison,
             _ => Self::Bad,
         })
-    }
-}
-
-/// The entry of a PMD table for the page at an address, which is mapped by a PTE table, if there
-/// still is one.
-///
-/// # Invariants
-///
-/// `pmd` is the entry of the PMD table for `address`, in the page tables of the mm of the VMA. The
-/// address is that of a page of the VMA.
-pub struct PmdSlot<'v, S> {
-    vma: PteVma<'v, S>,
-    pmd: *mut bindings::pmd_t,
-    address: usize,
-}
-
-impl<'v, S> PmdSlot<'v, S> {
-    /// Returns the VMA.
-    #[inline]
-    pub fn vma(&self) -> &'v VmaRef {
-        self.vma.vma()
-    }
-
-    /// Returns the address of the page.
-    #[inline]
-    pub fn address(&self) -> usize {
-        self.address
-    }
-
-    /// Returns the entry of the PMD table. It is valid as long as the VMA is locked.
-    #[inline]
-    pub(crate) fn pmd(&self) -> *mut bindings::pmd_t {
-        self.pmd
     }
 }
 
@@ -158,7 +125,7 @@ impl PteVma<'_, Private> {
     }
 }
 
-impl<'v, S> PteVma<'v, S> {
+impl<S> PteVma<'_, S> {
     /// Checks that the VMA has a range of pages.
     #[inline(always)]
     pub(super) fn check(self, Range { start, end }: &Range<usize>) -> Result<(), NoVacancy> {
@@ -177,8 +144,8 @@ impl<'v, S> PteVma<'v, S> {
         last.wrapping_sub(range.start) / PAGE_SIZE + 1
     }
 
-    /// Makes a PTE table for the first page of a range of addresses, in bytes, and the tables
-    /// above it, unless they are there. Returns the place of the page in it.
+    /// Makes a PTE table for the page at an address, in bytes, and the tables above it, unless they
+    /// are there.
     ///
     /// The PTE table may be gone when this returns.
     ///
@@ -187,25 +154,12 @@ impl<'v, S> PteVma<'v, S> {
     /// Not [`NoVacancy::BeyondFile`]; [`NoVacancy::Taken`] if there is a huge page.
     #[doc(alias = "pte_alloc")]
     #[inline(always)]
-    pub fn alloc_pte_table(
-        self,
-        range: Range<usize>,
-        _sleep: &mut Sleepable,
-    ) -> Result<PmdSlot<'v, S>, NoVacancy> {
-        self.check(&range)?;
-        let address = range.start;
-        let mut pmd = null_mut();
+    pub fn alloc_pte_table(self, address: usize, _sleep: &mut Sleepable) -> Result<(), NoVacancy> {
+        self.check(&(address..address.wrapping_add(PAGE_SIZE)))?;
         // SAFETY: The VMA is locked and has the address, so the mm has users, and the tables above
         // PTE tables are not freed. By the invariants of `PteVma` it can have PTE tables. The
         // caller may sleep.
-        let result = unsafe { bindings::rust_pte_alloc(self.vma().as_ptr(), address, &mut pmd) };
-        NoVacancy::check(result)?;
-        // INVARIANT: It was set to this entry.
-        Ok(PmdSlot {
-            vma: self,
-            pmd,
-            address,
-        })
+        NoVacancy::check(unsafe { bindings::rust_pte_alloc(self.vma().as_ptr(), address) })
     }
 
     /// Makes a PTE table for the first page of a range of addresses, in bytes, and the tables above

@@ -2,20 +2,24 @@
 
 //! Operations on the pages of registered VMAs.
 //!
-//! Moves and protection are here, and C as a whole. What fills pages is made of the parts that
-//! [`target`](super::target) has. All may sleep, because they take the mmap lock or a VMA lock.
-//!
-//! They fail with `EAGAIN` while [`Context::mmap_changing`] returns true, and otherwise as the
-//! pages of the operations in `ioctl_userfaultfd(2)` say.
+//! What fills pages and moves them locks a [`target`](super::target). The protection of a range, in
+//! which there may be many VMAs, is changed with the mmap lock held: see [`Pages::lock_range`]. All
+//! may sleep.
 
-use super::{context::Context, range::PageRange};
+use super::{
+    context::Context, range::PageRange, supported::VM_UFFD_WP, target::Unchanging, vma::Vma,
+};
 use crate::{
     bindings,
-    error::{code::EINVAL, to_result, Error, Result},
-    mm::MmWithUser,
+    error::{
+        code::{EINVAL, ENOENT},
+        to_result, Result,
+    },
+    mm::{virt::VmaRef, MmWithUser, MmapReadGuard},
     sync::aref::ARef,
     task::Sleepable,
 };
+use core::ptr::null_mut;
 
 /// The pages of the address space of a context, while it has users.
 ///
@@ -28,16 +32,6 @@ pub struct Pages<'a> {
     pub(super) sleep: &'a mut Sleepable,
 }
 
-/// Turns a number of bytes or a negative errno into a result.
-#[inline(always)]
-fn bytes(ret: isize) -> Result<u64> {
-    match u64::try_from(ret) {
-        Ok(bytes) => Ok(bytes),
-        // CAST: An errno fits.
-        Err(_) => Err(Error::from_errno(ret as i32)),
-    }
-}
-
 impl<'a> Pages<'a> {
     /// Returns the pages of a context, or `None` if the address space has no users any more.
     #[inline(always)]
@@ -47,29 +41,26 @@ impl<'a> Pages<'a> {
         Some(Self { context, mm, sleep })
     }
 
-    /// Moves pages from `src` within the address space. `mode` is that of `UFFDIO_MOVE`. Returns
-    /// the number of bytes that were done. Fails with `EINVAL` if `src` is not as long as `range`.
-    #[doc(alias = "move_pages")]
+    /// Takes the mmap lock for reading, to change the protection of a range.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if the layout of the address space is changing.
     #[inline(always)]
-    pub fn move_from(&mut self, range: PageRange, src: PageRange, mode: u64) -> Result<u64> {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        if src.bytes() != len {
-            return Err(EINVAL);
-        }
-        // SAFETY: The context is valid, and by the type invariants its mm has users.
-        bytes(unsafe { bindings::uffd_shim_move(ctx, start, src.start(), len, mode) })
-    }
-
-    /// Write-protects pages if `enable`, otherwise lifts the protection.
-    #[doc(alias = "mwriteprotect_range")]
-    #[inline(always)]
-    pub fn write_protect(&mut self, range: PageRange, enable: bool) -> Result {
-        let (ctx, start, len) = (self.context.as_raw(), range.start(), range.bytes());
-        // SAFETY: As in `move_from`.
-        match unsafe { bindings::uffd_shim_writeprotect(ctx, start, len, enable) } {
-            0 => Ok(()),
-            ret => to_result(ret),
-        }
+    pub fn lock_range(&mut self, range: PageRange) -> Result<LockedRange<'_>> {
+        let mmap = self.mm.mmap_read_lock();
+        let unchanging = Unchanging::new(self.context)?;
+        // INVARIANT: There is no VMA yet.
+        let mut locked = LockedRange {
+            range,
+            mm: &self.mm,
+            current: null_mut(),
+            _unchanging: unchanging,
+            _mmap: mmap,
+            _sleep: self.sleep,
+        };
+        locked.find(range.start());
+        Ok(locked)
     }
 
     /// Returns what exists at the beginning of `range`, for which an operation has just failed with
@@ -84,6 +75,90 @@ impl<'a> Pages<'a> {
             bindings::uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED => Some((Existing::Unmapped, size)),
             _ => None,
         }
+    }
+}
+
+/// A range of addresses, with the mmap lock held for reading.
+///
+/// # Invariants
+///
+/// `current` is null or a VMA of `mm` that has pages of the range.
+pub struct LockedRange<'p> {
+    range: PageRange,
+    mm: &'p MmWithUser,
+    current: *mut bindings::vm_area_struct,
+    _unchanging: Unchanging<'p>,
+    // It goes last, because it was taken first.
+    _mmap: MmapReadGuard<'p>,
+    _sleep: &'p mut Sleepable,
+}
+
+impl LockedRange<'_> {
+    #[inline(always)]
+    fn current(&self) -> Option<Vma<'_>> {
+        if self.current.is_null() {
+            return None;
+        }
+        // SAFETY: By the type invariants the VMA is valid and locked.
+        Some(Vma::from_ref(unsafe { VmaRef::from_raw(self.current) }))
+    }
+
+    /// Returns true if there is a VMA that has pages of the range: the first one, until
+    /// [`LockedRange::advance`].
+    #[inline(always)]
+    pub fn has_vma(&self) -> bool {
+        !self.current.is_null()
+    }
+
+    /// Moves to the next VMA that has pages of the range, if there is one.
+    #[inline(always)]
+    pub fn advance(&mut self) {
+        match self.current().map(|vma| vma.end()) {
+            Some(end) if end < self.range.end() => self.find(end),
+            _ => self.current = null_mut(),
+        }
+    }
+
+    /// Finds the first VMA that has pages of the range from an address on, which is in the range.
+    #[inline(always)]
+    fn find(&mut self, start: usize) {
+        let (mm, end) = (self.mm.as_raw(), self.range.end());
+        // INVARIANT: These are what the functions return.
+        // SAFETY: The mm is locked.
+        self.current = unsafe { bindings::vma_lookup(mm, start) };
+        if self.current.is_null() {
+            // SAFETY: As before.
+            self.current = unsafe { bindings::find_vma_intersection(mm, start, end) };
+        }
+    }
+
+    /// Write-protects the pages of the range that the current VMA has, if `enable`, or lifts their
+    /// protection.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no VMA, or if it is not registered for that; `EINVAL` if it is one of
+    /// hugetlb, and the range not one of its pages; `ENOMEM`.
+    #[doc(alias = "uffd_wp_range")]
+    #[inline(always)]
+    pub fn protect(&mut self, enable: bool) -> Result {
+        let vma = self.current().ok_or(ENOENT)?;
+        if vma.flags() & VM_UFFD_WP == 0 {
+            return Err(ENOENT);
+        }
+        let (start, len) = (self.range.start(), self.range.bytes());
+        if vma.is_hugetlb() && (start | len) & (vma.pagesize() - 1) != 0 {
+            return Err(EINVAL);
+        }
+        let (start, end) = (start.max(vma.start()), self.range.end().min(vma.end()));
+        // SAFETY: The VMA is valid and locked, and has these pages. They are whole ones, because a
+        // VMA begins and ends with one. The thread may sleep.
+        let ret = unsafe { bindings::uffd_wp_range(vma.as_ptr(), start, end - start, enable) };
+        if ret < 0 {
+            // CAST: An errno fits.
+            return to_result(ret as i32);
+        }
+        Ok(())
     }
 }
 

@@ -24,8 +24,7 @@ use crate::{
     ffi::c_int,
     mm::{
         folio::{FilledFolio, NewFolio},
-        locked::{Huge, HugetlbVma, LockedVma, Memory, Shared},
-        pgtable::PmdSlot,
+        locked::{AnonPair, Huge, HugetlbVma, LockedVma, LockedVmaPair, Memory},
         virt::{flags, vm_flags_t, VmaRef},
         MmWithUser,
     },
@@ -39,7 +38,7 @@ use core::ptr::{null_mut, NonNull};
 /// # Invariants
 ///
 /// The thread holds `map_changing_lock` for reading, and has seen that the layout was not changing.
-struct Unchanging<'a> {
+pub(super) struct Unchanging<'a> {
     context: &'a Context,
     // A lock is given back by the thread that has taken it.
     _nts: NotThreadSafe,
@@ -50,7 +49,7 @@ impl<'a> Unchanging<'a> {
     ///
     /// `EAGAIN` if it is changing.
     #[inline(always)]
-    fn new(context: &'a Context) -> Result<Self> {
+    pub(super) fn new(context: &'a Context) -> Result<Self> {
         // SAFETY: The context is valid.
         unsafe { bindings::down_read(&raw mut (*context.as_raw()).map_changing_lock) };
         // INVARIANT: The lock was taken. If the layout is changing, it is given back.
@@ -97,6 +96,50 @@ impl Pages<'_> {
     #[inline(always)]
     pub fn lock_target(&mut self, range: PageRange) -> Result<Target<'_>> {
         Target::lock(self.context, &self.mm, range, self.sleep)
+    }
+}
+
+/// The memory of two ranges of pages, between which pages are to be moved. While this exists, the
+/// VMAs at their beginnings are locked, as for a [`Target`].
+pub struct TargetPair<'p> {
+    // It goes before the locks of the VMAs, because it was taken after them.
+    _unchanging: Unchanging<'p>,
+    vmas: LockedVmaPair<'p>,
+}
+
+impl Pages<'_> {
+    /// Locks the VMAs at the beginnings of two ranges, and checks that the first is registered with
+    /// the context.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no VMA at the beginning of a range; `EINVAL` if that of the first is
+    /// not registered with the context; `EAGAIN` and `ENOMEM` as for [`Pages::lock_target`].
+    #[doc(alias = "uffd_move_lock")]
+    #[inline(always)]
+    pub fn lock_target_pair(&mut self, dst: PageRange, src: PageRange) -> Result<TargetPair<'_>> {
+        let (mm, context) = (&*self.mm, self.context);
+        let vmas = mm.lock_vma_pair_prepare_anon(dst.start(), src.start(), self.sleep)?;
+        let unchanging = Unchanging::new(context)?;
+        let is_registered = Vma::from_ref(vmas.dst())
+            .context()
+            .is_some_and(|other| core::ptr::eq(other, context));
+        if !is_registered {
+            return Err(EINVAL);
+        }
+        Ok(TargetPair {
+            _unchanging: unchanging,
+            vmas,
+        })
+    }
+}
+
+impl TargetPair<'_> {
+    /// Returns the VMAs, if pages can be moved from one to the other, and the token for what sleeps
+    /// while they are locked.
+    #[inline(always)]
+    pub fn parts(&mut self) -> (Option<AnonPair<'_>>, &mut Sleepable) {
+        self.vmas.parts()
     }
 }
 
@@ -230,23 +273,6 @@ impl Drop for FileRef {
     }
 }
 
-impl PmdSlot<'_, Shared> {
-    /// Adds a page of zeroes to the file, and maps it.
-    ///
-    /// # Errors
-    ///
-    /// `EEXIST` if there is a page in the file, or an entry other than a marker of userfaultfd;
-    /// `EFAULT` if the file ends before; `EAGAIN` if there is no table any more; `ENOMEM`.
-    #[doc(alias = "shmem_mfill_atomic_pte")]
-    #[inline]
-    pub fn add_zeroes(self, _sleep: &mut Sleepable) -> Result {
-        let (vma, pmd) = (self.vma().as_ptr(), self.pmd());
-        // SAFETY: By the type invariants the entry is that of the address, which is in the VMA.
-        // This is a shared one of shmem, and locked. The thread may sleep.
-        to_result(unsafe { bindings::uffd_shim_shmem_zeropage(pmd, vma, self.address()) })
-    }
-}
-
 /// Why a page was not copied.
 pub enum CopyError<S> {
     /// The source could not be read without page faults, which are not taken while the VMA is
@@ -278,36 +304,14 @@ fn raw<S>(filled: Option<FilledFolio<S>>) -> *mut bindings::folio {
     filled.map_or(null_mut(), |folio| folio.into_raw().as_ptr())
 }
 
-impl PmdSlot<'_, Shared> {
-    /// Adds a page to the file, maps it, and copies to it from `src`, an address in user space, in
-    /// bytes, if it was not `filled` from there before. It is write-protected if `wp`.
+impl HugetlbVma<'_> {
+    /// Fills the huge page at an address, which is that of its first byte, from `src`, an address
+    /// in user space, in bytes, if it was not `filled` from there before. It is write-protected if
+    /// `wp`.
     ///
     /// # Errors
     ///
-    /// Those of [`PmdSlot::add_zeroes`].
-    #[doc(alias = "shmem_mfill_atomic_pte")]
-    #[inline]
-    pub fn add_copy(
-        self,
-        src: usize,
-        filled: Option<FilledFolio<Shared>>,
-        wp: bool,
-        _sleep: &mut Sleepable,
-    ) -> Result<(), CopyError<Shared>> {
-        let (vma, pmd, address) = (self.vma().as_ptr(), self.pmd(), self.address());
-        let mut folio = raw(filled);
-        // SAFETY: As for `add_zeroes`. If there is a folio, it was filled. Afterwards it is null if
-        // the shim has taken it, or a new one if there is one to be filled.
-        unsafe {
-            let ret = bindings::uffd_shim_shmem_copy(pmd, vma, address, src, wp, &mut folio);
-            CopyError::check(ret, folio)
-        }
-    }
-}
-
-impl HugetlbVma<'_> {
-    /// Fills the huge page at an address, which is that of its first byte: like
-    /// [`PmdSlot::add_copy`].
+    /// Those of [`HugetlbVma::poison`].
     #[doc(alias = "hugetlb_mfill_atomic_pte")]
     #[inline]
     pub fn copy(
@@ -323,8 +327,9 @@ impl HugetlbVma<'_> {
         }
         let mut folio = raw(filled);
         let vma = self.vma().as_ptr();
-        // SAFETY: As for `poison`. The folio is as in `PmdSlot::add_copy`. The shim refuses one of
-        // another size.
+        // SAFETY: As for `poison`. If there is a folio, it was filled. The shim refuses one of
+        // another size. Afterwards it is null if the shim has taken it, or a new one if there is
+        // one to be filled.
         unsafe {
             let ret = bindings::uffd_shim_hugetlb_copy(vma, address, src, wp, &mut folio);
             CopyError::check(ret, folio)

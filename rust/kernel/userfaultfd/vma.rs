@@ -224,14 +224,11 @@ impl<'a> VmaCursor<'a> {
     #[doc(alias = "userfaultfd_clear_vma")]
     pub fn unregister(self, mut done: impl FnMut(Range<usize>, vm_flags_t)) -> Result {
         let mm = self.mm;
-        let to = Registration {
-            ctx: core::ptr::null_mut(),
-            modes: 0,
-        };
-        self.change(to, |part, modes| {
+        self.change(Registration::NONE, |part, modes| {
             if modes & VM_UFFD_WP != 0 {
-                // SAFETY: The mm is locked for writing by the type invariants.
-                unsafe { bindings::uffd_shim_lift_protection(mm, part.start, part.end) };
+                // SAFETY: The mm is locked for writing by the type invariants, and a VMA has the
+                // part.
+                unsafe { lift_protection(bindings::vma_lookup(mm, part.start), &part) };
             }
             done(part, modes);
         })
@@ -449,6 +446,11 @@ struct Registration {
 }
 
 impl Registration {
+    const NONE: Self = Self {
+        ctx: core::ptr::null_mut(),
+        modes: 0,
+    };
+
     fn of(vma: &Vma<'_>) -> Self {
         Self {
             ctx: vma
@@ -480,13 +482,48 @@ struct Part {
     before: Registration,
 }
 
-/// Takes all VMAs off `context`, in an address space whose users may be gone.
+/// Lifts the write protection of a range of pages.
 ///
-/// Sleeps: it takes the mmap lock.
+/// # Safety
+///
+/// The VMA is valid and has the range. Its mm is locked for writing.
+unsafe fn lift_protection(vma: *mut bindings::vm_area_struct, range: &Range<usize>) {
+    let Range { start, end } = *range;
+    // SAFETY: By the safety requirements. What it returns does not matter: an error can come from
+    // adding protection only.
+    unsafe { bindings::uffd_wp_range(vma, start, end.wrapping_sub(start), false) };
+}
+
+/// Takes all VMAs off `context`, in an address space whose users may be gone, and lifts their
+/// protection.
+///
+/// A thread that faults meanwhile finds the context released, or the VMA off it: the caller has
+/// marked the context before. Sleeps: it takes the mmap lock.
 #[doc(alias = "userfaultfd_release_all")]
 pub(super) fn release_all(context: &Context) {
-    // SAFETY: The context is valid; the function takes a reference to the users of the mm.
-    unsafe { bindings::uffd_shim_release_all(context.as_raw()) };
+    let Some(mm) = context.mm().mmget_not_zero() else {
+        return;
+    };
+    let mut guard = mm.mmap_write_lock();
+    let mut cursor = VmaCursor::new(&mut guard, 0, usize::MAX);
+    loop {
+        cond_resched();
+        let prev = cursor.current;
+        cursor.find();
+        let Some(vma) = cursor.current() else {
+            return;
+        };
+        let (range, was) = (vma.start()..vma.end(), Registration::of(&vma));
+        if was.ctx != context.as_raw() {
+            continue;
+        }
+        if was.modes & VM_UFFD_WP != 0 {
+            // SAFETY: The VMA is valid, and the mm is locked for writing.
+            unsafe { lift_protection(vma.as_ptr(), &range) };
+        }
+        // A VMA that is changed as a whole is not split.
+        warn_on_once!(cursor.modify(prev, range, Registration::NONE).is_err());
+    }
 }
 
 /// Takes all VMAs off `context`, which belongs to a child whose fork event was not read.
@@ -495,9 +532,15 @@ pub(super) fn release_all(context: &Context) {
 /// VMAs. Sleeps: it takes the mmap lock.
 #[doc(alias = "userfaultfd_release_new")]
 pub(super) fn release_new(context: &Context) {
-    let Some(_mm) = context.mm().mmget_not_zero() else {
+    let Some(mm) = context.mm().mmget_not_zero() else {
         return;
     };
-    // SAFETY: The context is valid, and its mm has users.
-    unsafe { bindings::uffd_shim_release_new(context.as_raw()) };
+    let mut guard = mm.mmap_write_lock();
+    let mut cursor = VmaCursor::new(&mut guard, 0, usize::MAX);
+    while let Some(vma) = cursor.advance() {
+        if Registration::of(&vma).ctx == context.as_raw() {
+            // SAFETY: The VMA is valid, and the mm is locked for writing.
+            unsafe { VmaMut::from_raw(vma.as_ptr()) }.reset();
+        }
+    }
 }

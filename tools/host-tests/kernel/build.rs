@@ -5,40 +5,64 @@
 use std::{env, fs, path::PathBuf};
 
 /// The headers that the files include. The model stands for all of them.
-const HEADERS: [&str; 9] = [
-    "mm", "mm_types", "pagemap", "pgtable", "rmap", "shmem_fs", "swap", "swapops", "xarray",
+const HEADERS: [&str; 14] = [
+    "internal",
+    "linux/hugetlb",
+    "linux/mm",
+    "linux/mm_types",
+    "linux/mmu_notifier",
+    "linux/pagemap",
+    "linux/pgtable",
+    "linux/rmap",
+    "linux/shmem_fs",
+    "linux/swap",
+    "linux/swapops",
+    "linux/userfaultfd_k",
+    "linux/xarray",
+    "swap",
 ];
+
+/// The files of mm.
+const FILES: [&str; 4] = ["rust_filemap", "rust_move", "rust_pgtable", "rust_rmap"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(CONFIG_DEBUG_ATOMIC_SLEEP)");
     println!("cargo::rustc-check-cfg=cfg(CONFIG_PER_VMA_LOCK)");
+    println!("cargo::rustc-check-cfg=cfg(CONFIG_MMU_NOTIFIER)");
     println!("cargo::rustc-cfg=CONFIG_PER_VMA_LOCK");
+    println!("cargo::rustc-cfg=CONFIG_MMU_NOTIFIER");
 
     let headers = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     fs::create_dir_all(headers.join("linux")).expect("the directory is cargo's");
     for name in HEADERS {
-        let header = headers.join(format!("linux/{name}.h"));
+        let header = headers.join(format!("{name}.h"));
         fs::write(header, "#include <model.h>\n").expect("the directory is cargo's");
     }
     let sources = [
+        "src/model.c",
         "src/model.h",
         "../../../include/linux/rust_filemap.h",
+        "../../../include/linux/rust_move.h",
         "../../../include/linux/rust_pgtable.h",
-        "../../../mm/rust_filemap.c",
-        "../../../mm/rust_pgtable.c",
+        "../../../include/linux/rust_rmap.h",
         "../../../mm/rust_pgtable.h",
     ];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    for name in FILES {
+        let source = format!("../../../mm/{name}.c");
+        println!("cargo::rerun-if-changed={source}");
+        build.file(source);
+    }
+    build
         .include("src")
         .include(headers)
         .include("../../../include")
         .flag("-std=gnu11")
         .flag("-fms-extensions")
-        .file("../../../mm/rust_filemap.c")
-        .file("../../../mm/rust_pgtable.c")
+        .file("src/model.c")
         .warnings(false)
-        .compile("rust_pgtable");
+        .compile("mm");
 }

@@ -4,13 +4,15 @@
 //!
 //! The files are those of the kernel. In a kernel their tests are KUnit tests; here the crate
 //! `kernel` is a stand-in that has just what they need, and their tests are ordinary ones. Runs of page
-//! table entries, and folios, are tested here only, with a model of the tables.
+//! table entries, folios, and moves are tested here only, with a model of the tables.
 
 #![cfg(test)]
 #![allow(dead_code)]
 
 #[path = "../../../fs/userfaultfd/features.rs"]
 mod features;
+#[path = "../../../fs/userfaultfd/relocate.rs"]
+mod relocate;
 
 // The files of the kernel crate itself expect these in their crate.
 #[cfg(rbtree)]
@@ -30,7 +32,9 @@ mod queue;
 #[path = "../../../rust/kernel/userfaultfd/range.rs"]
 mod range;
 
+mod added;
 mod cached;
 mod folios;
+mod moves;
 mod space;
 mod vacant_runs;

@@ -13,11 +13,36 @@ use kernel::{
 };
 use std::{array, ptr};
 
+/// Makes an anonymous VMA of pages, which is private.
+pub fn new_vma(start: usize, end: usize) -> bindings::vm_area_struct {
+    bindings::vm_area_struct {
+        vm_start: start * PAGE_SIZE,
+        vm_end: end * PAGE_SIZE,
+        vm_mm: ptr::null_mut(),
+        vm_pgoff: 0,
+        vm_page_prot: bindings::pgprot_t::default(),
+        vm_file: ptr::null_mut(),
+        vm_flags: 0,
+        vm_ops: ptr::null(),
+        anon_vma: ptr::null_mut(),
+        vm_userfaultfd_ctx: bindings::vm_userfaultfd_ctx {
+            ctx: ptr::null_mut(),
+        },
+        is_locked: false,
+        has_writer: false,
+        is_full: false,
+        own_anon_vma: bindings::anon_vma::default(),
+    }
+}
+
 /// An address space with two tables of PTEs, and a VMA from the page 10 on, which is private unless its
 /// flags say otherwise.
 pub struct Space {
     pub mm: bindings::mm_struct,
     pub vma: bindings::vm_area_struct,
+    /// Another one, if it is one of the mm.
+    pub other: bindings::vm_area_struct,
+    pub swap: bindings::swap_info_struct,
     file: bindings::file,
     pub inode: bindings::inode,
     pub mapping: bindings::address_space,
@@ -30,9 +55,12 @@ impl Space {
         let mut ptes = vec![0; 2 * PTRS_PER_PTE];
         let pmds = [0, PTRS_PER_PTE].map(|first| bindings::pmd_t {
             kind: pmd_kind::None,
+            is_missing: false,
             is_freed: false,
+            is_retracted: false,
             lock: bindings::spinlock_t::default(),
             ptes: &mut ptes[first],
+            huge: ptr::null_mut(),
         });
         let mut space = Box::new(Self {
             mm: bindings::mm_struct {
@@ -43,26 +71,27 @@ impl Space {
                 has_memory: true,
                 anon_pages: 0,
                 file_pages: 0,
+                stale: [0; 2 * PTRS_PER_PTE],
+                flushes: 0,
+                cache: [0; 2],
+                __bindgen_anon_1: bindings::mm_notifiers {
+                    notifier_subscriptions: ptr::null_mut(),
+                },
+                notified: [0; 2],
                 folios: array::from_fn(|_| bindings::folio::default()),
                 allocated: 0,
                 charges: usize::MAX,
-                vma: ptr::null_mut(),
+                vmas: [ptr::null_mut(); 2],
                 has_mmap_lock: false,
+                mmap_locks: 0,
             },
-            vma: bindings::vm_area_struct {
-                vm_start: 10 * PAGE_SIZE,
-                vm_end: end * PAGE_SIZE,
-                vm_mm: ptr::null_mut(),
-                vm_pgoff: 0,
-                vm_page_prot: 0,
-                vm_file: ptr::null_mut(),
-                vm_flags: 0,
-                vm_ops: ptr::null(),
-                anon_vma: ptr::null_mut(),
-                vm_userfaultfd_ctx: bindings::vm_userfaultfd_ctx {
-                    ctx: ptr::null_mut(),
-                },
-                is_locked: false,
+            vma: new_vma(10, end),
+            other: new_vma(0, 0),
+            swap: bindings::swap_info_struct {
+                refcount: 0,
+                is_off: false,
+                swap_map: [0; 8],
+                folios: [ptr::null_mut(); 8],
             },
             file: bindings::file {
                 f_inode: ptr::null_mut(),
@@ -71,14 +100,17 @@ impl Space {
             inode: bindings::inode {
                 size: file_pages.unwrap_or(0) * PAGE_SIZE,
                 vma: ptr::null_mut(),
+                free_blocks: FOLIOS,
+                new_blocks: 0,
             },
             mapping: bindings::address_space {
                 i_pages: [ptr::null_mut(); FOLIOS],
             },
             ptes,
         });
-        space.mm.vma = &mut space.vma;
+        space.mm.vmas[0] = &mut space.vma;
         space.vma.vm_mm = &mut space.mm;
+        space.other.vm_mm = &mut space.mm;
         space.inode.vma = &mut space.vma;
         space.file.f_inode = &mut space.inode;
         space.file.f_mapping = &mut space.mapping;

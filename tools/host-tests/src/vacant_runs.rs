@@ -119,17 +119,19 @@ fn the_zero_page_is_where_nothing_is() {
 }
 
 #[test]
-fn slots_are_of_the_first_page() {
+fn tables_are_made_for_one_page() {
     let mut space = Space::new(2 * PTRS_PER_PTE, None);
-    let pages = |first: usize| first * PAGE_SIZE..2 * PTRS_PER_PTE * PAGE_SIZE;
-    let mut alloc = |range: Range<usize>| {
-        space.with_vma(|vma, sleep| vma.alloc_pte_table(range, sleep).map(|slot| slot.address()))
-    };
-    assert_eq!(alloc(pages(9)), Err(NoVacancy::Outside));
-    assert_eq!(
-        alloc(pages(PTRS_PER_PTE + 2)),
-        Ok((PTRS_PER_PTE + 2) * PAGE_SIZE)
-    );
+    let mut alloc =
+        |address: usize| space.with_vma(|vma, sleep| vma.alloc_pte_table(address, sleep));
+    for address in [
+        9 * PAGE_SIZE,
+        10 * PAGE_SIZE + 1,
+        2 * PTRS_PER_PTE * PAGE_SIZE,
+        usize::MAX & !(PAGE_SIZE - 1),
+    ] {
+        assert_eq!(alloc(address), Err(NoVacancy::Outside));
+    }
+    assert_eq!(alloc((PTRS_PER_PTE + 2) * PAGE_SIZE), Ok(()));
     let kinds = space.mm.pgd.pmds.each_ref().map(|pmd| pmd.kind);
-    assert!(kinds == [pmd_kind::None, pmd_kind::Table]);
+    assert_eq!(kinds, [pmd_kind::None, pmd_kind::Table]);
 }

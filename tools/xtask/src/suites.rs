@@ -79,6 +79,7 @@ pub const ALL: &[Suite] = &[
     // For what must hold in races, on both.
     suite("uffd-fill-races", "uffd-fill-races", 240),
     suite("uffd-fill-rivals", "uffd-fill-rivals", 120),
+    suite("uffd-move-races", "uffd-move-races", 240),
     // For defects of the C implementation, see `FAILS_IN_C`.
     suite("uffd-busy-wait", "uffd-busy-wait", 180),
     suite("uffd-changing", "uffd-changing", 180),

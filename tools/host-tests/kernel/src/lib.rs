@@ -45,6 +45,7 @@ pub mod error {
         pub const EAGAIN: Error = Error(-11);
         pub const ENOMEM: Error = Error(-12);
         pub const EFAULT: Error = Error(-14);
+        pub const EBUSY: Error = Error(-16);
         pub const EEXIST: Error = Error(-17);
         pub const EINVAL: Error = Error(-22);
     }
@@ -65,18 +66,22 @@ pub mod page {
 
 /// As in `rust/kernel/types.rs`.
 pub mod types {
-    use core::{cell::UnsafeCell, marker::PhantomData};
+    use core::{cell::UnsafeCell, marker::PhantomData, mem::MaybeUninit};
 
     pub type NotThreadSafe = PhantomData<*mut ()>;
     #[allow(non_upper_case_globals)]
     pub const NotThreadSafe: NotThreadSafe = PhantomData;
 
     #[repr(transparent)]
-    pub struct Opaque<T>(UnsafeCell<T>);
+    pub struct Opaque<T>(UnsafeCell<MaybeUninit<T>>);
 
     impl<T> Opaque<T> {
+        pub const fn uninit() -> Self {
+            Self(UnsafeCell::new(MaybeUninit::uninit()))
+        }
+
         pub const fn get(&self) -> *mut T {
-            self.0.get()
+            self.0.get().cast()
         }
     }
 }
@@ -88,10 +93,11 @@ pub mod sync {
     }
 
     pub mod aref {
-        use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
+        use core::{marker::PhantomData, mem::ManuallyDrop, ops::Deref, ptr::NonNull};
 
         #[allow(clippy::missing_safety_doc)]
         pub unsafe trait AlwaysRefCounted {
+            fn inc_ref(&self);
             unsafe fn dec_ref(this: NonNull<Self>);
         }
 
@@ -105,6 +111,18 @@ pub mod sync {
             pub unsafe fn from_raw(ptr: NonNull<T>) -> Self {
                 let _p = PhantomData;
                 Self { ptr, _p }
+            }
+
+            pub fn into_raw(me: Self) -> NonNull<T> {
+                ManuallyDrop::new(me).ptr
+            }
+        }
+
+        impl<T: AlwaysRefCounted> From<&T> for ARef<T> {
+            fn from(this: &T) -> Self {
+                this.inc_ref();
+                // SAFETY: The reference was just taken.
+                unsafe { Self::from_raw(NonNull::from(this)) }
             }
         }
 

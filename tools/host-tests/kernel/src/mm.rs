@@ -12,14 +12,23 @@ use crate::{
 use core::{ops::Deref, ptr::NonNull};
 use virt::VmaRef;
 
-#[path = "../../../../rust/kernel/mm/filemap.rs"]
-pub mod filemap;
-#[path = "../../../../rust/kernel/mm/folio.rs"]
-pub mod folio;
-#[path = "../../../../rust/kernel/mm/locked.rs"]
-pub mod locked;
-#[path = "../../../../rust/kernel/mm/pgtable.rs"]
-pub mod pgtable;
+/// The files of `rust/kernel/mm`, some of which have others below.
+#[path = "../../../../rust/kernel/mm"]
+mod files {
+    #[cfg(CONFIG_PER_VMA_LOCK)]
+    use super::VmaReadGuard;
+    use super::{virt, MmWithUser, MmapReadGuard};
+
+    pub mod filemap;
+    pub mod folio;
+    pub mod locked;
+    pub mod mmu_notifier;
+    pub mod pgtable;
+    pub mod relocation;
+    pub mod rmap;
+    pub mod swap;
+}
+pub use files::{filemap, folio, locked, mmu_notifier, pgtable, relocation, rmap, swap};
 
 #[repr(transparent)]
 pub struct Mm {
@@ -64,6 +73,11 @@ impl Deref for MmWithUser {
 
 // SAFETY: As in the kernel.
 unsafe impl AlwaysRefCounted for MmWithUser {
+    fn inc_ref(&self) {
+        // SAFETY: The mm has users.
+        unsafe { bindings::mmget(self.as_raw()) };
+    }
+
     unsafe fn dec_ref(mm: NonNull<Self>) {
         // SAFETY: The caller gives up a reference.
         unsafe { bindings::mmput(mm.as_ptr().cast()) };
@@ -182,6 +196,9 @@ pub mod virt {
     pub mod flags {
         use super::{bindings, vm_flags_t};
 
+        pub const READ: vm_flags_t = bindings::VM_READ as vm_flags_t;
+        pub const WRITE: vm_flags_t = bindings::VM_WRITE as vm_flags_t;
+        pub const EXEC: vm_flags_t = bindings::VM_EXEC as vm_flags_t;
         pub const SHARED: vm_flags_t = bindings::VM_SHARED as vm_flags_t;
         pub const PFNMAP: vm_flags_t = bindings::VM_PFNMAP as vm_flags_t;
         pub const IO: vm_flags_t = bindings::VM_IO as vm_flags_t;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An address space of one VMA, two tables of PTEs, and a few folios, a file that may have some of them, and
-//! what C does with it.
+//! An address space of one VMA or two, two tables of PTEs, and a few folios, a file that may have some of
+//! them, a device for swap, and what C does with it.
 //!
-//! `mm/rust_pgtable.c` and `mm/rust_filemap.c` are real, and built with `model.h`, which has the same
-//! structures. The rest is here, with what `mm/rust_folio.c` does.
+//! `mm/rust_pgtable.c`, `mm/rust_filemap.c` and `mm/rust_move.c` are real, and built with `model.h`, which has
+//! the same structures. The rest is here, with what `mm/rust_folio.c` and `mm/shmem.c` do.
 
 #![allow(
     non_camel_case_types,
@@ -20,15 +20,25 @@ use core::{
 pub const PTRS_PER_PTE: usize = 1024;
 pub const PMD_SIZE: usize = PTRS_PER_PTE << 12;
 
+#[repr(C)]
+#[derive(Copy, Clone, Default)]
+pub struct pgprot_t {
+    pub pgprot: usize,
+}
+
 pub type vm_flags_t = usize;
+pub const VM_READ: u32 = 0x1;
 pub const VM_WRITE: u32 = 0x2;
+pub const VM_EXEC: u32 = 0x4;
 pub const VM_SHARED: u32 = 0x8;
 pub const VM_UFFD_MISSING: u32 = 0x200;
 pub const VM_PFNMAP: u32 = 0x400;
 pub const VM_UFFD_WP: u32 = 0x1000;
+pub const VM_LOCKED: u32 = 0x2000;
 pub const VM_IO: u32 = 0x4000;
 pub const VM_HUGETLB: u32 = 0x40_0000;
 pub const VM_MIXEDMAP: u32 = 0x1000_0000;
+pub const RUST_VM_SHADOW_STACK: vm_flags_t = 0x2000_0000;
 
 /// An entry of a table of PTEs: zero if there is nothing, or the address of a folio with flags.
 pub type pte_t = usize;
@@ -36,11 +46,27 @@ pub const ZERO_PAGE: pte_t = 1;
 pub const POISON: pte_t = 2;
 pub const UFFD_WP: pte_t = 3;
 pub const GUARD: pte_t = 4;
+/// One that is neither the zero page nor one of a folio.
+pub const SPECIAL_PAGE: pte_t = 6;
 
 /// Flags of the entry of a folio.
 pub const PTE_DIRTY: pte_t = 1;
 pub const PTE_WRITE: pte_t = 2;
 pub const PTE_UFFD_WP: pte_t = 4;
+pub const PTE_SOFT_DIRTY: pte_t = 8;
+
+/// An entry of a page that is swapped out: these, the address of the device, and a number.
+pub const PTE_SWAP: pte_t = 1 << 63;
+pub const PTE_SWP_EXCLUSIVE: pte_t = 1 << 61;
+pub const PTE_SWP_SOFT_DIRTY: pte_t = 1 << 60;
+/// It is set in that of a page that migrates.
+pub const PTE_MIGRATION: pte_t = 1 << 62;
+
+#[repr(C)]
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub struct swp_entry_t {
+    pub val: usize,
+}
 
 #[repr(C)]
 #[derive(Default)]
@@ -49,20 +75,27 @@ pub struct spinlock_t {
 }
 
 #[repr(C)]
-#[derive(Copy, Clone, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum pmd_kind {
     None,
     Table,
     Huge,
     Bad,
+    Migration,
 }
 
 #[repr(C)]
 pub struct pmd_t {
     pub kind: pmd_kind,
+    /// There is no PMD table for it.
+    pub is_missing: bool,
+    /// There is no table when it is looked for.
     pub is_freed: bool,
+    /// The table is taken away when it was found, and before it is locked.
+    pub is_retracted: bool,
     pub lock: spinlock_t,
     pub ptes: *mut pte_t,
+    pub huge: *mut folio,
 }
 
 #[repr(C)]
@@ -73,7 +106,7 @@ pub struct pgd_t {
 
 /// A folio, which is its first page, or a further page of one: these follow. Its address has room for the
 /// flags.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct folio {
     pub refcount: c_int,
@@ -98,7 +131,41 @@ pub struct folio {
     /// A power of two.
     pub nr_pages: c_uint,
     pub mapping: Option<NonNull<address_space>>,
+    pub index: usize,
+    pub anon_vma: Option<NonNull<anon_vma>>,
+    pub is_exclusive: bool,
+    pub is_pinned: bool,
+    /// Another thread pins it without locks, if that finds the entry.
+    pub is_being_pinned: bool,
+    /// Another thread writes to it, as long as there is an entry.
+    pub is_being_written: bool,
+    pub is_swapcache: bool,
+    pub swap: swp_entry_t,
+    /// An entry that another thread sets while one waits for the lock, and what it becomes.
+    pub changes: Option<NonNull<pte_t>>,
+    pub entry: pte_t,
 }
+
+#[repr(C)]
+#[derive(Debug, Default, PartialEq)]
+pub struct anon_vma {
+    pub refcount: c_int,
+    pub is_locked: bool,
+    /// Another thread has locked it.
+    pub is_contended: bool,
+}
+
+#[repr(C, align(64))]
+pub struct swap_info_struct {
+    pub refcount: c_int,
+    /// It is being taken out of use.
+    pub is_off: bool,
+    pub swap_map: [u8; 8],
+    /// The swap cache.
+    pub folios: [*mut folio; 8],
+}
+
+pub const SWAP_HAS_CACHE: u8 = 0x40;
 
 /// How many pages there are, and how many a file may have.
 pub const FOLIOS: usize = 128;
@@ -119,13 +186,36 @@ pub struct mm_struct {
     pub has_memory: bool,
     pub anon_pages: usize,
     pub file_pages: usize,
+    /// For each page the entry that TLBs may have, while it is not there any more.
+    pub stale: [pte_t; 2 * PTRS_PER_PTE],
+    /// How often TLBs were flushed.
+    pub flushes: c_uint,
+    /// Addresses whose caches were flushed: the first, and the one behind the last.
+    pub cache: [usize; 2],
+    pub __bindgen_anon_1: mm_notifiers,
+    /// Those that the notifiers were told of.
+    pub notified: [usize; 2],
     pub folios: [folio; FOLIOS],
     /// How many of them were allocated.
     pub allocated: usize,
     /// How many can still be charged.
     pub charges: usize,
-    pub vma: *mut vm_area_struct,
+    pub vmas: [*mut vm_area_struct; 2],
     pub has_mmap_lock: bool,
+    /// How often the mmap lock was taken.
+    pub mmap_locks: c_uint,
+}
+
+#[repr(C)]
+pub struct mm_notifiers {
+    pub notifier_subscriptions: *mut c_void,
+}
+
+#[repr(C)]
+pub struct mmu_notifier_range {
+    mm: *mut mm_struct,
+    start: usize,
+    end: usize,
 }
 
 #[repr(C)]
@@ -133,6 +223,9 @@ pub struct inode {
     pub size: usize,
     /// That which has the file.
     pub vma: *mut vm_area_struct,
+    /// How many blocks there are, and how many were taken for pages that are not added yet.
+    pub free_blocks: usize,
+    pub new_blocks: usize,
 }
 
 #[repr(C)]
@@ -147,13 +240,19 @@ pub struct vm_area_struct {
     pub vm_end: usize,
     pub vm_mm: *mut mm_struct,
     pub vm_pgoff: usize,
-    pub vm_page_prot: usize,
+    pub vm_page_prot: pgprot_t,
     pub vm_file: *mut file,
     pub vm_flags: vm_flags_t,
     pub vm_ops: *const c_void,
-    pub anon_vma: *mut c_void,
+    pub anon_vma: *mut anon_vma,
     pub vm_userfaultfd_ctx: vm_userfaultfd_ctx,
     pub is_locked: bool,
+    /// A thread waits to lock it for writing, so that it is not locked without the mmap lock.
+    pub has_writer: bool,
+    /// It has too many readers.
+    pub is_full: bool,
+    /// That which it gets.
+    pub own_anon_vma: anon_vma,
 }
 
 #[repr(C)]
@@ -162,7 +261,10 @@ pub struct vm_userfaultfd_ctx {
 }
 
 #[repr(C)]
-pub struct rw_semaphore(());
+#[derive(Default)]
+pub struct rw_semaphore {
+    pub readers: c_uint,
+}
 
 #[repr(C)]
 pub struct userfaultfd_ctx {
@@ -187,12 +289,80 @@ pub struct rust_pte_run {
     pub count: c_uint,
 }
 
+pub type rust_move_tables = c_uint;
+pub const rust_move_tables_RUST_MOVE_PTE: rust_move_tables = 0;
+pub const rust_move_tables_RUST_MOVE_LEAF: rust_move_tables = 1;
+pub const rust_move_tables_RUST_MOVE_NO_SOURCE: rust_move_tables = 2;
+pub const rust_move_tables_RUST_MOVE_HUGE_TAKEN: rust_move_tables = 3;
+
+pub type rust_move_source = c_uint;
+pub const rust_move_source_RUST_MOVE_NO_TABLE: rust_move_source = 0;
+pub const rust_move_source_RUST_MOVE_TAKEN: rust_move_source = 1;
+pub const rust_move_source_RUST_MOVE_HOLE: rust_move_source = 2;
+pub const rust_move_source_RUST_MOVE_ZERO_PAGE: rust_move_source = 3;
+pub const rust_move_source_RUST_MOVE_PAGE: rust_move_source = 4;
+pub const rust_move_source_RUST_MOVE_SWAP: rust_move_source = 5;
+pub const rust_move_source_RUST_MOVE_SHARED: rust_move_source = 6;
+pub const rust_move_source_RUST_MOVE_MIGRATION: rust_move_source = 7;
+
+#[repr(C)]
+pub struct rust_move {
+    pub dst_vma: *mut vm_area_struct,
+    pub src_vma: *mut vm_area_struct,
+    pub dst: usize,
+    pub src: usize,
+    pub len: usize,
+    pub dst_pmd: *mut pmd_t,
+    pub src_pmd: *mut pmd_t,
+    pub dst_pmdval: pmd_t,
+    pub dst_is_none: bool,
+    pub dst_pte: *mut pte_t,
+    pub src_pte: *mut pte_t,
+    pub dst_ptl: *mut spinlock_t,
+    pub src_ptl: *mut spinlock_t,
+    pub count: c_uint,
+    pub __bindgen_anon_1: rust_move__bindgen_ty_1,
+}
+
+#[repr(C)]
+pub union rust_move__bindgen_ty_1 {
+    pub folio: *mut folio,
+    pub swap: swp_entry_t,
+}
+
 unsafe extern "C" {
-    pub fn rust_pte_alloc(
-        vma: *mut vm_area_struct,
-        addr: usize,
-        pmd: *mut *mut pmd_t,
-    ) -> rust_pte_result;
+    /// Returns true if the thread has locked or mapped no table.
+    pub safe fn model_is_idle() -> bool;
+
+    pub fn rust_move_find_tables(move_: *mut rust_move, alloc: bool) -> rust_move_tables;
+    pub fn rust_move_leaf(move_: *mut rust_move) -> c_int;
+    pub fn rust_split_leaf(move_: *mut rust_move) -> c_int;
+    pub fn rust_move_lock(move_: *mut rust_move) -> rust_move_source;
+    pub fn rust_move_unlock(move_: *mut rust_move);
+    pub fn rust_move_zero_ptes(move_: *mut rust_move) -> c_uint;
+    pub fn rust_move_anon_ptes(move_: *mut rust_move, anon_vma: *mut anon_vma) -> c_uint;
+    pub fn rust_move_swap_pte(
+        move_: *mut rust_move,
+        si: *mut swap_info_struct,
+        folio: *mut folio,
+    ) -> bool;
+    pub fn rust_migration_entry_wait(move_: *mut rust_move);
+    pub fn rust_anon_vma_trylock(folio: *mut folio, locked: *mut bool) -> *mut anon_vma;
+    pub fn rust_anon_vma_lock_write(anon_vma: *mut anon_vma);
+    pub fn rust_anon_vma_unlock_put(anon_vma: *mut anon_vma);
+    pub fn rust_put_anon_vma(anon_vma: *mut anon_vma);
+    pub fn rust_get_swap_device(swap: swp_entry_t) -> *mut swap_info_struct;
+    pub fn rust_put_swap_device(si: *mut swap_info_struct);
+    pub fn rust_swap_cache_get_folio(swap: swp_entry_t) -> *mut folio;
+    pub fn rust_mmu_notifier_start(
+        range: *mut mmu_notifier_range,
+        mm: *mut mm_struct,
+        start: usize,
+        end: usize,
+    );
+    pub fn rust_mmu_notifier_end(range: *mut mmu_notifier_range);
+
+    pub fn rust_pte_alloc(vma: *mut vm_area_struct, addr: usize) -> rust_pte_result;
     pub fn rust_pte_alloc_lock_none(
         vma: *mut vm_area_struct,
         addr: usize,
@@ -211,7 +381,6 @@ unsafe extern "C" {
         addr: usize,
         folio: *mut *mut folio,
     ) -> c_int;
-    pub fn rust_folio_unlock_put(folio: *mut folio);
     pub fn rust_map_cached_folios(
         vma: *mut vm_area_struct,
         addr: usize,
@@ -226,6 +395,19 @@ unsafe extern "C" {
         uffd_wp: bool,
         folio: *mut folio,
         count: *mut c_uint,
+    ) -> rust_pte_result;
+    pub fn rust_shmem_new_page(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        pmd: *mut *mut pmd_t,
+        folio: *mut *mut folio,
+    ) -> rust_pte_result;
+    pub fn rust_shmem_map_added(
+        vma: *mut vm_area_struct,
+        pmd: *mut pmd_t,
+        addr: usize,
+        folio: *mut folio,
+        uffd_wp: bool,
     ) -> rust_pte_result;
     pub fn rust_pte_unmap_unlock(pte: *mut pte_t, ptl: *mut spinlock_t);
     pub fn rust_set_zero_ptes(
@@ -250,6 +432,7 @@ pub unsafe fn rust_vma_alloc_folio(vma: *mut vm_area_struct, _addr: usize) -> *m
     };
     mm.allocated += 1;
     folio.refcount = 1;
+    folio.nr_pages = 1;
     folio
 }
 
@@ -274,9 +457,85 @@ pub unsafe fn rust_folio_charge(folio: *mut folio, mm: *mut mm_struct) -> c_int 
     0
 }
 
+pub unsafe fn rust_folio_zero(_folio: *mut folio, _addr: usize) {}
+
+/// The last reference is given back with the lock.
 pub unsafe fn rust_folio_put(folio: *mut folio) {
     // SAFETY: The caller passes a valid folio.
-    unsafe { (*folio).refcount -= 1 };
+    let folio = unsafe { &mut *folio };
+    assert!(folio.refcount > 0, "there is no reference");
+    folio.refcount -= 1;
+    assert!(folio.refcount > 0 || !folio.is_locked, "it is locked");
+}
+
+pub unsafe fn rust_folio_get(folio: *mut folio) {
+    // SAFETY: The caller passes a valid folio.
+    let refcount = unsafe { &mut (*folio).refcount };
+    assert!(*refcount > 0, "there is no reference");
+    *refcount += 1;
+}
+
+pub unsafe fn rust_folio_test_large(folio: *mut folio) -> bool {
+    // SAFETY: The caller passes a valid folio.
+    unsafe { (*folio).nr_pages > 1 }
+}
+
+pub unsafe fn rust_folio_trylock_get(folio: *mut folio) -> bool {
+    // SAFETY: The caller passes a valid folio.
+    let state = unsafe { &mut *folio };
+    if state.is_locked || state.is_contended {
+        return false;
+    }
+    state.is_locked = true;
+    // SAFETY: As above.
+    unsafe { rust_folio_get(folio) };
+    true
+}
+
+/// The other thread unlocks it then.
+pub unsafe fn rust_folio_lock(folio: *mut folio) {
+    // SAFETY: The caller passes a valid folio.
+    let state = unsafe { &mut *folio };
+    assert!(model_is_idle(), "a table is locked");
+    assert!(!state.is_locked, "the folio is locked twice");
+    state.is_contended = false;
+    state.is_locked = true;
+    if let Some(entry) = state.changes.take() {
+        // SAFETY: A test has set it to one.
+        unsafe { entry.write(state.entry) };
+    }
+}
+
+pub unsafe fn rust_folio_unlock_put(folio: *mut folio) {
+    // SAFETY: The caller passes a valid folio.
+    unsafe {
+        folio_unlock(folio);
+        rust_folio_put(folio);
+    }
+}
+
+/// Each page gets what the folio has. One that is pinned cannot be split.
+pub unsafe fn rust_split_folio(folio: *mut folio) -> c_int {
+    assert!(model_is_idle(), "a table is locked");
+    // SAFETY: The caller passes a valid folio.
+    let first = unsafe { &mut *folio };
+    assert!(first.is_locked, "the folio is not locked");
+    assert!(first.nr_pages > 1, "the folio is of one page");
+    if first.is_pinned {
+        return -11;
+    }
+    let count = first.nr_pages as usize;
+    first.nr_pages = 1;
+    for number in 1..count {
+        // SAFETY: The other pages follow, and have their own counts.
+        let page = unsafe { &mut *folio.add(number) };
+        page.nr_pages = 1;
+        page.refcount = page.rmaps;
+        first.refcount -= page.rmaps;
+        page.anon_vma = first.anon_vma;
+        page.index = first.index + number;
+    }
+    0
 }
 
 /// Adds a folio of so many pages to a file. The file has a reference for each.
@@ -312,7 +571,7 @@ unsafe extern "C" fn shmem_get_folio(
 ) -> c_int {
     // SAFETY: The caller passes the inode of a file, which a VMA has.
     let (size, vma, entry) = unsafe {
-        let inode { size, vma } = *inode;
+        let (size, vma) = ((*inode).size, (*inode).vma);
         let file = (*vma).vm_file;
         (size, vma, (*(*file).f_mapping).i_pages[index])
     };
@@ -337,13 +596,15 @@ unsafe extern "C" fn shmem_get_folio(
     0
 }
 
-/// The C code calls this as well.
+/// The C code calls this as well. If only entries have references, that is with their table locked.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn folio_unlock(folio: *mut folio) {
     // SAFETY: The caller passes a valid folio.
-    let is_locked = unsafe { &mut (*folio).is_locked };
-    assert!(*is_locked, "the folio is not locked");
-    *is_locked = false;
+    let state = unsafe { &mut *folio };
+    assert!(state.is_locked, "the folio is not locked");
+    let is_kept = state.anon_vma.is_none() || state.refcount > state.rmaps;
+    assert!(is_kept || !model_is_idle(), "the folio may be gone");
+    state.is_locked = false;
 }
 
 pub unsafe fn cond_resched_killable() -> bool {
@@ -355,6 +616,8 @@ pub unsafe fn mmap_read_lock(mm: *mut mm_struct) {
     let has_lock = unsafe { &mut (*mm).has_mmap_lock };
     assert!(!*has_lock, "the mmap lock is taken twice");
     *has_lock = true;
+    // SAFETY: As above.
+    unsafe { (*mm).mmap_locks += 1 };
 }
 
 pub unsafe fn mmap_read_unlock(mm: *mut mm_struct) {
@@ -364,42 +627,169 @@ pub unsafe fn mmap_read_unlock(mm: *mut mm_struct) {
 
 pub unsafe fn vma_lookup(mm: *mut mm_struct, addr: usize) -> *mut vm_area_struct {
     // SAFETY: The caller passes a valid mm.
-    let vma = unsafe { (*mm).vma };
-    // SAFETY: So its VMA is valid.
-    if unsafe { (*vma).vm_start <= addr && addr < (*vma).vm_end } {
-        vma
-    } else {
-        null_mut()
+    for vma in unsafe { (*mm).vmas } {
+        // SAFETY: So its VMAs are valid or null.
+        if !vma.is_null() && unsafe { (*vma).vm_start <= addr && addr < (*vma).vm_end } {
+            return vma;
+        }
     }
+    null_mut()
 }
 
 pub unsafe fn lock_vma_under_rcu(mm: *mut mm_struct, addr: usize) -> *mut vm_area_struct {
     // SAFETY: The caller passes a valid mm.
     let vma = unsafe { vma_lookup(mm, addr) };
-    if !vma.is_null() {
-        // SAFETY: It was found.
-        unsafe { vma_start_read_locked(vma) };
+    // SAFETY: It was found.
+    if vma.is_null() || unsafe { (*vma).has_writer || !vma_start_read_locked(vma) } {
+        return null_mut();
     }
     vma
 }
 
 pub unsafe fn vma_start_read_locked(vma: *mut vm_area_struct) -> bool {
     // SAFETY: The caller passes a valid VMA.
-    let is_locked = unsafe { &mut (*vma).is_locked };
-    assert!(!*is_locked, "the VMA is locked twice");
-    *is_locked = true;
-    true
+    let vma = unsafe { &mut *vma };
+    assert!(!vma.is_locked, "the VMA is locked twice");
+    vma.is_locked = !vma.is_full;
+    vma.is_locked
+}
+
+/// Only a thread that holds the mmap lock may lock a second one, for which it waits.
+pub unsafe fn vma_start_read_locked_nested(vma: *mut vm_area_struct) -> bool {
+    // SAFETY: The caller passes a valid VMA.
+    unsafe {
+        assert!((*(*vma).vm_mm).has_mmap_lock);
+        vma_start_read_locked(vma)
+    }
 }
 
 pub unsafe fn vma_end_read(vma: *mut vm_area_struct) {
     // SAFETY: The caller passes a valid VMA.
-    unsafe { (*vma).is_locked = false };
+    let is_locked = unsafe { &mut (*vma).is_locked };
+    assert!(*is_locked, "the VMA is not locked");
+    *is_locked = false;
 }
 
 pub unsafe fn __anon_vma_prepare(vma: *mut vm_area_struct) -> c_int {
-    // SAFETY: The caller passes a valid VMA.
-    unsafe { (*vma).anon_vma = vma.cast() };
+    // SAFETY: The caller passes a valid VMA, whose mm is locked.
+    let vma = unsafe { &mut *vma };
+    vma.own_anon_vma.refcount = 1;
+    vma.anon_vma = &mut vma.own_anon_vma;
     0
+}
+
+pub unsafe fn down_read(lock: *mut rw_semaphore) {
+    // SAFETY: The caller passes a valid lock.
+    unsafe { (*lock).readers += 1 };
+}
+
+pub unsafe fn up_read(lock: *mut rw_semaphore) {
+    // SAFETY: The caller passes a valid lock.
+    let readers = unsafe { &mut (*lock).readers };
+    assert!(*readers > 0, "it is not locked");
+    *readers -= 1;
+}
+
+/// Its users are not counted.
+pub unsafe fn mmget_not_zero(_mm: *mut mm_struct) -> bool {
+    true
+}
+
+pub unsafe fn mmget(_mm: *mut mm_struct) {}
+
+pub unsafe fn mmput(_mm: *mut mm_struct) {}
+
+/// The file system has blocks for so many pages. The C code calls this.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rust_shmem_take_block(
+    vma: *mut vm_area_struct,
+    addr: usize,
+    folio: *mut *mut folio,
+) -> bool {
+    // SAFETY: The caller passes a valid VMA of a file.
+    let inode = unsafe { &mut *(*(*vma).vm_file).f_inode };
+    if inode.free_blocks == 0 {
+        return false;
+    }
+    if !folio.is_null() {
+        // SAFETY: The caller passes a place for a folio.
+        unsafe {
+            *folio = rust_vma_alloc_folio(vma, addr);
+            if (*folio).is_null() {
+                return false;
+            }
+        }
+    }
+    inode.free_blocks -= 1;
+    inode.new_blocks += 1;
+    true
+}
+
+pub unsafe fn rust_shmem_put_block(vma: *mut vm_area_struct) {
+    // SAFETY: The caller passes a valid VMA of a file.
+    let inode = unsafe { &mut *(*(*vma).vm_file).f_inode };
+    assert!(inode.new_blocks > 0, "no block was taken");
+    inode.free_blocks += 1;
+    inode.new_blocks -= 1;
+}
+
+pub unsafe fn rust_shmem_add_folio(
+    vma: *mut vm_area_struct,
+    addr: usize,
+    folio: *mut folio,
+) -> c_int {
+    // SAFETY: The caller passes a valid VMA of a file, and a folio.
+    let (vma, state) = unsafe { (&mut *vma, &mut *folio) };
+    // SAFETY: As above.
+    let (inode, mapping, mm) = unsafe {
+        let file = &*vma.vm_file;
+        (&*file.f_inode, &mut *file.f_mapping, &mut *vma.vm_mm)
+    };
+    let index = ((addr - vma.vm_start) >> 12) + vma.vm_pgoff;
+    assert_eq!(state.refcount, 1, "another thread knows the folio");
+    if index << 12 >= inode.size {
+        return -14;
+    }
+    if mm.charges == 0 {
+        return -12;
+    }
+    if !mapping.i_pages[index].is_null() {
+        return -17;
+    }
+    mm.charges -= 1;
+    state.is_charged = true;
+    state.is_locked = true;
+    state.is_uptodate = true;
+    state.index = index;
+    state.mapping = Some(NonNull::from(&mut *mapping));
+    state.refcount += 1;
+    mapping.i_pages[index] = folio;
+    0
+}
+
+/// The C code calls this, with the tables unlocked.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rust_shmem_keep_folio(vma: *mut vm_area_struct, folio: *mut folio) {
+    assert!(model_is_idle(), "a table is locked");
+    // SAFETY: The caller passes a valid VMA of a file, and a folio of that.
+    let (inode, folio) = unsafe { (&mut *(*(*vma).vm_file).f_inode, &mut *folio) };
+    assert!(inode.new_blocks > 0, "no block was taken");
+    inode.new_blocks -= 1;
+    folio.lrus += 1;
+    // SAFETY: It is one.
+    unsafe { folio_unlock(folio) };
+}
+
+pub unsafe fn rust_shmem_remove_folio(folio: *mut folio) {
+    // SAFETY: The caller passes a folio of a file.
+    let state = unsafe { &mut *folio };
+    let mapping = state.mapping.take().expect("a file has it");
+    // SAFETY: The file is valid.
+    unsafe { (*mapping.as_ptr()).i_pages[state.index] = null_mut() };
+    assert_eq!(state.lrus, 0);
+    state.refcount -= 1;
+    // SAFETY: It was locked, and the caller gives its reference away.
+    unsafe { rust_folio_unlock_put(folio) };
 }
 
 pub unsafe fn vma_is_shmem(vma: *mut vm_area_struct) -> bool {
@@ -412,7 +802,7 @@ macro_rules! not_called {
     ($(fn $name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
         $(
             pub unsafe fn $name($(_: $argument),*) $(-> $result)? {
-                unreachable!("no test has a context")
+                unreachable!("no test calls it")
             }
         )*
     };
@@ -423,21 +813,13 @@ pub const uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED: uffd_shim_page = 1;
 pub const uffd_shim_page_UFFD_SHIM_PAGE_MAPPED: uffd_shim_page = 2;
 
 not_called! {
-    fn down_read(*mut rw_semaphore);
-    fn up_read(*mut rw_semaphore);
-    fn mmget_not_zero(*mut mm_struct) -> bool;
-    fn mmput(*mut mm_struct);
     fn get_file(*mut file);
     fn fput(*mut file);
     fn uffd_shim_vma_pagesize(*mut vm_area_struct) -> usize;
     fn uffd_shim_find_page(*mut mm_struct, usize, *mut usize) -> uffd_shim_page;
-    fn uffd_shim_shmem_zeropage(*mut pmd_t, *mut vm_area_struct, usize) -> c_int;
-    fn uffd_shim_shmem_copy(
-        *mut pmd_t, *mut vm_area_struct, usize, usize, bool, *mut *mut folio
-    ) -> c_int;
     fn uffd_shim_hugetlb_continue(*mut vm_area_struct, usize, bool) -> c_int;
     fn uffd_shim_hugetlb_poison(*mut vm_area_struct, usize) -> c_int;
     fn uffd_shim_hugetlb_copy(*mut vm_area_struct, usize, usize, bool, *mut *mut folio) -> c_int;
-    fn uffd_shim_move(*mut userfaultfd_ctx, usize, usize, usize, u64) -> isize;
-    fn uffd_shim_writeprotect(*mut userfaultfd_ctx, usize, usize, bool) -> c_int;
+    fn find_vma_intersection(*mut mm_struct, usize, usize) -> *mut vm_area_struct;
+    fn uffd_wp_range(*mut vm_area_struct, usize, usize, bool) -> isize;
 }

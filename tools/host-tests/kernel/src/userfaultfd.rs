@@ -12,7 +12,7 @@ pub mod target;
 pub mod context {
     use crate::{bindings, mm::Mm, types::Opaque};
 
-    /// The tests make no contexts.
+    #[repr(transparent)]
     pub struct Context {
         raw: Opaque<bindings::userfaultfd_ctx>,
     }
@@ -23,22 +23,28 @@ pub mod context {
     unsafe impl Sync for Context {}
 
     impl Context {
+        #[allow(clippy::missing_safety_doc)]
+        pub unsafe fn from_raw<'a>(ctx: *const bindings::userfaultfd_ctx) -> Option<&'a Self> {
+            // SAFETY: The caller passes a valid context or null, and the type has it as its only field.
+            unsafe { ctx.cast::<Self>().as_ref() }
+        }
+
         pub fn as_raw(&self) -> *mut bindings::userfaultfd_ctx {
             self.raw.get()
         }
 
         pub fn mm(&self) -> &Mm {
-            // SAFETY: There are no contexts.
+            // SAFETY: The context is valid.
             unsafe { Mm::from_raw((*self.as_raw()).mm) }
         }
 
         pub fn mmap_changing(&self) -> bool {
-            // SAFETY: There are no contexts.
+            // SAFETY: The context is valid.
             unsafe { (*self.as_raw()).mmap_changing }
         }
 
         pub fn task_size(&self) -> u64 {
-            unreachable!("there are no contexts")
+            1 << 32
         }
     }
 }
@@ -52,10 +58,23 @@ pub mod supported {
 
 pub mod vma {
     use super::context::Context;
-    use crate::{bindings, mm::virt::VmaRef, page::PAGE_SIZE};
+    use crate::{
+        bindings,
+        mm::virt::{flags, VmaRef},
+        page::PAGE_SIZE,
+    };
+    use core::ops::Deref;
 
     #[derive(Copy, Clone)]
     pub struct Vma<'a>(&'a VmaRef);
+
+    impl Deref for Vma<'_> {
+        type Target = VmaRef;
+
+        fn deref(&self) -> &VmaRef {
+            self.0
+        }
+    }
 
     impl<'a> Vma<'a> {
         pub fn from_ref(vma: &'a VmaRef) -> Self {
@@ -65,8 +84,12 @@ pub mod vma {
         pub fn context(&self) -> Option<&'a Context> {
             // SAFETY: The VMA is valid.
             let ctx = unsafe { (*self.0.as_ptr()).vm_userfaultfd_ctx.ctx };
-            // SAFETY: The context is valid or null, and the type has it as its only field.
-            unsafe { ctx.cast::<Context>().as_ref() }
+            // SAFETY: The context is valid or null.
+            unsafe { Context::from_raw(ctx) }
+        }
+
+        pub fn is_hugetlb(&self) -> bool {
+            self.flags() & flags::HUGETLB != 0
         }
 
         pub fn page_index(&self, address: usize) -> usize {

@@ -9,11 +9,20 @@ use core::ops::Range;
 use kernel::{
     error::Result,
     mm::{
-        folio::{ChargedFolios, FilledFolio, NewFolio},
-        locked::{LockedVma, Memory, Private, PteVma, Shared, ShmemVma},
+        filemap::NewPage,
+        folio::{ChargedFolios, FilledFolio, Folio, LockedFolio, NewFolio},
+        locked::{Memory, Private, PteVma, Shared, ShmemVma},
+        mmu_notifier::InvalidateRange,
         pgtable::NoVacancy,
+        relocation::{
+            Buffer, InvalidatedPair, Leaf, NoTables, OtherFolio, Page, Relocation, Source, Swap,
+            Tables,
+        },
+        rmap::{NoRmap, RmapLock, UnlockedRmap},
+        swap::SwapSlot,
         MmWithUser,
     },
+    page::PAGE_SIZE,
     task::Sleepable,
     userfaultfd::{
         pages::Pages,
@@ -24,6 +33,10 @@ use kernel::{
 
 #[path = "../../../../fs/userfaultfd/fill.rs"]
 mod fill;
+#[path = "../../../../fs/userfaultfd/protect.rs"]
+mod protect;
+#[path = "../../../../fs/userfaultfd/relocate.rs"]
+mod relocate;
 
 fn sleep_with_table<S>(
     vma: PteVma<'_, S>,
@@ -41,7 +54,7 @@ fn nested<S>(
     sleep: &mut Sleepable,
 ) -> Result<usize, NoVacancy> {
     let first = vma.with_vacant(range.clone(), sleep, |run| run.poison())?;
-    vma.alloc_pte_table(range.clone(), sleep)?;
+    vma.alloc_pte_table(range.start, sleep)?;
     let second = vma.with_vacant(range, sleep, |run| run.poison())?;
     Ok(first + second)
 }
@@ -64,31 +77,31 @@ fn use_twice(
     vma.with_vacant(range, sleep, |run| run.map_zero_page())
 }
 
-fn add_zeroes(vma: PteVma<'_, Shared>, range: Range<usize>, sleep: &mut Sleepable) -> Result {
-    match vma.alloc_pte_table(range, sleep) {
-        Ok(slot) => slot.add_zeroes(sleep),
-        Err(_) => Ok(()),
-    }
-}
-
-fn private_memory<'v>(
-    vma: &'v mut LockedVma<'_>,
-) -> Option<(PteVma<'v, Private>, &'v mut Sleepable)> {
-    match vma.parts() {
-        (Memory::Private(vma), sleep) => Some((vma, sleep)),
-        _ => None,
-    }
-}
-
-fn keep(mm: &MmWithUser, range: Range<usize>, sleep: &mut Sleepable) -> Result<Option<usize>> {
-    let mut locked = mm.lock_vma_prepare_anon(range.start, sleep)?;
-    let Some((vma, sleep)) = private_memory(&mut locked) else {
-        return Ok(None);
+fn add_zeroes(
+    vma: ShmemVma<'_, Shared>,
+    address: usize,
+    sleep: &mut Sleepable,
+) -> Result<Result<(), NoVacancy>> {
+    let (page, folio) = match vma.new_page(address, sleep) {
+        Ok(new) => new,
+        Err(err) => return Ok(Err(err)),
     };
-    ChargedFolios::new(vma);
-    let address = vma.alloc_pte_table(range, sleep).map(|slot| slot.address());
-    drop(locked);
-    Ok(address.ok())
+    let added = page.add(folio.zero(address), sleep)?;
+    Ok(added.map(false))
+}
+
+fn keep(mm: &MmWithUser, address: usize, sleep: &mut Sleepable) -> Result {
+    let mut locked = mm.lock_vma_prepare_anon(address, sleep)?;
+    match locked.parts() {
+        (Memory::Private(vma), _) => drop(ChargedFolios::new(vma)),
+        (Memory::Shared(vma), sleep) => {
+            let page = vma.shmem().new_page_for_filled(address, sleep);
+            drop(page);
+        }
+        _ => {}
+    }
+    locked.unlock();
+    Ok(())
 }
 
 fn lock(mm: &MmWithUser, addresses: [usize; 2], sleep: &mut Sleepable) -> Result {
@@ -97,6 +110,113 @@ fn lock(mm: &MmWithUser, addresses: [usize; 2], sleep: &mut Sleepable) -> Result
     let sleep = first.unlock();
     mm.lock_vma_prepare_anon(addresses[1], sleep)?.parts();
     Ok(())
+}
+
+fn lock_pair(mm: &MmWithUser, dst: usize, src: usize, sleep: &mut Sleepable) -> Result {
+    mm.lock_vma_prepare_anon(dst, sleep)?.parts();
+    let mut buffer = Buffer::default();
+    let mut locked = mm.lock_vma_pair_prepare_anon(dst, src, sleep)?;
+    let (Some(vmas), token) = locked.parts() else {
+        return Ok(());
+    };
+    token.cond_resched_killable()?;
+    let range = InvalidateRange::clear(vmas.src(), src..src + PAGE_SIZE, token);
+    drop(range);
+    for offset in [0, PAGE_SIZE] {
+        let pages = vmas.relocation(dst + offset, src + offset, PAGE_SIZE, &mut buffer);
+        drop(pages);
+    }
+    drop(locked);
+    sleep.cond_resched_killable()
+}
+
+fn find(
+    pages: &mut Relocation<'_, '_>,
+    rmap: RmapLock,
+    slot: SwapSlot,
+    sleep: &mut Sleepable,
+) -> Result<usize, NoTables> {
+    let moved = match pages.find_tables(true, sleep)? {
+        Tables::Leaf(leaf) => relocate_leaf(leaf, sleep).map_or(0, |()| Leaf::SIZE / PAGE_SIZE),
+        Tables::Pte(tables) => relocate_first(tables.invalidate(sleep), rmap, slot, sleep),
+    };
+    pages.advance(moved);
+    pages.find_tables(true, sleep)?;
+    Ok(moved)
+}
+
+fn relocate_leaf(leaf: Leaf<'_, '_>, sleep: &mut Sleepable) -> Result {
+    if leaf.is_whole() {
+        leaf.relocate(sleep)
+    } else {
+        leaf.split(sleep)
+    }
+}
+
+fn relocate_first(
+    mut tables: InvalidatedPair<'_, '_>,
+    rmap: RmapLock,
+    slot: SwapSlot,
+    sleep: &mut Sleepable,
+) -> usize {
+    let moved = match tables.lock(sleep) {
+        Some(Source::ZeroPage(page)) => page.relocate(),
+        Some(Source::Page(page)) => relocate_page(page, rmap).unwrap_or(0),
+        Some(Source::Swap(swap)) => relocate_swap(swap, slot, None).map_or(0, |()| 1),
+        Some(Source::Hole(pages)) => pages,
+        _ => 0,
+    };
+    if let Some(Source::ZeroPage(page)) = tables.lock(sleep) {
+        return moved + page.relocate();
+    }
+    tables.wait_for_migration(sleep);
+    moved
+}
+
+fn relocate_page(page: Page<'_>, rmap: RmapLock) -> Result<usize, OtherFolio> {
+    let is_large = page.folio().is_large();
+    let moved = page.relocate(rmap)?;
+    Ok(if is_large { 0 } else { moved })
+}
+
+fn relocate_swap(
+    swap: Swap<'_>,
+    slot: SwapSlot,
+    cached: Option<&LockedFolio>,
+) -> Result<(), OtherFolio> {
+    swap.relocate(&slot, cached)
+}
+
+fn lock_folio(
+    tables: &mut InvalidatedPair<'_, '_>,
+    rmap: UnlockedRmap,
+    sleep: &mut Sleepable,
+) -> Option<RmapLock> {
+    let Some(Source::Page(page)) = tables.lock(sleep) else {
+        return None;
+    };
+    let folio = page.folio().into();
+    drop(page);
+    let folio = match Folio::lock(folio, sleep).try_lock_rmap() {
+        Ok(rmap) => return Some(rmap),
+        Err(NoRmap::Locked(rmap)) => return Some(rmap.lock(sleep)),
+        Err(NoRmap::Large(folio) | NoRmap::Unmapped(folio)) => folio,
+    };
+    match folio.split(sleep) {
+        Ok(()) => Some(rmap.lock(sleep)),
+        Err(_) => None,
+    }
+}
+
+fn add(
+    vma: ShmemVma<'_, Shared>,
+    page: NewPage<'_>,
+    folio: FilledFolio<Shared>,
+    sleep: &mut Sleepable,
+) -> Result<Result<(), NoVacancy>> {
+    let mapped = page.add(folio, sleep)?.map(true);
+    drop(vma.lock_folio(vma.pte_vma().vma().start(), sleep)?);
+    Ok(mapped)
 }
 
 fn operations(
@@ -111,9 +231,11 @@ fn operations(
         let _ = vma.with_vacant(addresses, sleep, |run| run.map_zero_page());
     }
     drop(target);
-    pages.write_protect(range, true)?;
+    pages.lock_range(range)?.protect(true)?;
     fill::copy(pages, range, src, false)?;
     fill::map_existing(pages, range, false)?;
+    protect::write_protect(pages, range, true)?;
+    relocate::relocate(pages, range, range, true)?;
     pages.lock_target(range)?;
     sleep.cond_resched_killable()
 }
@@ -193,6 +315,15 @@ fn map_existing(
     };
     target.unlocked(range, |_| Ok(()))?;
     Ok(count)
+}
+
+fn target_pair(pages: &mut Pages<'_>, dst: PageRange, src: PageRange) -> Result<Option<usize>> {
+    let mut target = pages.lock_target_pair(dst, src)?;
+    let (vmas, _) = target.parts();
+    let start = vmas.map(|vmas| vmas.dst().start().min(vmas.src().start()));
+    drop(target);
+    pages.lock_range(dst)?;
+    Ok(start)
 }
 
 fn tracks_writes(target: Target<'_>, range: PageRange) -> Result<bool> {

@@ -10,7 +10,7 @@ use kernel::{
 
 fn operations(pages: &mut Pages<'_>, range: PageRange) -> Result {
     let mut target = pages.lock_target(range)?;
-    pages.write_protect(range, true)?;
+    pages.lock_range(range)?.protect(true)?;
     target.parts();
     Ok(())
 }

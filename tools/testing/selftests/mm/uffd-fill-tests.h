@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What uffd-fill-races and uffd-fill-rivals share: threads that fill, processes
- * that are made for a test, and what the memory cgroup of these processes and
- * the log of the kernel have to say after it.
+ * What uffd-fill-races and uffd-fill-rivals share, and uffd-move-races in part:
+ * threads that fill, processes that are made for a test, and what the memory
+ * cgroup of these processes and the log of the kernel have to say after it.
  */
 #ifndef _MM_UFFD_FILL_TESTS_H
 #define _MM_UFFD_FILL_TESTS_H

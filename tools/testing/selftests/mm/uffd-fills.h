@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What uffd-fill-races and uffd-fill-rivals share: memory that is filled, one
- * fill and its answer, and what is in the pages afterwards. What is wrong is
- * said and counted.
+ * What uffd-fill-races and uffd-fill-rivals share, and uffd-move-races in part:
+ * memory that is filled, one fill and its answer, and what is in the pages
+ * afterwards. What is wrong is said and counted.
  */
 #ifndef _MM_UFFD_FILLS_H
 #define _MM_UFFD_FILLS_H
@@ -57,7 +57,7 @@ static int absent_fd, fd, uffd, pagemap_fd;
 static __u64 *entries;
 
 static atomic_long wrong, calls, partial, again, exists, vanished, beyond;
-static unsigned int seed = 1;
+static __thread unsigned int seed = 1;
 
 /* Says what is wrong, but not too often. */
 static inline void __printf(1, 2) complain(const char *fmt, ...)
@@ -285,8 +285,8 @@ static inline bool is_right(enum fill how, long i, __u64 value)
 }
 
 /* What happens if a page is read. */
-static sigjmp_buf back;
-static atomic_int signal_code;
+static __thread sigjmp_buf back;
+static __thread atomic_int signal_code;
 
 static inline void on_signal(int sig, siginfo_t *info, void *context)
 {

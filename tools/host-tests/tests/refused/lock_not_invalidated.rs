@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tables are not locked before those that have page tables of their own were told.
+
+use kernel::{
+    mm::relocation::{InvalidatedPair, TablePair},
+    task::Sleepable,
+};
+
+fn lock(mut tables: TablePair<'_, '_>, sleep: &mut Sleepable) {
+    InvalidatedPair::lock(&mut tables, sleep);
+}
+
+fn main() {}
