@@ -26,6 +26,7 @@
 //!    | `fdinfo`    | `fdinfo`         | what an administrator sees: counters, wchan, stack   |
 //!    | `accounts`  | `accounts`       | what is given back if a call fails in the middle     |
 //!    | `runs`      | `runs`           | ranges that cross page tables, with obstacles        |
+//!    | `moves`     | `moves`          | ranges of pages to move, with obstacles              |
 //!    | `random`    | `random`         | sequences made from a seed                           |
 //!
 //! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
@@ -68,6 +69,7 @@ mod kinds;
 mod ledger;
 mod memory;
 mod messages;
+mod moves;
 mod partial_ranges;
 mod poll;
 mod process;
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
         fdinfo::cases(),
         accounts::cases(),
         runs::cases(),
+        moves::cases(),
         random::cases(cli.seed),
     ]
     .into_iter()
