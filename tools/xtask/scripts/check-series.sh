@@ -37,6 +37,17 @@ echo "== bindings and unsafe code"
 if grep -rnwE --include='*.rs' 'bindings|unsafe' fs/userfaultfd; then
 	echo "fs/userfaultfd names the bindings, or has unsafe code"; fail=1
 fi
+echo "== objects"
+# Prints if make would build userfaultfd.o of a directory. The second argument sets the option.
+builds_c() {
+	# shellcheck disable=SC2016 # make expands it.
+	make -s -f "$1/Makefile" srctree=. CONFIG_USERFAULTFD=y ${2:+CONFIG_USERFAULTFD_RUST=y} \
+		--eval 'list: ; @echo $(obj-y)' list | tr ' ' '\n' | grep -x 'userfaultfd\.o'
+}
+for dir in fs mm; do
+	builds_c "$dir" > /dev/null || { echo "$dir/userfaultfd.o is not built without the option"; fail=1; }
+	! builds_c "$dir" rust || { echo "$dir/userfaultfd.o is built with the option"; fail=1; }
+done
 echo "== size"
 for patch in "$out"/patches/*.patch; do
 	awk -v name="$(basename "$patch")" '
