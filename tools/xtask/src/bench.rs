@@ -7,6 +7,7 @@ mod compare;
 mod native;
 mod plot;
 mod size;
+mod stack;
 mod targets;
 mod tracepoints;
 

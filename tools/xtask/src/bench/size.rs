@@ -2,7 +2,7 @@
 
 //! The sizes of the implementations, from the objects of a build.
 
-use super::{Key, BUILD};
+use super::{stack, Key, BUILD};
 use crate::{
     builder::Builder,
     config::{Impl, Kernel},
@@ -18,11 +18,26 @@ pub const FRAMES: &str = "stack frame of a sleeping thread";
 /// The function that is on the stack of a thread that sleeps in a fault, in either implementation.
 const SLEEPS: &str = "<handle_userfault>";
 
+/// The modules of `kernel::mm` that are for userfaultfd, as names of symbols have them.
+const MM: &[&str] = &[
+    "2mm6locked",
+    "2mm5folio",
+    "2mm7filemap",
+    "2mm7pgtable",
+    "2mm10relocation",
+    "2mm4rmap",
+    "2mm4swap",
+    "2mm12mmu_notifier",
+];
+
 /// Returns the objects that have the code.
 fn objects(imp: Impl) -> &'static str {
     match imp {
-        Impl::Rust => "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o",
-        Impl::C => "fs/userfaultfd.o",
+        Impl::Rust => {
+            "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o mm/rust_filemap.o \
+             mm/rust_folio.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o"
+        }
+        Impl::C => "fs/userfaultfd.o mm/userfaultfd.o",
     }
 }
 
@@ -39,25 +54,30 @@ pub fn measure(builder: &Builder, imp: Impl) -> Result<Vec<(Key, f64)>> {
         ui::output(&mut builder.lab.sh(&mounts, &[], &script))
     };
     let (text, data) = symbols(&run("readelf --syms --wide", objects(imp))?)?;
-    let stack = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;
+    let frame = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;
     let (all_text, all_data) = whole(&run("size", "vmlinux")?)?;
-    Ok([
-        ("text", text),
-        ("data", data),
-        ("text of the kernel", all_text),
-        ("data of the kernel", all_data),
-        (FRAMES, stack),
-    ]
-    .map(|(what, bytes)| {
+    let disassembly = run("objdump -dr --no-show-raw-insn", stack::objects(imp))?;
+    let mut sizes = stack::operations(imp, &disassembly)?;
+    sizes.extend(
+        [
+            ("text", text),
+            ("data", data),
+            ("text of the kernel", all_text),
+            ("data of the kernel", all_data),
+            (FRAMES, frame),
+        ]
+        .map(|(what, bytes)| (what.to_string(), bytes)),
+    );
+    let results = sizes.into_iter().map(|(what, bytes)| {
         let key = Key {
             mode: BUILD.into(),
             measure: "memory".into(),
-            params: [("what".into(), what.into())].into(),
+            params: [("what".to_string(), what.into())].into(),
             unit: "bytes".into(),
         };
         (key, bytes as f64)
-    })
-    .into())
+    });
+    Ok(results.collect())
 }
 
 /// Returns the sizes of text, with constants, and of data that `size` prints for a file.
@@ -82,7 +102,8 @@ fn symbols(text: &str) -> Result<(u64, u64)> {
             continue;
         };
         let test = name.contains("5tests") || name.contains("kunit");
-        let other = file.ends_with("kernel.o") && !name.contains("userfaultfd");
+        let is_ours = name.contains("userfaultfd") || MM.iter().any(|module| name.contains(module));
+        let other = file.ends_with("kernel.o") && !is_ours;
         // Functions that are the same share their address.
         if test || other || !seen.insert((file, section, value)) {
             continue;

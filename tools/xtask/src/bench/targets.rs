@@ -29,6 +29,8 @@ const BULK: &[(&str, &str, f64)] = &[
 ];
 /// How much of C a page takes otherwise.
 const BULK_OTHERS: f64 = 1.02;
+/// How many bytes of stack more than C an operation takes at most.
+const STACK: f64 = 64.0;
 /// How much longer the slowest faults may take while very many threads sleep.
 const LATENCY: f64 = 1.2;
 /// How many threads sleep then, and with how many it is compared.
@@ -621,6 +623,26 @@ fn memory(rows: &[Row]) -> Vec<Target> {
             found: row.map_or(String::new(), |row| format!("{found}{}", both(row))),
         }
     }));
+    for row in rows {
+        let what = row.key.param("what").unwrap_or_default();
+        let (Some(rust), Some(c)) = (row.median(Impl::Rust), row.median(Impl::C)) else {
+            continue;
+        };
+        if what.starts_with("stack of UFFDIO_") {
+            let verdict = if rust <= c + STACK {
+                Verdict::Met
+            } else {
+                Verdict::Missed
+            };
+            targets.push(Target {
+                measure,
+                mode: BUILD,
+                what: format!("{what}: at most {STACK} bytes more than C"),
+                verdict,
+                found: both(row),
+            });
+        }
+    }
     let heap = of_what("heap of a sleeping thread");
     targets.push(judge_by(
         measure,
