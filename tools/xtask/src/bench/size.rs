@@ -30,17 +30,6 @@ const MM: &[&str] = &[
     "2mm12mmu_notifier",
 ];
 
-/// Returns the objects that have the code.
-fn objects(imp: Impl) -> &'static str {
-    match imp {
-        Impl::Rust => {
-            "fs/userfaultfd/userfaultfd.o mm/userfaultfd_shim.o rust/kernel.o mm/rust_filemap.o \
-             mm/rust_folio.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o"
-        }
-        Impl::C => "fs/userfaultfd.o mm/userfaultfd.o",
-    }
-}
-
 /// Returns the results for an implementation.
 pub fn measure(builder: &Builder, imp: Impl) -> Result<Vec<(Key, f64)>> {
     let build = builder.build_tree(Kernel::plain(imp));
@@ -53,8 +42,11 @@ pub fn measure(builder: &Builder, imp: Impl) -> Result<Vec<(Key, f64)>> {
         let script = format!("cd \"$build\" && {command} {files}");
         ui::output(&mut builder.lab.sh(&mounts, &[], &script))
     };
-    let (text, data) = symbols(&run("readelf --syms --wide", objects(imp))?)?;
-    let frame = frame(&run("objdump -d --no-show-raw-insn", objects(imp))?, SLEEPS)?;
+    let (text, data) = symbols(&run("readelf --syms --wide", stack::objects(imp))?)?;
+    let frame = frame(
+        &run("objdump -d --no-show-raw-insn", stack::objects(imp))?,
+        SLEEPS,
+    )?;
     let (all_text, all_data) = whole(&run("size", "vmlinux")?)?;
     let disassembly = run("objdump -dr --no-show-raw-insn", stack::objects(imp))?;
     let mut sizes = stack::operations(imp, &disassembly)?;

@@ -33,7 +33,7 @@ const OPERATIONS: &[(&str, &str, &str)] = &[
 /// are errors.
 const OTHERS: &[&str] = &["wake", "trace", "failed", "existing", "panic"];
 
-/// Returns the objects that do the work on pages.
+/// Returns the objects that have the code.
 pub fn objects(imp: Impl) -> &'static str {
     match imp {
         Impl::Rust => {
