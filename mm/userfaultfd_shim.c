@@ -16,7 +16,6 @@
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
-#include <linux/shmem_fs.h>
 #include <linux/swapops.h>
 #include <linux/syscalls.h>
 #include <linux/userfaultfd_rust.h>
@@ -470,6 +469,39 @@ int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
 	flags = uffd_flags_set_mode(flags, MFILL_ATOMIC_COPY);
 	return hugetlb_fill(vma, addr, src, flags, folio);
 }
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+#define COPY_FLAG	TRANSPARENT_HUGEPAGE_USERFAULTFD_COPY_FLAG
+
+#ifdef CONFIG_SYSFS
+static ssize_t userfaultfd_copy_show(struct kobject *kobj,
+				     struct kobj_attribute *attr, char *buf)
+{
+	return single_hugepage_flag_show(kobj, attr, buf, COPY_FLAG);
+}
+
+static ssize_t userfaultfd_copy_store(struct kobject *kobj,
+				      struct kobj_attribute *attr,
+				      const char *buf, size_t count)
+{
+	return single_hugepage_flag_store(kobj, attr, buf, count, COPY_FLAG);
+}
+
+/* A file in /sys/kernel/mm/transparent_hugepage. */
+struct kobj_attribute userfaultfd_copy_attr = __ATTR_RW(userfaultfd_copy);
+#endif
+
+/* test_bit(), a macro: is the flag of that file set? */
+bool uffd_shim_copies_large(void)
+{
+	return test_bit(COPY_FLAG, &transparent_hugepage_flags);
+}
+#else
+bool uffd_shim_copies_large(void)
+{
+	return false;
+}
+#endif
 
 /* SYSCALL_DEFINE, a macro. */
 SYSCALL_DEFINE1(userfaultfd, int, flags)

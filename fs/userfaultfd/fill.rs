@@ -11,6 +11,7 @@ use kernel::{
         folio::{ChargedFolios, FilledFolio, NewFolio},
         locked::{Huge, HugetlbVma, Memory, Private, PteVma, Shared},
         pgtable::NoVacancy,
+        thp::Orders,
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -19,7 +20,7 @@ use kernel::{
     userfaultfd::{
         pages::Pages,
         range::{CopySource, PageRange},
-        target::{CopyError, Target},
+        target::{copies_into_large_folios, CopyError, Target},
     },
 };
 
@@ -155,6 +156,10 @@ fn check_huge(vma: HugetlbVma<'_>, range: PageRange) -> Result<usize> {
 /// The source is read without page faults while the VMA is locked. If that fails, it is read into
 /// the page with the VMA unlocked, and then all is checked once more.
 ///
+/// Large folios are used if the administrator allows it, the policy of the VMA does, the range has
+/// all their pages, and the source is present. The pages of one are mapped at once. If that cannot
+/// be, they are copied one by one, so that the answer does not depend on it.
+///
 /// # Errors
 ///
 /// As for [`poison`]; `EINVAL` if `src` is not as long as the range, or with `wp` if the VMA is not
@@ -177,18 +182,24 @@ pub(crate) fn copy(
     };
     let mut target = pages.lock_target(range)?;
     let mut rest = range.start()..range.end();
-    let result = match copy.locked(&mut target, &mut rest, None) {
+    let result = match copy.locked(&mut target, &mut rest, None, true) {
         Ok(()) => Ok(()),
         Err(Stop::Failed(err)) => Err(err),
-        Err(Stop::Source(folio)) => copy.slowly(target, &mut rest, folio),
+        Err(stop) => copy.resume(target, &mut rest, stop),
     };
     done(range, rest, result)
 }
+
+/// The size of a folio that pages are copied to, at most, in bytes: nothing else happens while it
+/// is filled, and threads that wait for one of its pages wait for all.
+const MAX_BLOCK: usize = 2 << 20;
 
 /// Why a copy stops.
 enum Stop {
     /// The source of the next page has to be read with the VMA unlocked.
     Source(Unfilled),
+    /// Large folios may be used, which this does not do.
+    Large,
     Failed(Error),
 }
 
@@ -238,34 +249,38 @@ impl Copy {
         address.wrapping_add(self.offset)
     }
 
-    /// Goes on with a page whose source has to be read with the VMA unlocked.
+    /// Goes on where [`Copy::locked`] has stopped.
     #[cold]
-    fn slowly(
-        &self,
-        mut target: Target<'_>,
-        rest: &mut Range<usize>,
-        mut folio: Unfilled,
-    ) -> Result {
+    fn resume(&self, mut target: Target<'_>, rest: &mut Range<usize>, mut stop: Stop) -> Result {
         loop {
-            let src = self.source(rest.start);
-            let filled;
-            (target, filled) = target.unlocked(self.range, |sleep| folio.fill(src, sleep))?;
-            match self.locked(&mut target, rest, Some(filled)) {
+            let filled = match stop {
+                Stop::Failed(err) => return Err(err),
+                Stop::Large => None,
+                Stop::Source(folio) => {
+                    let src = self.source(rest.start);
+                    let filled;
+                    (target, filled) =
+                        target.unlocked(self.range, |sleep| folio.fill(src, sleep))?;
+                    Some(filled)
+                }
+            };
+            stop = match self.locked(&mut target, rest, filled, false) {
                 Ok(()) => return Ok(()),
-                Err(Stop::Failed(err)) => return Err(err),
-                Err(Stop::Source(next)) => folio = next,
-            }
+                Err(stop) => stop,
+            };
         }
     }
 
     /// Copies as long as the VMA is locked. `filled` is the first page of `rest`, if it was read
-    /// already.
+    /// already. If this is the `first` time, no large folios are used, so that copies of one page
+    /// do not pay for what they need.
     #[inline(always)]
     fn locked(
         &self,
         target: &mut Target<'_>,
         rest: &mut Range<usize>,
         filled: Option<Filled>,
+        first: bool,
     ) -> Result<(), Stop> {
         if self.wp && !target.tracks_writes() {
             return Err(EINVAL.into());
@@ -276,6 +291,15 @@ impl Copy {
                     Some(Filled::Private(folio)) => Some(folio),
                     _ => None,
                 };
+                if self.range.bytes() != PAGE_SIZE && copies_into_large_folios() {
+                    if first {
+                        return Err(Stop::Large);
+                    }
+                    let orders = self.orders(vma);
+                    if !orders.is_empty() {
+                        return self.large(vma, orders, rest, filled, sleep);
+                    }
+                }
                 // It is doubled each time, so that few copies are in vain if something is in the
                 // way.
                 let mut batch = 1;
@@ -293,6 +317,74 @@ impl Copy {
         }
     }
 
+    /// Returns the orders of folios that pages of private memory may be copied to.
+    fn orders(&self, vma: PteVma<'_, Private>) -> Orders {
+        let (start, end) = (self.range.start(), self.range.end());
+        let (src_start, src_end) = (self.source(start), self.source(end));
+        // Some pages may have to be mapped before others can be read.
+        let overlap = src_start < end && start < src_end;
+        match overlap {
+            true => Orders::NONE,
+            false => vma.allowable_orders().up_to(MAX_BLOCK),
+        }
+    }
+
+    /// Copies pages to private memory: to large folios where it can, and otherwise one by one.
+    fn large(
+        &self,
+        vma: PteVma<'_, Private>,
+        mut orders: Orders,
+        rest: &mut Range<usize>,
+        mut filled: Option<FilledFolio<Private>>,
+        sleep: &mut Sleepable,
+    ) -> Result<(), Stop> {
+        let mut batch = 1;
+        loop {
+            let pages = match filled {
+                Some(_) => None,
+                None => self.block(vma, &mut orders, rest, sleep),
+            };
+            if let Some(pages) = pages {
+                rest.start += pages * PAGE_SIZE;
+            } else {
+                // Not beyond where there may be a large folio again.
+                let max = batch.min(orders.pages_to_next(rest.start));
+                self.private(vma, rest, &mut filled, max, sleep)?;
+                batch = ChargedFolios::MAX.min(batch * 2);
+            }
+            if !goes_on(rest, sleep)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies pages to one large folio. Returns their number, or `None` if that cannot be: a copy
+    /// of one page says which page is in the way, and how. An order of which there is no folio is
+    /// removed.
+    #[inline(always)]
+    fn block(
+        &self,
+        vma: PteVma<'_, Private>,
+        orders: &mut Orders,
+        rest: &Range<usize>,
+        sleep: &mut Sleepable,
+    ) -> Option<usize> {
+        let address = rest.start;
+        let mut vacant = orders
+            .fitting(rest)
+            .filter(|order| vma.is_vacant(address, *order));
+        let folio = vacant.find_map(|order| {
+            let folio = vma.alloc_large_folio(address, order, sleep);
+            if folio.is_none() {
+                orders.remove(order);
+            }
+            folio
+        })?;
+        // Not with page faults: what resolves them may need pages that come before in the range.
+        let folio = folio.copy_from_user_nofault(self.source(address), sleep)?;
+        folio.map(self.wp, sleep).ok()
+    }
+
     /// Copies pages to private memory: as many as `batch` and a page table allow.
     #[inline(always)]
     fn private(
@@ -304,7 +396,11 @@ impl Copy {
         sleep: &mut Sleepable,
     ) -> Result<(), Stop> {
         let mut folios = ChargedFolios::new(vma);
-        let max = vma.pages_in_table(&*rest).min(batch);
+        let max = match batch {
+            // The range has a page.
+            1 => 1,
+            _ => vma.pages_in_table(&*rest).min(batch),
+        };
         let mut address = rest.start;
         let mut stop = Ok(());
         while folios.len() < max {

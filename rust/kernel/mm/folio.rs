@@ -34,8 +34,9 @@ use core::{
 ///
 /// # Invariants
 ///
-/// It is the only reference to the folio. `S` is [`OnePage`] for
-/// a folio of one page, or [`Huge`](super::locked::Huge) for one of hugetlb, of any size.
+/// It is the only reference to the folio. `S` is [`OnePage`] for a folio of one page,
+/// [`Large`](super::thp::Large) for a larger one, which is charged, or
+/// [`Huge`](super::locked::Huge) for one of hugetlb, of any size.
 struct Owned<S>(NonNull<bindings::folio>, PhantomData<S>);
 
 impl<S> Drop for Owned<S> {
@@ -78,13 +79,10 @@ impl<S: OnePage> NewFolio<S> {
     /// back if not all could be copied so.
     #[inline(always)]
     pub fn copy_from_user_nofault(self, src: usize) -> Result<FilledFolio<S>, Self> {
-        let folio = self.0 .0.as_ptr();
-        // SAFETY: By the type invariants no other thread knows the folio, which is of one page.
-        if unsafe { bindings::rust_folio_copy_from_user_nofault(folio, src as *const c_void) } {
-            Ok(FilledFolio(self.0))
-        } else {
-            Err(self)
-        }
+        self.fill_with(|folio| {
+            // SAFETY: No other thread knows the folio, which is of one page.
+            unsafe { bindings::rust_folio_copy_from_user_nofault(folio, src as *const c_void) }
+        })
     }
 
     /// Fills the page with zeroes. `address` is that where it is going to be mapped, in bytes.
@@ -107,6 +105,19 @@ impl<S> NewFolio<S> {
     pub(crate) unsafe fn from_raw(folio: NonNull<bindings::folio>) -> Self {
         // INVARIANT: By the safety requirements.
         Self(Owned(folio, PhantomData))
+    }
+
+    /// Calls `fill`, which returns true if it has set all contents of the folio. No other thread
+    /// knows the folio meanwhile. Gives the folio back if it was not filled.
+    #[inline(always)]
+    pub(super) fn fill_with(
+        self,
+        fill: impl FnOnce(*mut bindings::folio) -> bool,
+    ) -> Result<FilledFolio<S>, Self> {
+        match fill(self.0 .0.as_ptr()) {
+            true => Ok(FilledFolio(self.0)),
+            false => Err(self),
+        }
     }
 
     /// Copies pages from an address in user space, in bytes, as many as the folio has.

@@ -208,6 +208,14 @@ impl<'p> Target<'p> {
     }
 }
 
+/// Returns true if copies may use large folios where the policy of the VMA allows them. This is set
+/// for all VMAs, in `/sys/kernel/mm/transparent_hugepage/userfaultfd_copy`.
+#[inline]
+pub fn copies_into_large_folios() -> bool {
+    // SAFETY: It can always be called.
+    unsafe { bindings::uffd_shim_copies_large() }
+}
+
 /// What a page that is to be mapped depends on.
 struct Identity {
     flags: vm_flags_t,

@@ -29,8 +29,10 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(CONFIG_DEBUG_ATOMIC_SLEEP)");
     println!("cargo::rustc-check-cfg=cfg(CONFIG_PER_VMA_LOCK)");
     println!("cargo::rustc-check-cfg=cfg(CONFIG_MMU_NOTIFIER)");
+    println!("cargo::rustc-check-cfg=cfg(CONFIG_TRANSPARENT_HUGEPAGE)");
     println!("cargo::rustc-cfg=CONFIG_PER_VMA_LOCK");
     println!("cargo::rustc-cfg=CONFIG_MMU_NOTIFIER");
+    println!("cargo::rustc-cfg=CONFIG_TRANSPARENT_HUGEPAGE");
 
     let headers = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     fs::create_dir_all(headers.join("linux")).expect("the directory is cargo's");

@@ -37,4 +37,5 @@ mod cached;
 mod folios;
 mod moves;
 mod space;
+mod thp;
 mod vacant_runs;

@@ -32,6 +32,7 @@ pub fn new_vma(start: usize, end: usize) -> bindings::vm_area_struct {
         has_writer: false,
         is_full: false,
         own_anon_vma: bindings::anon_vma::default(),
+        orders: 0,
     }
 }
 

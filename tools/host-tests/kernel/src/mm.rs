@@ -27,8 +27,9 @@ mod files {
     pub mod relocation;
     pub mod rmap;
     pub mod swap;
+    pub mod thp;
 }
-pub use files::{filemap, folio, locked, mmu_notifier, pgtable, relocation, rmap, swap};
+pub use files::{filemap, folio, locked, mmu_notifier, pgtable, relocation, rmap, swap, thp};
 
 #[repr(transparent)]
 pub struct Mm {

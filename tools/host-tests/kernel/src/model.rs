@@ -253,6 +253,8 @@ pub struct vm_area_struct {
     pub is_full: bool,
     /// That which it gets.
     pub own_anon_vma: anon_vma,
+    /// The orders of large folios that its policy allows.
+    pub orders: usize,
 }
 
 #[repr(C)]
@@ -815,6 +817,7 @@ pub const uffd_shim_page_UFFD_SHIM_PAGE_MAPPED: uffd_shim_page = 2;
 not_called! {
     fn get_file(*mut file);
     fn fput(*mut file);
+    fn uffd_shim_copies_large() -> bool;
     fn uffd_shim_vma_pagesize(*mut vm_area_struct) -> usize;
     fn uffd_shim_find_page(*mut mm_struct, usize, *mut usize) -> uffd_shim_page;
     fn uffd_shim_hugetlb_continue(*mut vm_area_struct, usize, bool) -> c_int;
@@ -822,4 +825,81 @@ not_called! {
     fn uffd_shim_hugetlb_copy(*mut vm_area_struct, usize, usize, bool, *mut *mut folio) -> c_int;
     fn find_vma_intersection(*mut mm_struct, usize, usize) -> *mut vm_area_struct;
     fn uffd_wp_range(*mut vm_area_struct, usize, usize, bool) -> isize;
+}
+
+/// The orders that the policy of the VMA allows.
+pub unsafe fn rust_thp_allowable_orders(vma: *mut vm_area_struct) -> usize {
+    // SAFETY: The caller passes a valid VMA.
+    unsafe { (*vma).orders }
+}
+
+pub unsafe fn rust_thp_alloc_charged(
+    vma: *mut vm_area_struct,
+    addr: usize,
+    order: c_uint,
+) -> *mut folio {
+    // SAFETY: The caller passes a valid VMA that has these pages, so its mm is valid.
+    unsafe {
+        thp_entries(vma, addr, order);
+        let vma = &mut *vma;
+        if (*vma.vm_mm).charges >> order == 0 {
+            return null_mut();
+        }
+        let folio = rust_vma_alloc_folio(vma, addr);
+        if !folio.is_null() {
+            (*folio).nr_pages = 1 << order;
+            rust_folio_charge(folio, vma.vm_mm);
+        }
+        folio
+    }
+}
+
+pub unsafe fn rust_thp_is_vacant(vma: *mut vm_area_struct, addr: usize, order: c_uint) -> bool {
+    // SAFETY: The caller passes a valid VMA that has these pages.
+    unsafe { thp_entries(vma, addr, order).iter().all(|pte| *pte == 0) }
+}
+
+/// The entries of the two tables are in a row.
+unsafe fn thp_entries<'a>(
+    vma: *mut vm_area_struct,
+    addr: usize,
+    order: c_uint,
+) -> &'a mut [pte_t] {
+    // SAFETY: The caller passes a valid VMA, so its mm is valid.
+    let vma = unsafe { &*vma };
+    let count = 1 << order;
+    assert!(vma.vm_ops.is_null() && vma.vm_file.is_null());
+    assert!(addr >= vma.vm_start && addr + (count << 12) <= vma.vm_end);
+    assert_eq!(addr % (count << 12), 0);
+    // SAFETY: As before. It has these entries.
+    unsafe {
+        let first = (*vma.vm_mm).pgd.pmds[0].ptes;
+        core::slice::from_raw_parts_mut(first.add(addr >> 12), count)
+    }
+}
+
+/// All but null can be read without page faults.
+pub unsafe fn rust_thp_copy_from_user_nofault(_folio: *mut folio, src: *const c_void) -> bool {
+    !src.is_null()
+}
+
+pub unsafe fn rust_thp_map(
+    vma: *mut vm_area_struct,
+    addr: usize,
+    folio: *mut folio,
+    order: c_uint,
+    uffd_wp: bool,
+) -> rust_pte_result {
+    assert!(model_is_idle(), "a table is locked");
+    // SAFETY: The caller passes a valid folio, which it gives away.
+    let first = unsafe { &mut *folio };
+    assert!(first.is_charged && first.refcount == 1 && first.nr_pages == 1 << order);
+    // SAFETY: The caller passes a valid VMA that has these pages.
+    let ptes = unsafe { thp_entries(vma, addr, order) };
+    if ptes.iter().any(|pte| *pte != 0) {
+        return rust_pte_result_RUST_PTE_TAKEN;
+    }
+    let flags = PTE_DIRTY | if uffd_wp { PTE_UFFD_WP } else { 0 };
+    ptes.fill(folio.addr() | flags);
+    rust_pte_result_RUST_PTE_OK
 }
