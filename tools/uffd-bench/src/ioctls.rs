@@ -101,6 +101,11 @@ impl Folios {
             let path = directory.join(name);
             fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
         }
+        let path = directory.join("userfaultfd_copy");
+        if path.exists() {
+            let value = if self == Self::Single { "0" } else { "1" };
+            fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         Ok(())
     }
 
