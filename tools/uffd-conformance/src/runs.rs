@@ -29,6 +29,7 @@ use std::{
     fmt,
     fs::File,
     os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
 };
 
 /// How many pages a page table maps.
@@ -76,6 +77,40 @@ const FILLS: &[Fill] = &[
 /// The kinds of memory that are filled in different ways.
 const KINDS: &[&str] = &["anon", "shmem", "shmem-private"];
 
+/// Anonymous memory that copies may use large folios for: its name, and their sizes in kB.
+const LARGE: &[(&str, &[usize])] = &[
+    ("anon-64k", &[64]),
+    ("anon-2m", &[2048]),
+    ("anon-large", &[64, 2048]),
+];
+
+fn is_large(kind: &str) -> bool {
+    LARGE.iter().any(|(large, _)| *large == kind)
+}
+
+/// The directory of the settings.
+const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// Says which large folios copies may use for memory that is advised to have them, or that all is
+/// as the kernel has it by itself. The C kernel does not know the last of the settings.
+fn choose_folios(sizes: &[usize]) {
+    for (size, by_itself) in [(64, "never"), (2048, "inherit")] {
+        let value = match (sizes, sizes.contains(&size)) {
+            ([], _) => by_itself,
+            (_, true) => "madvise",
+            (_, false) => "never",
+        };
+        let answer = write_file(&format!("{THP}/hugepages-{size}kB/enabled"), value);
+        assert!(answer.is_ok(), "no folios of {size} kB: {answer}");
+    }
+    let path = format!("{THP}/userfaultfd_copy");
+    if Path::new(&path).exists() {
+        let value = u8::from(!sizes.is_empty()).to_string();
+        let answer = write_file(&path, &value);
+        assert!(answer.is_ok(), "large folios are not chosen: {answer}");
+    }
+}
+
 /// Makes an area. No huge page comes into it by itself.
 fn area_of(kind: &str) -> Area {
     let map = |flags, file| Area::map(0, PAGES * PAGE, PAGE, RW, flags, file);
@@ -90,7 +125,10 @@ fn area_of(kind: &str) -> Area {
         _ => Ok(Area::anon(0, PAGES)),
     };
     let area = area.expect("there is memory");
-    area.madvise(libc::MADV_NOHUGEPAGE);
+    area.madvise(match is_large(kind) {
+        true => libc::MADV_HUGEPAGE,
+        false => libc::MADV_NOHUGEPAGE,
+    });
     area
 }
 
@@ -355,7 +393,7 @@ impl Obstacle {
         match self {
             // Pages of zeros in files are pages like others, and swapped ones are in no page table.
             ZeroPage | Swapped => kind != "shmem",
-            Cached | EndOfFile => kind != "anon",
+            Cached | EndOfFile => kind.starts_with("shmem"),
             SourceAbsent | SourceRefused => *fill.call == COPY,
             _ => true,
         }
@@ -411,11 +449,15 @@ impl Obstacle {
 fn obstacles(log: &mut Transcript, kind: &'static str, fill: &'static Fill) {
     let pages = 2 * TABLE;
     let mut things = Vec::new();
+    let mut places = vec![0, 1, TABLE / 2, TABLE - 2, TABLE - 1, pages - 1];
+    if is_large(kind) {
+        // More pages of what would be one folio.
+        places.extend([TABLE, TABLE + 15, TABLE + TABLE / 2, pages - 2]);
+    }
     for (obstacle, name) in OBSTACLES {
         if obstacle.is_possible(kind, fill) {
-            for page in [0, 1, TABLE / 2, TABLE - 2, TABLE - 1, pages - 1] {
-                things.push((*obstacle, *name, page));
-            }
+            let places = places.iter();
+            things.extend(places.map(|page| (*obstacle, *name, *page)));
         }
     }
     accounted(log, &things, |(obstacle, name, page), source, ledger| {
@@ -523,7 +565,7 @@ fn marks(log: &mut Transcript, kind: &'static str) {
 fn overlaps(log: &mut Transcript, kind: &'static str) {
     let mut things = Vec::new();
     for alias in [false, true] {
-        if kind == "anon" && alias {
+        if alias && !kind.starts_with("shmem") {
             continue;
         }
         for (from, name) in [(0, "one page back"), (1, "itself"), (2, "one page ahead")] {
@@ -706,6 +748,18 @@ fn no_size(log: &mut Transcript) {
     });
 }
 
+/// The same memory, where large folios are allowed.
+fn no_size_large(log: &mut Transcript) {
+    choose_folios(&[64, 2048]);
+    accounted(log, FILLS, |fill, source, ledger| {
+        let area = area_of("zero-private");
+        area.madvise(libc::MADV_HUGEPAGE);
+        let world = World::new(area, TABLE, source, ledger);
+        vec![(fill.name.to_string(), world.ask(fill, 0, TABLE))]
+    });
+    choose_folios(&[]);
+}
+
 /// Asks about a kind of memory.
 type Ask = fn(&mut Transcript, &'static str);
 
@@ -713,7 +767,10 @@ type Ask = fn(&mut Transcript, &'static str);
 type AskFill = fn(&mut Transcript, &'static str, &'static Fill);
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = vec![Case::new("runs/zero-private", no_size)];
+    let mut cases = vec![
+        Case::new("runs/zero-private", no_size),
+        Case::new("runs/zero-private-large", no_size_large),
+    ];
     let mut of_kind = |kind: &'static str, what: &str, ask: Ask| {
         let name = format!("runs/{kind}/{what}");
         cases.push(Case::new(name, move |log| ask(log, kind)));
@@ -745,6 +802,33 @@ pub fn cases() -> Vec<Case> {
         // Poison takes no room in a file.
         if *fill.call != POISON {
             of_fill("shmem", fill, "full", full);
+        }
+    }
+    for &(kind, sizes) in LARGE {
+        let mut of_large = |what: String, ask: Box<dyn Fn(&mut Transcript)>| {
+            let ask = move |log: &mut Transcript| {
+                choose_folios(sizes);
+                ask(log);
+                choose_folios(&[]);
+            };
+            cases.push(Case::new(format!("runs/{kind}/{what}"), ask));
+        };
+        for (what, ask) in [
+            ("marks", marks as Ask),
+            ("overlaps", overlaps),
+            ("unaligned", unaligned),
+        ] {
+            of_large(what.into(), Box::new(move |log| ask(log, kind)));
+        }
+        for fill in FILLS.iter().filter(|fill| *fill.call == COPY) {
+            for (what, ask) in [
+                ("ranges", ranges as AskFill),
+                ("obstacles", obstacles),
+                ("sleeper", sleeper),
+            ] {
+                let what = format!("{}/{what}", fill.name);
+                of_large(what, Box::new(move |log| ask(log, kind, fill)));
+            }
         }
     }
     cases
