@@ -95,7 +95,7 @@ static enum rust_pte_result map_pmd(struct vm_area_struct *vma,
 {
 	struct mm_struct *mm = vma->vm_mm;
 	pgtable_t table;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the entry */
 	pmd_t *pmd, val;
 
 	pmd = rust_alloc_pmd(mm, addr);
@@ -142,7 +142,7 @@ static enum rust_pte_result map_ptes(struct vm_area_struct *vma,
 	unsigned int count = folio_nr_pages(folio);
 	struct mm_struct *mm = vma->vm_mm;
 	enum rust_pte_result result;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table */
 	pte_t *pte, val;
 	pmd_t *pmd;
 

@@ -3,8 +3,8 @@
 //! Large folios of anonymous memory (transparent huge pages).
 //!
 //! A folio of an [`Order`] that the policy of its VMA allows is allocated for a place, and charged.
-//! It is filled, and mapped as a whole or not at all. So whatever is in the way, single pages can be
-//! used instead.
+//! It is filled, and mapped as a whole or not at all. So whatever is in the way, single pages can
+//! be used instead.
 //!
 //! This is for code that is built into the kernel: the C functions are not exported.
 //!

@@ -78,7 +78,10 @@ pub const ALL: &[Suite] = &[
     suite("uffd-hugetlb-wp", "uffd-hugetlb-wp", 120),
     // For what must hold in races, on both.
     suite("uffd-fill-races", "uffd-fill-races", 240),
+    suite("uffd-copy-large", "uffd-copy-large", 180),
+    suite("uffd-fill-races large", "uffd-fill-races large", 240),
     suite("uffd-fill-rivals", "uffd-fill-rivals", 120),
+    suite("uffd-fill-rivals large", "uffd-fill-rivals large", 120),
     suite("uffd-move-races", "uffd-move-races", 240),
     // For defects of the C implementation, see `FAILS_IN_C`.
     suite("uffd-busy-wait", "uffd-busy-wait", 180),
@@ -139,6 +142,27 @@ pub const PROGRAMS: &[Suite] = &[
     suite("CRIU lazy restore", "uffd-programs criu", 180),
     suite("snapshot restore", "uffd-programs snapshot", 90),
     suite("garbage collector", "uffd-programs gc", 90),
+    // The same with large folios.
+    suite(
+        "QEMU postcopy large",
+        "sh \"$out\"/large-folios.sh uffd-programs postcopy",
+        300,
+    ),
+    suite(
+        "CRIU lazy restore large",
+        "sh \"$out\"/large-folios.sh uffd-programs criu",
+        180,
+    ),
+    suite(
+        "snapshot restore large",
+        "sh \"$out\"/large-folios.sh uffd-programs snapshot",
+        90,
+    ),
+    suite(
+        "garbage collector large",
+        "sh \"$out\"/large-folios.sh uffd-programs gc",
+        90,
+    ),
     suite("very many threads", "uffd-programs crowd", 600),
     suite("stress-ng", "sh \"$out\"/stress-ng.sh", 60),
     suite(TRACE, "sh \"$out\"/uffd-trace.sh", 600),
@@ -213,6 +237,8 @@ const NOT_ON_ARM64: &[(&str, &str)] = &[
     ),
     ("QEMU postcopy", "its virtual machines are for x86-64"),
     ("CRIU lazy restore", NO_DEBIAN),
+    ("QEMU postcopy large", "its virtual machines are for x86-64"),
+    ("CRIU lazy restore large", NO_DEBIAN),
     ("stress-ng", NO_DEBIAN),
     (TRACE, NO_DEBIAN),
     (LSM.name, NO_DEBIAN),

@@ -5,7 +5,7 @@
  * with it, pages have the contents that were asked for, nothing is left beyond
  * the end of a file, and what is accounted for goes back to what it was.
  *
- * Usage: uffd-fill-races [seconds of a test]
+ * Usage: uffd-fill-races [large] [seconds of a test]
  */
 #include "uffd-fill-tests.h"
 

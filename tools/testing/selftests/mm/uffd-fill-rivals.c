@@ -4,7 +4,7 @@
  * filled by one of them, once. And processes with threads that fill are killed,
  * which ends them soon and leaves nothing behind.
  *
- * Usage: uffd-fill-rivals [seconds of a test]
+ * Usage: uffd-fill-rivals [large] [seconds of a test]
  */
 #include "uffd-fill-tests.h"
 

@@ -272,9 +272,17 @@ static inline void test(const struct race *r, int (*fn)(void *))
 	ksft_test_result(code == KSFT_PASS && gone && clean, "%s\n", r->name);
 }
 
-/* Begins a program. Its argument is how many seconds a test takes. */
+/*
+ * Begins a program. Its arguments are "large", if copies are to use large
+ * folios, and how many seconds a test takes.
+ */
 static inline void begin_tests(int argc, char **argv, int plan)
 {
+	if (argc > 1 && !strcmp(argv[1], "large")) {
+		large = true;
+		argc--;
+		argv++;
+	}
 	if (argc > 1)
 		race_secs = atof(argv[1]);
 	begin(1000 + 30 * race_secs);
@@ -291,6 +299,11 @@ static inline void begin_tests(int argc, char **argv, int plan)
 		lseek(log_fd, 0, SEEK_END);
 	knob_set(THP "enabled", "madvise");
 	knob_set(THP "shmem_enabled", "advise");
+	if (large) {
+		knob_set(THP "hugepages-64kB/enabled", "madvise");
+		if (knob_set(THP "userfaultfd_copy", "1"))
+			ksft_print_msg("copies use single pages\n");
+	}
 	make_group();
 }
 

@@ -45,6 +45,9 @@ struct race {
 
 static const struct race *race;
 
+/* Copies use large folios for private memory, if the kernel can do that. */
+static bool large;
+
 /*
  * All mappings that change are in one part of the address space, so that their
  * page tables hold nothing else.
@@ -115,7 +118,7 @@ static inline void map_area(void)
 	if (race->memory == ANON)
 		flags |= MAP_ANONYMOUS;
 	map_at(area, size, PROT_READ | PROT_WRITE, flags, fd);
-	if (race->huge)
+	if (race->huge || (large && race->memory == ANON))
 		madvise(area, size, MADV_HUGEPAGE);
 }
 
