@@ -24,6 +24,7 @@ const BOOT_TIME: Duration = Duration::from_secs(180);
 const FILES: &[(&str, &str)] = &[
     ("init.sh", include_str!("../guest/init.sh")),
     ("lsm.py", include_str!("../guest/lsm.py")),
+    ("large-folios.sh", include_str!("../guest/large-folios.sh")),
     ("stress-ng.sh", include_str!("../guest/stress-ng.sh")),
     ("suites.sh", include_str!("../guest/suites.sh")),
     ("uffd-trace.sh", include_str!("../guest/uffd-trace.sh")),
