@@ -92,6 +92,7 @@ impl MmWithUser {
     ) -> Result<LockedVmaPair<'m>> {
         let dst_vma = self.lock_vma_prepare_anon(dst, sleep)?;
         if has(&dst_vma, src) {
+            // INVARIANT: It has both addresses.
             return Ok(LockedVmaPair {
                 src: None,
                 dst: dst_vma,
@@ -101,6 +102,7 @@ impl MmWithUser {
         {
             // This does not wait: a writer that has locked this VMA may wait for the other one.
             if let Some(src) = self.lock_vma_under_rcu(src) {
+                // INVARIANT: It is of this mm, is another one, and goes with the lock.
                 return Ok(LockedVmaPair {
                     src: Some(src),
                     dst: dst_vma,
@@ -155,6 +157,7 @@ impl MmWithUser {
                 Some(read_locked(vma))
             }
         };
+        // INVARIANT: If there is another VMA, it is of this mm, and goes with the lock.
         Ok(LockedVmaPair {
             src,
             dst: LockedVma { lock, sleep },
