@@ -117,6 +117,12 @@ bool rust_folio_test_large(struct folio *folio)
 	return folio_test_large(folio);
 }
 
+/* folio_maybe_dma_pinned(), inline. */
+bool rust_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
+}
+
 /* split_folio(), inline. */
 int rust_split_folio(struct folio *folio)
 {

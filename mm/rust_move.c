@@ -14,8 +14,8 @@
 #include "internal.h"
 #include "rust_pgtable.h"
 
-/* spin_lock(), a macro, for two locks: move_pages_huge_pmd() calls it too. */
-void double_pt_lock(spinlock_t *a, spinlock_t *b)
+/* spin_lock(), a macro, for two locks in the order of their addresses. */
+static void lock_pair(spinlock_t *a, spinlock_t *b)
 	__acquires(a)
 	__acquires(b)
 {
@@ -29,7 +29,7 @@ void double_pt_lock(spinlock_t *a, spinlock_t *b)
 }
 
 /* spin_unlock(), inline. */
-void double_pt_unlock(spinlock_t *a, spinlock_t *b)
+static void unlock_pair(spinlock_t *a, spinlock_t *b)
 	__releases(a)
 	__releases(b)
 {
@@ -48,7 +48,7 @@ void double_pt_unlock(spinlock_t *a, spinlock_t *b)
 enum rust_move_tables rust_move_find_tables(struct rust_move *move, bool alloc)
 {
 	struct mm_struct *mm = move->src_vma->vm_mm;
-	pmd_t src_pmdval;
+	pmd_t dst_pmdval, src_pmdval;
 
 	move->src_pmd = find_pmd(mm, move->src);
 	if (unlikely(!move->src_pmd)) {
@@ -62,9 +62,9 @@ enum rust_move_tables rust_move_find_tables(struct rust_move *move, bool alloc)
 	if (unlikely(!move->src_pmd || !move->dst_pmd))
 		return RUST_MOVE_NO_MEMORY;
 
-	move->dst_pmdval = pmdp_get_lockless(move->dst_pmd);
-	move->dst_is_none = pmd_none(move->dst_pmdval);
-	if (unlikely(pmd_trans_huge(move->dst_pmdval)))
+	dst_pmdval = pmdp_get_lockless(move->dst_pmd);
+	move->dst_is_none = pmd_none(dst_pmdval);
+	if (unlikely(pmd_trans_huge(dst_pmdval)))
 		return RUST_MOVE_HUGE_TAKEN;
 
 	src_pmdval = pmdp_get_lockless(move->src_pmd);
@@ -83,55 +83,152 @@ enum rust_move_tables rust_move_find_tables(struct rust_move *move, bool alloc)
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
- * move_pages_huge_pmd(), which wants the lock of the source. There was nothing at
- * the destination. Returns 0, or a negative errno: -EAGAIN if the source is not a
- * huge page any more.
+ * What is an entry that was read from a PMD table, which is locked? A huge page
+ * that is present has a folio.
  */
-int rust_move_leaf(struct rust_move *move)
+static __always_inline enum rust_pmd pmd_kind(pmd_t val, struct folio **folio)
 {
-	if (!__pmd_trans_huge_lock(move->src_pmd, move->src_vma))
-		return -EAGAIN;
+	if (likely(pmd_present(val) && pmd_trans_huge(val))) {
+		*folio = pmd_folio(val);
+		if (unlikely(is_huge_zero_folio(*folio)))
+			return RUST_PMD_HUGE_ZERO;
+		return likely(PageAnonExclusive(&(*folio)->page)) ?
+			       RUST_PMD_HUGE : RUST_PMD_BUSY;
+	}
+	if (pmd_none(val))
+		return RUST_PMD_NONE;
+	if (is_pmd_migration_entry(val))
+		return RUST_PMD_MIGRATION;
 
-	return move_pages_huge_pmd(move->src_vma->vm_mm, move->dst_pmd,
-				   move->src_pmd, move->dst_pmdval,
-				   move->dst_vma, move->src_vma, move->dst,
-				   move->src);
+	return pmd_present(val) && !pmd_bad(val) ? RUST_PMD_TABLE :
+						   RUST_PMD_BAD;
+}
+
+/*
+ * pmd_lockptr(), inline, for the entries of both. Returns what the source is, by
+ * one read. If there is something to be done, the tables stay locked: for a huge
+ * page that can be moved.
+ */
+enum rust_pmd rust_move_lock_pmds(struct rust_move *move)
+{
+	struct mm_struct *mm = move->src_vma->vm_mm;
+	enum rust_pmd kind = RUST_PMD_TAKEN;
+	struct folio *folio;
+
+	move->dst_ptl = pmd_lockptr(mm, move->dst_pmd);
+	move->src_ptl = pmd_lockptr(mm, move->src_pmd);
+	lock_pair(move->dst_ptl, move->src_ptl);
+	__release(move->dst_ptl);
+	__release(move->src_ptl);
+
+	if (likely(pmd_none(pmdp_get(move->dst_pmd))))
+		kind = pmd_kind(pmdp_get(move->src_pmd), &folio);
+	if (likely(kind == RUST_PMD_HUGE)) {
+		move->folio = folio;
+		if (unlikely(folio_maybe_dma_pinned(folio)))
+			kind = RUST_PMD_BUSY;
+	}
+	if (unlikely(kind != RUST_PMD_HUGE && kind != RUST_PMD_HUGE_ZERO))
+		rust_move_unlock_pmds(move);
+
+	return kind;
+}
+
+/* spin_unlock(), inline. */
+void rust_move_unlock_pmds(struct rust_move *move)
+{
+	/* As in rust_move_unlock(). */
+	__acquire(move->dst_ptl);
+	__acquire(move->src_ptl);
+	unlock_pair(move->dst_ptl, move->src_ptl);
+}
+
+/*
+ * flush_cache_range() and pmdp_huge_clear_flush(), inline or macros. No CPU uses
+ * the old entry afterwards.
+ */
+void rust_move_clear_pmd(struct rust_move *move)
+{
+	struct vm_area_struct *vma = move->src_vma;
+
+	flush_cache_range(vma, move->src, move->src + HPAGE_PMD_SIZE);
+	move->src_pmdval = pmdp_huge_clear_flush(vma, move->src, move->src_pmd);
+}
+
+/* set_pmd_at(), inline, for the entry that was cleared. */
+void rust_move_restore_pmd(struct rust_move *move)
+{
+	set_pmd_at(move->src_vma->vm_mm, move->src, move->src_pmd,
+		   move->src_pmdval);
+}
+
+/* Set the entry of the destination, which needs a PTE table in reserve. */
+static void place_pmd(struct rust_move *move, pmd_t val)
+{
+	struct mm_struct *mm = move->dst_vma->vm_mm;
+	pgtable_t table = pgtable_trans_huge_withdraw(mm, move->src_pmd);
+
+	pgtable_trans_huge_deposit(mm, move->dst_pmd, table);
+	set_pmd_at(mm, move->dst, move->dst_pmd, val);
+	rust_move_unlock_pmds(move);
+}
+
+/*
+ * Map the huge page whose entry was cleared at the destination, and unlock the
+ * tables. Its folio and the anon_vma of that are locked.
+ */
+void rust_move_place_huge(struct rust_move *move)
+{
+	struct vm_area_struct *vma = move->dst_vma;
+	struct folio *folio = move->folio;
+	pmd_t val = folio_mk_pmd(folio, vma->vm_page_prot);
+
+	folio_move_anon_rmap(folio, vma);
+	folio->index = linear_page_index(vma, move->dst);
+	/* As mremap() does, this says that it was written to. */
+	place_pmd(move, pmd_mkwrite(pmd_mkdirty(val), vma));
+}
+
+/* The same for the huge zero page, which cannot be written to. */
+void rust_move_place_huge_zero(struct rust_move *move)
+{
+	struct folio *folio = pmd_folio(move->src_pmdval);
+	pmd_t val = folio_mk_pmd(folio, move->dst_vma->vm_page_prot);
+
+	val = pmd_mkspecial(val);
+	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		val = pmd_mksoft_dirty(val);
+	place_pmd(move, val);
 }
 
 /*
  * split_huge_pmd(), a macro, unless others may have the page as well: then it
  * returns -EBUSY, because no part of it could be moved.
  */
-int rust_split_leaf(struct rust_move *move)
+int rust_split_pmd(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr)
 {
-	spinlock_t *ptl = __pmd_trans_huge_lock(move->src_pmd, move->src_vma);
-	bool shared = false;
-	pmd_t val;
+	spinlock_t *ptl = __pmd_trans_huge_lock(pmd, vma);
+	struct folio *folio;
+	enum rust_pmd kind;
 
 	if (!ptl)
 		return 0;
 	__acquire(ptl);
-	val = *move->src_pmd;
-	if (pmd_present(val) && !is_huge_zero_pmd(val))
-		shared = !PageAnonExclusive(pmd_page(val));
+	kind = pmd_kind(pmdp_get(pmd), &folio);
 	spin_unlock(ptl);
-	if (shared)
+	if (kind == RUST_PMD_BUSY)
 		return -EBUSY;
 
-	split_huge_pmd(move->src_vma, move->src_pmd, move->src);
+	split_huge_pmd(vma, pmd, addr);
 	return 0;
 }
-#else
-int rust_move_leaf(struct rust_move *move)
-{
-	return -EINVAL;
-}
 
-int rust_split_leaf(struct rust_move *move)
+/* pmd_migration_entry_wait(), inline without migration of huge pages. */
+void rust_pmd_migration_entry_wait(struct vm_area_struct *vma, pmd_t *pmd)
 {
-	return -EINVAL;
+	pmd_migration_entry_wait(vma->vm_mm, pmd);
 }
-#endif
+#endif /* CONFIG_TRANSPARENT_HUGEPAGE */
 
 /* How many bytes there are from @addr to the end of its table, or run. */
 static unsigned long run_bytes(unsigned long addr)
@@ -167,7 +264,8 @@ static __always_inline enum rust_move_source find_source(struct rust_move *move)
 		if (!folio || !PageAnonExclusive(&folio->page))
 			return RUST_MOVE_SHARED;
 		move->folio = folio;
-		return RUST_MOVE_PAGE;
+		return unlikely(folio_test_large(folio)) ? RUST_MOVE_LARGE :
+							   RUST_MOVE_PAGE;
 	}
 
 	move->swap = pte_to_swp_entry(pte);
@@ -187,7 +285,7 @@ void rust_move_unlock(struct rust_move *move)
 	__acquire(move->src_ptl);
 	__acquire(RCU);
 	__acquire(RCU);
-	double_pt_unlock(move->dst_ptl, move->src_ptl);
+	unlock_pair(move->dst_ptl, move->src_ptl);
 	pte_unmap(move->src_pte);
 	pte_unmap(move->dst_pte);
 }
@@ -218,7 +316,7 @@ enum rust_move_source rust_move_lock(struct rust_move *move)
 	len = min3(move->len, run_bytes(move->dst), run_bytes(move->src));
 	move->count = len / PAGE_SIZE;
 
-	double_pt_lock(move->dst_ptl, move->src_ptl);
+	lock_pair(move->dst_ptl, move->src_ptl);
 	__release(move->dst_ptl);
 	__release(move->src_ptl);
 	/* A table is taken from its PMD entry with its lock held. */
@@ -228,7 +326,7 @@ enum rust_move_source rust_move_lock(struct rust_move *move)
 	else
 		source = RUST_MOVE_NO_TABLE;
 	if (source != RUST_MOVE_PAGE && source != RUST_MOVE_ZERO_PAGE &&
-	    source != RUST_MOVE_SWAP)
+	    source != RUST_MOVE_SWAP && source != RUST_MOVE_LARGE)
 		rust_move_unlock(move);
 
 	return source;

@@ -2,15 +2,14 @@
 
 //! Moving pages.
 
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+use kernel::mm::relocation::huge::{HugePair, PmdView};
 use kernel::{
     mm::{
         folio::{Folio, LockedFolio},
-        relocation::{
-            Buffer, Leaf, NoTables, OtherFolio, Page, Relocation, Source, Swap, TablePair, Tables,
-        },
+        relocation::{Buffer, NoTables, OtherFolio, Relocation, Source, Swap, TablePair, Tables},
         rmap::{NoRmap, RmapLock, UnlockedRmap},
     },
-    page::PAGE_SIZE,
     prelude::*,
     sync::aref::ARef,
     task::Sleepable,
@@ -96,12 +95,11 @@ impl Rest<'_, '_> {
             Ok(Tables::Pte(tables)) => {
                 relocate_ptes(tables, self.allow_holes, &mut self.failed_splits, sleep)
             }
-            Ok(Tables::Leaf(leaf)) if leaf.is_whole() => {
-                leaf.relocate(sleep)?;
-                Ok(Leaf::SIZE / PAGE_SIZE)
-            }
-            Ok(Tables::Leaf(leaf)) => {
-                leaf.split(sleep)?;
+            #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+            Ok(Tables::Huge(tables)) => relocate_huge(tables, sleep),
+            #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+            Ok(Tables::PartOfHuge(part)) => {
+                part.split(sleep)?;
                 Err(EAGAIN)
             }
             Err(NoTables::NoSource) => Err(ENOENT),
@@ -122,36 +120,61 @@ fn relocate_ptes(
 ) -> Result<usize> {
     let mut tables = tables.invalidate(sleep);
     let mut held = Held::Nothing;
-    loop {
-        let next = match tables.lock(sleep).ok_or(EAGAIN)? {
+    let to_split = loop {
+        let wanted = match tables.lock(sleep).ok_or(EAGAIN)? {
             Source::Taken => return Err(EEXIST),
             Source::Hole(pages) if allow_holes => return Ok(pages),
             Source::Hole(_) => return Err(ENOENT),
             Source::ZeroPage(page) => return Ok(page.relocate()),
-            Source::Page(page) => relocate_page(page, held)?,
-            Source::Swap(swap) => relocate_swap(swap, held)?,
+            Source::Page(page) => match try_lock(page.folio(), held) {
+                Ok(rmap) => return moved(page.relocate(rmap)),
+                Err(wanted) => wanted,
+            },
+            // If this thread waited, its reference would keep others from splitting it.
+            Source::LargePage(page) => break Some(page.folio().try_lock().ok_or(EAGAIN)?),
+            Source::Swap(swap) => match relocate_swap(swap, held)? {
+                None => return Ok(1),
+                Some(wanted) => wanted,
+            },
             Source::Shared => return Err(EBUSY),
-            Source::Migration => {
-                // What migrates the page may wait for one of these.
-                drop(held);
-                Next::Wait
-            }
+            Source::Migration => break None,
             Source::Other => return Err(EFAULT),
         };
-        held = match next {
-            Next::Moved(pages) => return Ok(pages),
-            Next::Lock(folio) => Held::Folio(Folio::lock(folio, sleep)),
-            Next::LockRmap(rmap) => Held::Rmap(rmap.lock(sleep)),
-            Next::Wait => {
-                tables.wait_for_migration(sleep);
-                return Err(EAGAIN);
-            }
-            Next::Split(folio) => {
-                split(folio, failed_splits, sleep)?;
-                Held::Nothing
-            }
-        };
+        held = wanted.lock(sleep)?;
+    };
+    // What splits or migrates the page locks these, or waits for threads that do.
+    drop(held);
+    match to_split {
+        Some(folio) => split(folio, failed_splits, sleep)?,
+        None => tables.wait_for_migration(sleep),
     }
+    Err(EAGAIN)
+}
+
+/// Moves a huge page. Returns how many pages that are.
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+#[inline(always)]
+fn relocate_huge(tables: HugePair<'_, '_>, sleep: &mut Sleepable) -> Result<usize> {
+    let mut tables = tables.invalidate(sleep);
+    let mut held = Held::Nothing;
+    loop {
+        let wanted = match tables.lock(sleep).ok_or(EAGAIN)? {
+            PmdView::Huge(page) => match try_lock(page.folio(), held) {
+                Ok(rmap) => return moved(page.relocate(rmap)),
+                Err(wanted) => wanted,
+            },
+            PmdView::HugeZero(page) => return Ok(page.relocate()),
+            PmdView::Busy => return Err(EBUSY),
+            PmdView::Migration => break,
+            PmdView::None | PmdView::Table => return Err(EAGAIN),
+            PmdView::Bad => return Err(ENOENT),
+        };
+        held = wanted.lock(sleep)?;
+    }
+    // As in `relocate_ptes`.
+    drop(held);
+    tables.into_source().wait_for_migration(sleep);
+    Err(EAGAIN)
 }
 
 /// Splits a folio.
@@ -177,66 +200,67 @@ enum Held {
     Rmap(RmapLock),
 }
 
-/// What comes next, with the tables unlocked.
-enum Next {
-    /// Pages were moved, as many.
-    Moved(usize),
-    /// The folio has to be locked.
-    Lock(ARef<Folio>),
-    /// Its `anon_vma` has to be locked.
-    LockRmap(UnlockedRmap),
-    /// The page migrates.
-    Wait,
-    /// The folio has to be split.
-    Split(LockedFolio),
+/// What the thread waits for, with the tables unlocked.
+enum Wanted {
+    /// The lock of a folio.
+    Folio(ARef<Folio>),
+    /// That of its `anon_vma`.
+    Rmap(UnlockedRmap),
+    /// Nothing: the folio is unlocked, and all is looked at again.
+    Nothing(LockedFolio),
 }
 
-/// Moves a page that is mapped, and those behind it.
-#[inline(always)]
-fn relocate_page(page: Page<'_>, held: Held) -> Result<Next> {
-    let folio;
-    let rmap;
-    // The tables are unlocked before what is locked here, because they were declared later.
-    let page = page;
-    match held {
-        Held::Rmap(held) => rmap = held,
-        _ => {
-            folio = match held {
-                Held::Folio(folio) => folio,
-                _ => match page.folio().try_lock() {
-                    Some(folio) => folio,
-                    // While this thread waits, its reference keeps others from splitting it.
-                    None if page.folio().is_large() => return Err(EAGAIN),
-                    None => return Ok(Next::Lock(page.folio().into())),
-                },
-            };
-            if !page.is_of(&folio) {
-                return Err(EAGAIN);
+impl Wanted {
+    /// Waits for the lock.
+    fn lock(self, sleep: &mut Sleepable) -> Result<Held> {
+        match self {
+            Wanted::Folio(folio) => Ok(Held::Folio(Folio::lock(folio, sleep))),
+            Wanted::Rmap(rmap) => Ok(Held::Rmap(rmap.lock(sleep))),
+            Wanted::Nothing(folio) => {
+                drop(folio);
+                Err(EAGAIN)
             }
-            rmap = match folio.try_lock_rmap() {
-                Ok(rmap) => rmap,
-                Err(NoRmap::Large(folio)) => return Ok(Next::Split(folio)),
-                Err(NoRmap::Locked(rmap)) => return Ok(Next::LockRmap(rmap)),
-                Err(NoRmap::Unmapped(folio)) => {
-                    drop(page);
-                    drop(folio);
-                    return Err(EAGAIN);
-                }
-            };
         }
     }
-    match page.relocate(rmap) {
+}
+
+/// Locks the folio of a page and its `anon_vma`, unless they are held already, and without waiting,
+/// because the tables are locked. Returns what to wait for if it cannot. What is held may be that
+/// of another page, which was there before.
+#[inline(always)]
+fn try_lock(folio: &Folio, held: Held) -> Result<RmapLock, Wanted> {
+    let locked = match held {
+        Held::Rmap(rmap) => return Ok(rmap),
+        Held::Folio(locked) if core::ptr::eq::<Folio>(&*locked, folio) => locked,
+        // To lock the `anon_vma` of a folio that is not mapped here may sleep.
+        Held::Folio(other) => return Err(Wanted::Nothing(other)),
+        Held::Nothing => match folio.try_lock() {
+            Some(locked) => locked,
+            None => return Err(Wanted::Folio(folio.into())),
+        },
+    };
+    locked.try_lock_rmap().map_err(|err| match err {
+        NoRmap::Locked(rmap) => Wanted::Rmap(rmap),
+        NoRmap::Unmapped(folio) => Wanted::Nothing(folio),
+    })
+}
+
+/// Returns the number of pages that were moved.
+#[inline(always)]
+fn moved(result: Result<usize, OtherFolio>) -> Result<usize> {
+    match result {
+        // It is pinned.
         Ok(0) => Err(EBUSY),
-        Ok(pages) => Ok(Next::Moved(pages)),
+        Ok(pages) => Ok(pages),
         Err(OtherFolio) => Err(EAGAIN),
     }
 }
 
-/// Moves a page that is swapped out.
-fn relocate_swap(swap: Swap<'_>, held: Held) -> Result<Next> {
+/// Moves a page that is swapped out. Returns what to wait for if it cannot be moved now.
+fn relocate_swap(swap: Swap<'_>, held: Held) -> Result<Option<Wanted>> {
     let slot;
     let cached;
-    // As in `relocate_page`.
+    // The tables are unlocked before what is locked here, because they were declared later.
     let swap = swap;
     slot = swap.slot().ok_or(EAGAIN)?;
     cached = match held {
@@ -251,12 +275,12 @@ fn relocate_swap(swap: Swap<'_>, held: Held) -> Result<Next> {
             }
             Some(folio) => match folio.try_lock() {
                 Some(folio) => Some(folio),
-                None => return Ok(Next::Lock(folio)),
+                None => return Ok(Some(Wanted::Folio(folio))),
             },
         },
     };
     match swap.relocate(&slot, cached.as_ref()) {
-        Ok(()) => Ok(Next::Moved(1)),
+        Ok(()) => Ok(None),
         Err(OtherFolio) => Err(EAGAIN),
     }
 }

@@ -22,6 +22,7 @@ void rust_folio_lock(struct folio *folio);
 void rust_folio_unlock_put(struct folio *folio);
 void rust_folio_get(struct folio *folio);
 bool rust_folio_test_large(struct folio *folio);
+bool rust_folio_maybe_dma_pinned(struct folio *folio);
 int rust_split_folio(struct folio *folio);
 
 #endif /* CONFIG_USERFAULTFD_RUST */

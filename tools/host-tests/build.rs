@@ -7,6 +7,9 @@ use std::{env, path::PathBuf};
 fn main() {
     println!("cargo::rerun-if-env-changed=UFFD_KERNEL");
     println!("cargo::rustc-check-cfg=cfg(rbtree)");
+    println!("cargo::rustc-check-cfg=cfg(CONFIG_TRANSPARENT_HUGEPAGE)");
+    // The stand-in for the kernel crate has it, too.
+    println!("cargo::rustc-cfg=CONFIG_TRANSPARENT_HUGEPAGE");
     let Some(kernel) = env::var_os("UFFD_KERNEL").map(PathBuf::from) else {
         println!(
             "cargo::warning=tests that need a kernel source are left out; `cargo xtask test \

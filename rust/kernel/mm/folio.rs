@@ -282,6 +282,16 @@ impl Folio {
         unsafe { bindings::rust_folio_test_large(self.as_raw()) }
     }
 
+    /// Returns true if the folio is pinned, and maybe if it has very many references. A thread that
+    /// pins without locks looks at the page table afterwards: as long as there is an entry for the
+    /// folio, it may be pinned at any time.
+    #[doc(alias = "folio_maybe_dma_pinned")]
+    #[inline(always)]
+    pub fn is_maybe_pinned(&self) -> bool {
+        // SAFETY: By the type invariants there is a reference.
+        unsafe { bindings::rust_folio_maybe_dma_pinned(self.as_raw()) }
+    }
+
     /// Locks the folio if no other thread has.
     #[doc(alias = "folio_trylock")]
     #[inline(always)]

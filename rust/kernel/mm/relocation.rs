@@ -2,12 +2,11 @@
 
 //! Moving anonymous pages from one place in the page tables to another.
 //!
-//! [`Relocation::find_tables`] finds the tables. If the source is a huge page, it is a [`Leaf`],
-//! which is moved as a whole or split. Otherwise [`InvalidatedPair::lock`] locks both PTE tables,
-//! in the order of the addresses of their locks, and says what there is: [`Source`]. Nothing of
-//! that can change until they are unlocked, so nothing has to be looked at twice. Locks that come
-//! before those of page tables are tried, or taken with the tables unlocked, which are looked at
-//! again.
+//! [`Relocation::find_tables`] finds the tables. [`InvalidatedPair`] locks both, in the order of
+//! the addresses of their locks, and says what there is: a [`Source`] in PTE tables; in PMD tables,
+//! which map huge pages, a `PmdView` of the module `huge`. Nothing of that can change until they are
+//! unlocked, so nothing has to be looked at twice. Locks that come before those of page tables are
+//! tried, or taken with the tables unlocked, which are looked at again.
 //!
 //! What they rest on, beside what [`pgtable`](super::pgtable) says:
 //!
@@ -35,15 +34,22 @@ use super::{
 };
 use crate::{
     bindings,
-    error::{code::EINVAL, to_result, Result},
     page::{PAGE_MASK, PAGE_SIZE},
     task::Sleepable,
 };
 use core::{
     marker::PhantomData,
     mem::{ManuallyDrop, MaybeUninit},
-    ptr::null_mut,
+    ptr::{self, null_mut},
 };
+
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+pub mod huge;
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+use huge::{HugePair, PartOfHuge};
+
+/// The size of what an entry of a PMD table is for, such as a huge page, in bytes.
+const PMD_SIZE: usize = bindings::PMD_SIZE;
 
 /// Why there are no tables.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -172,7 +178,11 @@ impl<'v> Relocation<'v, '_> {
         };
         match result {
             bindings::rust_move_tables_RUST_MOVE_PTE => Ok(Tables::Pte(TablePair(found))),
-            bindings::rust_move_tables_RUST_MOVE_LEAF => Ok(Tables::Leaf(Leaf(found))),
+            #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+            bindings::rust_move_tables_RUST_MOVE_LEAF => Ok(match HugePair::new(found) {
+                Ok(pair) => Tables::Huge(pair),
+                Err(found) => Tables::PartOfHuge(PartOfHuge(found)),
+            }),
             bindings::rust_move_tables_RUST_MOVE_NO_SOURCE => Err(NoTables::NoSource),
             bindings::rust_move_tables_RUST_MOVE_HUGE_TAKEN => Err(NoTables::Taken),
             _ => Err(NoTables::NoMemory),
@@ -196,57 +206,12 @@ struct Found<'p, 'v> {
 pub enum Tables<'p, 'v> {
     /// PTE tables.
     Pte(TablePair<'p, 'v>),
-    /// The entry of a PMD table: a huge page.
-    Leaf(Leaf<'p, 'v>),
-}
-
-/// A huge page, or an entry for one that migrates. It may be gone at any time.
-pub struct Leaf<'p, 'v>(Found<'p, 'v>);
-
-impl Leaf<'_, '_> {
-    /// The size of a huge page, in bytes.
-    pub const SIZE: usize = bindings::PMD_SIZE;
-
-    /// Returns true if the whole page is to be moved, and can be mapped as one at the destination,
-    /// where there was no table.
-    #[inline(always)]
-    pub fn is_whole(&self) -> bool {
-        // SAFETY: By the type invariants this was set.
-        let raw = unsafe { &*self.0.raw };
-        raw.dst_is_none && (raw.dst | raw.src) & (Self::SIZE - 1) == 0 && raw.len >= Self::SIZE
-    }
-
-    /// Moves the whole page.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` unless [`Leaf::is_whole`]; `EBUSY` if it is pinned, or if another process may have
-    /// it; `ENOENT` if it is gone; `EAGAIN` if one of the entries changed, or if it has migrated.
-    #[doc(alias = "move_pages_huge_pmd")]
-    #[inline(always)]
-    pub fn relocate(self, _sleep: &mut Sleepable) -> Result {
-        if !self.is_whole() {
-            return Err(EINVAL);
-        }
-        // SAFETY: By the type invariants these are the entries of the PMD tables, and the VMAs have
-        // the pages and are locked. The caller may sleep.
-        match unsafe { bindings::rust_move_leaf(self.0.raw) } {
-            0 => Ok(()),
-            err => to_result(err),
-        }
-    }
-
-    /// Splits the entry into those of pages, if it is still there.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if another process may have the page.
-    #[doc(alias = "split_huge_pmd")]
-    #[inline]
-    pub fn split(self, _sleep: &mut Sleepable) -> Result {
-        // SAFETY: As for `relocate`.
-        to_result(unsafe { bindings::rust_split_leaf(self.0.raw) })
-    }
+    /// The entries of PMD tables: a huge page.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    Huge(HugePair<'p, 'v>),
+    /// The entry of a PMD table: a huge page that has to be split.
+    #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+    PartOfHuge(PartOfHuge<'p, 'v>),
 }
 
 /// PTE tables that have the first page, which may be gone at any time.
@@ -259,19 +224,44 @@ impl<'p, 'v> TablePair<'p, 'v> {
     pub fn invalidate(self, sleep: &mut Sleepable) -> InvalidatedPair<'p, 'v> {
         // SAFETY: By the type invariants these were set.
         let (start, len) = unsafe { ((*self.0.raw).src, (*self.0.raw).len) };
-        let in_table = Leaf::SIZE - (start & (Leaf::SIZE - 1));
-        let end = start.wrapping_add(len.min(in_table));
+        let in_table = PMD_SIZE - (start & (PMD_SIZE - 1));
+        self.0.invalidate(len.min(in_table), sleep)
+    }
+}
+
+impl<'p, 'v> Found<'p, 'v> {
+    /// Tells those that have page tables of their own that pages of the source may go, as many as
+    /// have a length, in bytes. For the level of PMD tables they are a whole huge page.
+    #[inline(always)]
+    fn invalidate<L>(self, len: usize, sleep: &mut Sleepable) -> InvalidatedPair<'p, 'v, L> {
+        // SAFETY: By the type invariants this was set.
+        let start = unsafe { (*self.raw).src };
+        let pages = start..start.wrapping_add(len);
+        // INVARIANT: Only `HugePair` does this for the level of PMD tables.
         InvalidatedPair {
-            range: InvalidateRange::clear(self.0.vmas.src(), start..end, sleep),
-            found: self.0,
+            range: InvalidateRange::clear(self.vmas.src(), pages, sleep),
+            found: self,
+            _level: PhantomData,
         }
     }
 }
 
-/// PTE tables that have the first page, whose source no secondary page table has.
-pub struct InvalidatedPair<'p, 'v> {
+/// The level of PTE tables.
+pub struct PteLevel(());
+
+/// The level of PMD tables, whose entries map huge pages.
+#[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
+pub struct PmdLevel(());
+
+/// Tables that have the first page, whose source no secondary page table has.
+///
+/// # Invariants
+///
+/// With `PmdLevel` the addresses are those of whole huge pages, which the VMAs have.
+pub struct InvalidatedPair<'p, 'v, L = PteLevel> {
     found: Found<'p, 'v>,
     range: InvalidateRange<'v>,
+    _level: PhantomData<L>,
 }
 
 impl InvalidatedPair<'_, '_> {
@@ -280,7 +270,7 @@ impl InvalidatedPair<'_, '_> {
     #[doc(alias = "migration_entry_wait")]
     #[cold]
     pub fn wait_for_migration(self, _sleep: &mut Sleepable) {
-        let Self { found, range } = self;
+        let Self { found, range, .. } = self;
         drop(range);
         // SAFETY: By the type invariants this is the entry of the PMD table for the page, and the
         // VMA is locked. The caller may sleep.
@@ -311,6 +301,7 @@ impl InvalidatedPair<'_, '_> {
             }
             bindings::rust_move_source_RUST_MOVE_ZERO_PAGE => Source::ZeroPage(ZeroPage(tables())),
             bindings::rust_move_source_RUST_MOVE_PAGE => Source::Page(Page(tables())),
+            bindings::rust_move_source_RUST_MOVE_LARGE => Source::LargePage(LargePage(tables())),
             bindings::rust_move_source_RUST_MOVE_SWAP => Source::Swap(Swap(tables())),
             bindings::rust_move_source_RUST_MOVE_SHARED => Source::Shared,
             bindings::rust_move_source_RUST_MOVE_MIGRATION => Source::Migration,
@@ -356,6 +347,8 @@ pub enum Source<'l> {
     ZeroPage(ZeroPage<'l>),
     /// An anonymous page that is mapped here only.
     Page(Page<'l>),
+    /// One that is part of a folio of several, which has to be split first.
+    LargePage(LargePage<'l>),
     /// An anonymous page that is swapped out.
     Swap(Swap<'l>),
     /// A page that another process may have as well, or none of anonymous memory.
@@ -377,8 +370,16 @@ pub struct ZeroPage<'l>(LockedPair<'l>);
 ///
 /// # Invariants
 ///
-/// The entry of the source maps a page of the folio of `raw`, whose first page is exclusive.
+/// The entry of the source maps the folio of `raw`, which is of one page and exclusive. It stays of
+/// one page as long as it is mapped.
 pub struct Page<'l>(LockedPair<'l>);
+
+/// An anonymous page that is part of a folio.
+///
+/// # Invariants
+///
+/// The entry of the source maps a page of the folio of `raw`.
+pub struct LargePage<'l>(LockedPair<'l>);
 
 /// An anonymous page that is swapped out.
 ///
@@ -401,31 +402,30 @@ impl ZeroPage<'_> {
 #[derive(Copy, Clone, Debug)]
 pub struct OtherFolio;
 
-impl Page<'_> {
-    #[inline(always)]
-    fn raw_folio(&self) -> *mut bindings::folio {
-        // SAFETY: By the type invariants this is what the union has.
-        unsafe { (*self.0.raw).__bindgen_anon_1.folio }
+impl LargePage<'_> {
+    /// Returns the folio. No thread splits it as long as the table is locked.
+    #[inline]
+    pub fn folio(&self) -> &Folio {
+        // SAFETY: By the type invariants this is what the union has, and the entry, which cannot
+        // change, has a reference.
+        unsafe { &*(*self.0.raw).__bindgen_anon_1.folio.cast() }
     }
+}
 
+impl Page<'_> {
     /// Returns the folio.
     #[inline(always)]
     pub fn folio(&self) -> &Folio {
-        // SAFETY: The entry, which cannot change, has a reference.
-        unsafe { &*self.raw_folio().cast() }
-    }
-
-    /// Returns true if a folio is that of the page.
-    #[inline(always)]
-    pub fn is_of(&self, folio: &Folio) -> bool {
-        folio.as_raw() == self.raw_folio()
+        // SAFETY: By the type invariants this is what the union has, and the entry, which cannot
+        // change, has a reference.
+        unsafe { &*(*self.0.raw).__bindgen_anon_1.folio.cast() }
     }
 
     /// Moves pages in a row, if `rmap` is locked for the folio of the first. Returns how many were
     /// moved, which is none if that one is pinned.
     #[inline(always)]
     pub fn relocate(self, rmap: RmapLock) -> Result<usize, OtherFolio> {
-        if !self.is_of(rmap.folio()) {
+        if !ptr::eq::<Folio>(&**rmap.folio(), self.folio()) {
             // The tables are unlocked before the rmap.
             drop(self);
             return Err(OtherFolio);

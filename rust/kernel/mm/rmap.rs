@@ -15,7 +15,8 @@ use crate::{bindings, task::Sleepable};
 use core::{mem::ManuallyDrop, ptr::NonNull};
 
 impl LockedFolio {
-    /// Locks the `anon_vma` of a folio of one page for writing if no other thread has.
+    /// Locks the `anon_vma` of the folio for writing if no other thread has. If a page table is
+    /// locked, it has to map the folio: otherwise the `anon_vma` may be freed by this, which sleeps.
     ///
     /// # Errors
     ///
@@ -24,9 +25,6 @@ impl LockedFolio {
     #[doc(alias = "anon_vma_trylock_write")]
     #[inline(always)]
     pub fn try_lock_rmap(self) -> Result<RmapLock, NoRmap> {
-        if self.is_large() {
-            return Err(NoRmap::Large(self));
-        }
         let mut is_locked = false;
         // SAFETY: By the type invariants the folio is locked.
         let anon_vma = unsafe { bindings::rust_anon_vma_trylock(self.as_raw(), &mut is_locked) };
@@ -41,7 +39,7 @@ impl LockedFolio {
             }));
         }
         // INVARIANT: It was locked, has a reference, and is that of the folio, because the folio is
-        // locked. That is of one page.
+        // locked.
         Ok(RmapLock {
             anon_vma,
             folio: self,
@@ -51,8 +49,6 @@ impl LockedFolio {
 
 /// Why an `anon_vma` was not locked.
 pub enum NoRmap {
-    /// The folio is of more than one page.
-    Large(LockedFolio),
     /// Another thread has locked it.
     Locked(UnlockedRmap),
     /// The folio is not mapped.
@@ -75,10 +71,6 @@ impl Drop for AnonVma {
 
 /// A folio that is locked, and its `anon_vma`. To drop it may sleep, so that no page table may be
 /// locked then.
-///
-/// # Invariants
-///
-/// The folio is of one page.
 pub struct UnlockedRmap {
     anon_vma: AnonVma,
     folio: LockedFolio,
@@ -98,13 +90,12 @@ impl UnlockedRmap {
     }
 }
 
-/// An anonymous folio of one page, which can be mapped at another place. To drop it may sleep, so
-/// that no page table may be locked then.
+/// An anonymous folio, which can be mapped at another place. To drop it may sleep, so that no page
+/// table may be locked then.
 ///
 /// # Invariants
 ///
-/// The folio is of one page. `anon_vma` is that of the folio, has a reference, and the thread has
-/// locked it for writing.
+/// `anon_vma` is that of the folio, has a reference, and the thread has locked it for writing.
 pub struct RmapLock {
     anon_vma: NonNull<bindings::anon_vma>,
     folio: LockedFolio,

@@ -35,6 +35,7 @@ mod range;
 mod added;
 mod cached;
 mod folios;
+mod huge_moves;
 mod moves;
 mod space;
 mod thp;

@@ -8,10 +8,10 @@
 use crate::{relocate, space::Space};
 use kernel::{
     bindings::{
-        self, folio, model_is_idle, pmd_kind, vm_area_struct, FOLIOS, GUARD, POISON, PTE_DIRTY,
-        PTE_MIGRATION, PTE_SOFT_DIRTY, PTE_SWAP, PTE_SWP_EXCLUSIVE, PTE_SWP_SOFT_DIRTY,
-        PTE_UFFD_WP, PTE_WRITE, PTRS_PER_PTE, SPECIAL_PAGE, SWAP_HAS_CACHE, UFFD_WP, VM_READ,
-        VM_SHARED, VM_WRITE, ZERO_PAGE,
+        self, at, folio, model_is_idle, others_are_done, pmd_kind, vm_area_struct, Moment, GUARD,
+        POISON, PTE_DIRTY, PTE_MIGRATION, PTE_SOFT_DIRTY, PTE_SWAP, PTE_SWP_EXCLUSIVE,
+        PTE_SWP_SOFT_DIRTY, PTE_UFFD_WP, PTE_WRITE, PTRS_PER_PTE, SPECIAL_PAGE, SWAP_HAS_CACHE,
+        UFFD_WP, VM_READ, VM_SHARED, VM_WRITE, ZERO_PAGE,
     },
     error::{
         code::{EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM},
@@ -56,7 +56,7 @@ enum Done {
     /// Another thread has locked the `anon_vma`.
     RmapLocked,
     Large,
-    Leaf,
+    Huge,
 }
 
 /// Moves the first page, and those behind it.
@@ -74,12 +74,20 @@ fn first(tables: &mut InvalidatedPair<'_, '_>, sleep: &mut Sleepable) -> Done {
                     // It is given back with the tables unlocked.
                     drop(page);
                     match err {
-                        NoRmap::Large(_) => Done::Large,
                         NoRmap::Locked(_) => Done::RmapLocked,
                         NoRmap::Unmapped(_) => unreachable!("it is mapped"),
                     }
                 }
             },
+        },
+        Some(Source::LargePage(page)) => match page.folio().try_lock() {
+            None => Done::Locked,
+            Some(folio) => {
+                // It is given back with the tables unlocked.
+                drop(page);
+                assert!(folio.is_large());
+                Done::Large
+            }
         },
         Some(Source::Swap(swap)) => match swap.slot() {
             None => Done::NoSwap,
@@ -98,7 +106,7 @@ fn first(tables: &mut InvalidatedPair<'_, '_>, sleep: &mut Sleepable) -> Done {
 impl Space {
     /// Makes one with a VMA that has the pages from 10 to the end of the first table, and another one that has
     /// those of the second.
-    fn pair() -> Box<Self> {
+    pub fn pair() -> Box<Self> {
         let mut space = Self::new(PTRS_PER_PTE, None);
         space.mm.vmas[1] = &mut space.other;
         space.other.vm_start = SRC * PAGE_SIZE;
@@ -120,7 +128,7 @@ impl Space {
     }
 
     /// Makes both VMAs one, which has all pages.
-    fn join(&mut self) {
+    pub fn join(&mut self) {
         self.mm.vmas[1] = ptr::null_mut();
         self.vma.vm_end = self.other.vm_end;
     }
@@ -133,7 +141,7 @@ impl Space {
         }
     }
 
-    fn index_of(&mut self, page: usize) -> usize {
+    pub fn index_of(&mut self, page: usize) -> usize {
         let vma = self.vma_of(page);
         vma.vm_pgoff + page - vma.vm_start / PAGE_SIZE
     }
@@ -225,7 +233,7 @@ impl Space {
         let mut pages = pages.expect("the VMAs have them");
         Ok(match pages.find_tables(true, sleep)? {
             Tables::Pte(tables) => Some(work(&mut tables.invalidate(sleep), sleep)),
-            Tables::Leaf(_) => None,
+            Tables::Huge(_) | Tables::PartOfHuge(_) => None,
         })
     }
 
@@ -233,7 +241,7 @@ impl Space {
     /// waiting for anything.
     fn step(&mut self, dst: usize, src: usize, pages: usize) -> Result<Done, NoTables> {
         let done = self.with_tables(dst, src, pages, first)?;
-        Ok(done.unwrap_or(Done::Leaf))
+        Ok(done.unwrap_or(Done::Huge))
     }
 
     /// Does the same, and checks that all is in order.
@@ -249,7 +257,13 @@ impl Space {
     }
 
     /// Moves pages, as the kernel does. Returns how many bytes, as pages.
-    fn relocate(&mut self, dst: usize, src: usize, pages: usize, allow_holes: bool) -> Result<u64> {
+    pub fn relocate(
+        &mut self,
+        dst: usize,
+        src: usize,
+        pages: usize,
+        allow_holes: bool,
+    ) -> Result<u64> {
         let mut ctx = bindings::userfaultfd_ctx {
             mm: &mut self.mm,
             map_changing_lock: bindings::rw_semaphore::default(),
@@ -287,7 +301,7 @@ impl Space {
 
     /// Checks that nothing is locked, but for what other threads have; and that each page is where its folio
     /// says it is.
-    fn check_all(&mut self) {
+    pub fn check_all(&mut self) {
         assert!(model_is_idle());
         assert!(!self.mm.pgd.pmds.iter().any(|pmd| pmd.lock.is_locked));
         assert!(!self.mm.stale.iter().any(|entry| *entry != 0));
@@ -298,8 +312,21 @@ impl Space {
             assert!(!vma.own_anon_vma.is_locked);
             assert_eq!(vma.own_anon_vma.refcount, 1);
         }
+        assert!(others_are_done());
+        for number in [0, 1] {
+            let pmd = &self.mm.pgd.pmds[number];
+            let is_huge = matches!(pmd.kind, pmd_kind::Huge | pmd_kind::Migration);
+            assert_eq!(pmd.reserve, u32::from(is_huge), "table {number}");
+            // SAFETY: It is one of the folios, or null.
+            if let Some(huge) = unsafe { pmd.huge.as_ref() } {
+                let index = self.index_of(number * PTRS_PER_PTE);
+                let anon_vma = self.vma_of(number * PTRS_PER_PTE).anon_vma;
+                assert_eq!((huge.index, huge.refcount), (index, 1));
+                assert_eq!(huge.anon_vma, NonNull::new(anon_vma));
+            }
+        }
+        assert!(!self.mm.folios.iter().any(|folio| folio.is_locked));
         for number in 0..self.mm.allocated {
-            assert!(!self.mm.folios[number].is_locked, "folio {number}");
             let places = 0..self.ptes.len();
             let mut places = places.filter(|&page| self.folio_at(page) == Some(number));
             let place = places.next();
@@ -618,11 +645,13 @@ fn tables_are_made_for_both_places() {
     for kind in [pmd_kind::Huge, pmd_kind::Migration] {
         space.mm.pgd.pmds[0].kind = pmd_kind::None;
         space.mm.pgd.pmds[1].kind = kind;
-        assert_eq!(space.step(20, SRC, 4), Ok(Done::Leaf));
+        space.mm.pgd.pmds[1].reserve = 1;
+        assert_eq!(space.step(20, SRC, 4), Ok(Done::Huge));
         // No table was made for that.
         assert_eq!(kinds(&space), [pmd_kind::None, kind]);
     }
     space.mm.pgd.pmds[0].kind = pmd_kind::Huge;
+    space.mm.pgd.pmds[0].reserve = 1;
     assert_eq!(space.step(20, SRC, 4), Err(NoTables::Taken));
     // Those above are made as well.
     for missing in [0, 1] {
@@ -750,6 +779,27 @@ fn what_can_be_moved_comes_first() {
 }
 
 #[test]
+fn a_large_folio_that_came_meanwhile_is_split_with_nothing_locked() {
+    for (moment, is_contended) in [(Moment::ForFolio, false), (Moment::ForRmap, true)] {
+        let mut space = Space::pair();
+        space.map_run(SRC, 1);
+        space.mm.folios[0].is_contended = !is_contended;
+        space.other.own_anon_vma.is_contended = is_contended;
+        let raw = ptr::from_mut(&mut *space);
+        // SAFETY: The space is there until the test ends, and there is one thread.
+        at(moment, move || {
+            let space = unsafe { &mut *raw };
+            space.mm.folios[0].rmaps = 0;
+            space.map_large(SRC, 2, PTE_WRITE);
+        });
+        assert_eq!(space.relocate(20, SRC, 1, false), Ok(1));
+        assert!(others_are_done());
+        assert_eq!(space.mm.folios[1].nr_pages, 1);
+        assert_eq!(space.ptes[SRC], 0);
+    }
+}
+
+#[test]
 fn a_thread_waits_for_locks_with_the_tables_unlocked() {
     let mut space = Space::pair();
     space.map_run(SRC, 6);
@@ -856,6 +906,7 @@ fn large_folios_are_split() {
     space.map_large(SRC + 1, 4, PTE_WRITE);
     assert_eq!(space.relocate(20, SRC, 3, false), Ok(3));
     space.assert_moved(20, SRC, 3, 5);
+
     let number = space.map_large(SRC + 8, 4, PTE_WRITE);
     space.mm.folios[number].is_pinned = true;
     assert_eq!(space.relocate(30, SRC + 8, 4, false), Err(EBUSY));
@@ -877,59 +928,6 @@ fn folios_of_one_page_are_not_split() {
     });
     assert_eq!(split, Ok(Some(Err(EINVAL))));
     space.check_all();
-}
-
-#[test]
-fn huge_pages_are_moved_as_a_whole_or_split() {
-    let kinds = |space: &Space| space.mm.pgd.pmds.each_ref().map(|pmd| pmd.kind);
-    let new = || {
-        let mut space = Space::pair();
-        space.vma.vm_start = 0;
-        space.mm.pgd.pmds[0].kind = pmd_kind::None;
-        let huge = &mut space.mm.folios[FOLIOS - 1];
-        huge.is_exclusive = true;
-        space.mm.pgd.pmds[1].kind = pmd_kind::Huge;
-        space.mm.pgd.pmds[1].huge = huge;
-        space
-    };
-    let mut space = new();
-    assert_eq!(
-        space.relocate(0, SRC, PTRS_PER_PTE, false),
-        Ok(PTRS_PER_PTE as u64)
-    );
-    assert_eq!(kinds(&space), [pmd_kind::Huge, pmd_kind::None]);
-    // The destination has a table, or it is not the whole page.
-    type Set = fn(&mut Space);
-    let sets: [(usize, Set); 3] = [
-        (PTRS_PER_PTE, |space| {
-            space.mm.pgd.pmds[0].kind = pmd_kind::Table
-        }),
-        (PTRS_PER_PTE - 1, |_| {}),
-        (2, |_| {}),
-    ];
-    for (pages, set) in sets {
-        let mut space = new();
-        set(&mut space);
-        space.ptes[SRC] = ZERO_PAGE;
-        assert_eq!(space.relocate(0, SRC, pages, true), Ok(pages as u64));
-        assert_eq!(kinds(&space), [pmd_kind::Table; 2]);
-        assert_eq!(space.done(ZERO_PAGE), [0]);
-        let mut space = new();
-        set(&mut space);
-        space.mm.folios[FOLIOS - 1].is_exclusive = false;
-        assert_eq!(space.relocate(0, SRC, pages, true), Err(EBUSY));
-        assert_eq!(kinds(&space)[1], pmd_kind::Huge);
-        // The zero page has no owner.
-        space.mm.pgd.pmds[1].huge = ptr::null_mut();
-        assert_eq!(space.relocate(0, SRC, pages, true), Ok(pages as u64));
-        assert_eq!(kinds(&space)[1], pmd_kind::Table);
-    }
-    let mut space = new();
-    space.mm.pgd.pmds[0].kind = pmd_kind::Huge;
-    assert_eq!(space.relocate(0, SRC, PTRS_PER_PTE, true), Err(EEXIST));
-    space.mm.pgd.pmds[0].kind = pmd_kind::None;
-    space.mm.folios[FOLIOS - 1].is_pinned = true;
-    assert_eq!(space.relocate(0, SRC, PTRS_PER_PTE, true), Err(EBUSY));
 }
 
 #[test]

@@ -62,6 +62,8 @@ impl Space {
             lock: bindings::spinlock_t::default(),
             ptes: &mut ptes[first],
             huge: ptr::null_mut(),
+            flags: 0,
+            reserve: 0,
         });
         let mut space = Box::new(Self {
             mm: bindings::mm_struct {
@@ -79,6 +81,7 @@ impl Space {
                     notifier_subscriptions: ptr::null_mut(),
                 },
                 notified: [0; 2],
+                has_one_pmd_table: false,
                 folios: array::from_fn(|_| bindings::folio::default()),
                 allocated: 0,
                 charges: usize::MAX,

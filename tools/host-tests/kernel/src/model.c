@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a thread has of the model, and what it waits for or does with a huge
- * page.
+ * What a thread has of the model, and what it waits for.
  */
 
 #include <model.h>
 
 __thread struct model_thread model;
+struct folio huge_zero_folio;
 
 /* Is nothing locked or mapped? */
 bool model_is_idle(void)
@@ -30,31 +30,13 @@ void migration_entry_wait(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 	*pte &= ~PTE_MIGRATION;
 }
 
-/* The caller has locked the source, which is unlocked here. */
-int move_pages_huge_pmd(struct mm_struct *mm, pmd_t *dst_pmd, pmd_t *src_pmd,
-			pmd_t dst_pmdval, struct vm_area_struct *dst_vma,
-			struct vm_area_struct *src_vma, unsigned long dst_addr,
-			unsigned long src_addr)
+/* The same for a huge page. The entry is one of a table, and no copy. */
+void pmd_migration_entry_wait(struct mm_struct *mm, pmd_t *pmd)
 {
-	pmd_t src = *src_pmd;
-
-	assert(!((dst_addr | src_addr) & ~PMD_MASK));
-	spin_unlock(&src_pmd->lock);
-	if (src.kind != PMD_HUGE || !pmd_same(*dst_pmd, dst_pmdval))
-		return -EAGAIN;
-	if (src.huge && src.huge->is_pinned)
-		return -EBUSY;
-	dst_pmd->kind = PMD_HUGE;
-	dst_pmd->huge = src.huge;
-	src_pmd->kind = PMD_NONE;
-	src_pmd->huge = NULL;
-	return 0;
-}
-
-/* The table has what a test has put there. */
-void split_huge_pmd(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr)
-{
-	assert(!model.nr_locks);
-	pmd->kind = PMD_TABLE;
-	pmd->huge = NULL;
+	assert(!model.nr_locks && !mm->notified_end);
+	assert(pmd == &mm->pgd.pmds[0] || pmd == &mm->pgd.pmds[1]);
+	if (pmd->kind != PMD_MIGRATION)
+		return;
+	assert(!pmd->huge->is_locked && !pmd->huge->anon_vma->is_locked);
+	pmd->kind = PMD_HUGE;
 }

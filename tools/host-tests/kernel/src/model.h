@@ -47,6 +47,7 @@
 #define PMD_SHIFT (PAGE_SHIFT + 10)
 #define PMD_SIZE (1UL << PMD_SHIFT)
 #define PMD_MASK (~(PMD_SIZE - 1))
+#define HPAGE_PMD_SIZE PMD_SIZE
 
 typedef unsigned long pgoff_t;
 typedef unsigned long pgprot_t;
@@ -72,8 +73,11 @@ typedef struct {
 	bool is_retracted;
 	spinlock_t lock;
 	pte_t *ptes;
-	/* A huge page that is not the zero page. */
+	/* A huge page that is not the zero page, and the flags of its entry. */
 	struct page *huge;
+	unsigned int flags;
+	/* PTE tables for the case that it is split. */
+	unsigned int reserve;
 } pmd_t, pud_t;
 
 /* A PMD table has one entry. The levels above are one. */
@@ -156,6 +160,8 @@ struct mm_struct {
 	};
 	/* Addresses that the notifiers were told of. */
 	unsigned long notified_start, notified_end;
+	/* All PMD entries are in one table. */
+	bool has_one_pmd_table;
 	/* There are more fields in Rust. */
 };
 
@@ -193,6 +199,10 @@ struct model_thread {
 };
 extern __thread struct model_thread model;
 
+/* What other threads do at such a moment: see model.rs. */
+enum moment { FOR_TABLE, FOR_FOLIO, FOR_RMAP };
+void model_others(enum moment moment);
+
 /* What the kernel has as inline functions and macros. */
 
 #define pgd_offset(mm, addr) (&(mm)->pgd)
@@ -209,6 +219,7 @@ extern __thread struct model_thread model;
 	((mm)->has_memory ? ((pud)->is_missing = false, (pud)) : NULL)
 
 #define pmdp_get_lockless(pmd) (*(pmd))
+#define pmdp_get(pmd) (assert(model.nr_locks), *(pmd))
 #define pmd_none(pmd) ((pmd).kind == PMD_NONE)
 #define pmd_present(pmd) ((pmd).kind != PMD_NONE && (pmd).kind != PMD_MIGRATION)
 #define is_swap_pmd(pmd) ((pmd).kind == PMD_MIGRATION)
@@ -232,6 +243,8 @@ static inline int __pte_alloc(struct mm_struct *mm, pmd_t *pmd)
 /* The locks of two tables are taken in the order of their addresses. */
 static inline void spin_lock_nested(spinlock_t *lock, int subclass)
 {
+	if (!subclass)
+		model_others(FOR_TABLE);
 	assert(!lock->is_locked && model.nr_locks == subclass);
 	assert(!subclass || model.locks[0] < lock);
 	lock->is_locked = true;
@@ -569,6 +582,7 @@ static inline bool anon_vma_trylock_write(struct anon_vma *anon_vma)
 static inline void anon_vma_lock_write(struct anon_vma *anon_vma)
 {
 	assert(!anon_vma->is_locked && !model.nr_locks);
+	model_others(FOR_RMAP);
 	anon_vma->is_contended = false;
 	anon_vma->is_locked = true;
 }
@@ -622,24 +636,135 @@ static inline struct folio *swap_cache_get_folio(swp_entry_t entry)
 	return folio;
 }
 
-/* Waiting for what migrates, and huge pages: see model.c. */
+/* Waiting for what migrates: see model.c. */
 void migration_entry_wait(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
-int move_pages_huge_pmd(struct mm_struct *mm, pmd_t *dst_pmd, pmd_t *src_pmd,
-			pmd_t dst_pmdval, struct vm_area_struct *dst_vma,
-			struct vm_area_struct *src_vma, unsigned long dst_addr,
-			unsigned long src_addr);
-void split_huge_pmd(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr);
-#define pmd_page(pmd) ((pmd).huge)
-#define is_huge_zero_pmd(pmd) (!(pmd).huge)
+void pmd_migration_entry_wait(struct mm_struct *mm, pmd_t *pmd);
+
+/* Huge pages. */
+extern struct folio huge_zero_folio;
+#define is_huge_zero_folio(folio) ((folio) == &huge_zero_folio)
+#define is_pmd_migration_entry(pmd) ((pmd).kind == PMD_MIGRATION)
+
+static inline spinlock_t *pmd_lockptr(struct mm_struct *mm, pmd_t *pmd)
+{
+	model.mm = mm;
+	return mm->has_one_pmd_table ? &mm->pgd.pmds[0].lock : &pmd->lock;
+}
+
+static inline struct folio *pmd_folio(pmd_t pmd)
+{
+	assert(pmd.kind == PMD_HUGE);
+	return pmd.huge ? (struct folio *)pmd.huge : &huge_zero_folio;
+}
 
 static inline spinlock_t *__pmd_trans_huge_lock(pmd_t *pmd,
 						struct vm_area_struct *vma)
 {
+	spinlock_t *ptl = pmd_lockptr(vma->vm_mm, pmd);
+
+	spin_lock(ptl);
+	if (pmd->kind == PMD_HUGE || pmd->kind == PMD_MIGRATION)
+		return ptl;
+	spin_unlock(ptl);
+	return NULL;
+}
+
+/* The flags of PTEs, and one more. */
+#define PMD_SPECIAL 16
+
+static inline pmd_t folio_mk_pmd(struct folio *folio, pgprot_t prot)
+{
+	return (pmd_t){
+		.kind = PMD_HUGE,
+		.huge = is_huge_zero_folio(folio) ? NULL : &folio->page,
+	};
+}
+
+static inline pmd_t pmd_with(pmd_t pmd, unsigned int flags)
+{
+	pmd.flags |= flags;
+	return pmd;
+}
+
+#define pmd_mkdirty(pmd) pmd_with(pmd, 1 | 8)
+#define pmd_mkwrite(pmd, vma) pmd_with(pmd, 2)
+#define pmd_mksoft_dirty(pmd) pmd_with(pmd, 8)
+#define pmd_mkspecial(pmd) pmd_with(pmd, PMD_SPECIAL)
+
+/* It is that of the address, and the table is locked. */
+static inline void assert_pmd(struct mm_struct *mm, unsigned long addr,
+			      pmd_t *pmdp)
+{
+	assert(!(addr & ~PMD_MASK) && pmdp == pud_offset(&mm->pgd, addr));
+	assert(pmd_lockptr(mm, pmdp)->is_locked);
+}
+
+static inline void set_pmd_at(struct mm_struct *mm, unsigned long addr,
+			      pmd_t *pmdp, pmd_t pmd)
+{
+	assert_pmd(mm, addr, pmdp);
+	assert(pmdp->kind == PMD_NONE && pmd.kind == PMD_HUGE);
+	pmdp->kind = pmd.kind;
+	pmdp->huge = pmd.huge;
+	pmdp->flags = pmd.flags;
+}
+
+/* As ptep_get_and_clear(), and flush_tlb_range(). */
+static inline pmd_t pmdp_huge_clear_flush(struct vm_area_struct *vma,
+					  unsigned long addr, pmd_t *pmdp)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	pmd_t pmd = *pmdp;
+
+	assert_pmd(mm, addr, pmdp);
+	assert(pmd.kind == PMD_HUGE);
+	assert(addr >= vma->vm_start && addr + PMD_SIZE <= vma->vm_end);
+	if (mm->notifier_subscriptions)
+		assert(addr >= mm->notified_start &&
+		       addr + PMD_SIZE <= mm->notified_end);
+	assert(addr >= mm->cache_start && addr + PMD_SIZE <= mm->cache_end);
+	if (pmd.huge && pmd.huge->is_being_pinned)
+		pmd.huge->is_pinned = true;
+	if (pmd.huge && pmd.huge->is_being_written)
+		pmd.flags |= 1;
+	pmdp->kind = PMD_NONE;
+	pmdp->huge = NULL;
+	pmdp->flags = 0;
+	mm->flushes++;
+	return pmd;
+}
+
+/* All tables are alike. */
+typedef bool pgtable_t;
+
+static inline pgtable_t pgtable_trans_huge_withdraw(struct mm_struct *mm,
+						    pmd_t *pmd)
+{
+	assert(pmd_lockptr(mm, pmd)->is_locked && pmd->reserve);
+	pmd->reserve--;
+	return true;
+}
+
+static inline void pgtable_trans_huge_deposit(struct mm_struct *mm, pmd_t *pmd,
+					      pgtable_t table)
+{
+	assert(pmd_lockptr(mm, pmd)->is_locked && table);
+	pmd->reserve++;
+}
+
+/* The table has what a test has put there. */
+static inline void split_huge_pmd(struct vm_area_struct *vma, pmd_t *pmd,
+				  unsigned long addr)
+{
+	assert(!model.nr_locks);
+	assert(pmd == pud_offset(&vma->vm_mm->pgd, addr & PMD_MASK));
 	if (pmd->kind != PMD_HUGE && pmd->kind != PMD_MIGRATION)
-		return NULL;
-	model.mm = vma->vm_mm;
-	spin_lock(&pmd->lock);
-	return &pmd->lock;
+		return;
+	assert(pmd->reserve);
+	pmd->reserve--;
+	pmd->kind = PMD_TABLE;
+	pmd->huge = NULL;
+	pmd->flags = 0;
 }
 
 /* Those that have page tables of their own. */

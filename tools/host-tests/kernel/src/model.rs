@@ -13,6 +13,7 @@
 )]
 
 use core::{
+    cell::RefCell,
     ffi::{c_int, c_uint, c_void},
     ptr::{null_mut, without_provenance_mut, NonNull},
 };
@@ -54,6 +55,7 @@ pub const PTE_DIRTY: pte_t = 1;
 pub const PTE_WRITE: pte_t = 2;
 pub const PTE_UFFD_WP: pte_t = 4;
 pub const PTE_SOFT_DIRTY: pte_t = 8;
+pub const PMD_SPECIAL: pte_t = 16;
 
 /// An entry of a page that is swapped out: these, the address of the device, and a number.
 pub const PTE_SWAP: pte_t = 1 << 63;
@@ -95,7 +97,12 @@ pub struct pmd_t {
     pub is_retracted: bool,
     pub lock: spinlock_t,
     pub ptes: *mut pte_t,
+    /// A huge page, or null for the zero page.
     pub huge: *mut folio,
+    /// Those of the entry of a huge page: see `PTE_DIRTY`.
+    pub flags: c_uint,
+    /// How many PTE tables are kept for the case that it is split.
+    pub reserve: c_uint,
 }
 
 #[repr(C)]
@@ -144,6 +151,46 @@ pub struct folio {
     /// An entry that another thread sets while one waits for the lock, and what it becomes.
     pub changes: Option<NonNull<pte_t>>,
     pub entry: pte_t,
+}
+
+/// When other threads do something.
+#[repr(C)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before a page table is locked, the first one if there are two.
+    ForTable,
+    /// While a thread waits for the lock of a folio.
+    ForFolio,
+    /// While it waits for that of an `anon_vma`.
+    ForRmap,
+}
+
+type Others = Vec<(Moment, Box<dyn FnOnce()>)>;
+
+thread_local! {
+    static OTHERS: RefCell<Others> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has others do something at a moment, once.
+pub fn at(moment: Moment, work: impl FnOnce() + 'static) {
+    OTHERS.with_borrow_mut(|others| others.push((moment, Box::new(work))));
+}
+
+/// Returns true if others have done all that they were to do.
+pub fn others_are_done() -> bool {
+    OTHERS.with_borrow(|others| others.is_empty())
+}
+
+/// The C code calls this as well. The first of what is to be done is done first.
+#[unsafe(no_mangle)]
+extern "C" fn model_others(moment: Moment) {
+    let work = OTHERS.with_borrow_mut(|others| {
+        let is_due = others.first().is_some_and(|(first, _)| *first == moment);
+        is_due.then(|| others.remove(0).1)
+    });
+    if let Some(work) = work {
+        work();
+    }
 }
 
 #[repr(C)]
@@ -195,6 +242,8 @@ pub struct mm_struct {
     pub __bindgen_anon_1: mm_notifiers,
     /// Those that the notifiers were told of.
     pub notified: [usize; 2],
+    /// The entries of PMD tables have one lock.
+    pub has_one_pmd_table: bool,
     pub folios: [folio; FOLIOS],
     /// How many of them were allocated.
     pub allocated: usize,
@@ -303,9 +352,19 @@ pub const rust_move_source_RUST_MOVE_TAKEN: rust_move_source = 1;
 pub const rust_move_source_RUST_MOVE_HOLE: rust_move_source = 2;
 pub const rust_move_source_RUST_MOVE_ZERO_PAGE: rust_move_source = 3;
 pub const rust_move_source_RUST_MOVE_PAGE: rust_move_source = 4;
-pub const rust_move_source_RUST_MOVE_SWAP: rust_move_source = 5;
-pub const rust_move_source_RUST_MOVE_SHARED: rust_move_source = 6;
-pub const rust_move_source_RUST_MOVE_MIGRATION: rust_move_source = 7;
+pub const rust_move_source_RUST_MOVE_LARGE: rust_move_source = 5;
+pub const rust_move_source_RUST_MOVE_SWAP: rust_move_source = 6;
+pub const rust_move_source_RUST_MOVE_SHARED: rust_move_source = 7;
+pub const rust_move_source_RUST_MOVE_MIGRATION: rust_move_source = 8;
+
+pub type rust_pmd = c_uint;
+pub const rust_pmd_RUST_PMD_NONE: rust_pmd = 0;
+pub const rust_pmd_RUST_PMD_TABLE: rust_pmd = 1;
+pub const rust_pmd_RUST_PMD_HUGE: rust_pmd = 2;
+pub const rust_pmd_RUST_PMD_HUGE_ZERO: rust_pmd = 3;
+pub const rust_pmd_RUST_PMD_BUSY: rust_pmd = 4;
+pub const rust_pmd_RUST_PMD_MIGRATION: rust_pmd = 5;
+pub const rust_pmd_RUST_PMD_TAKEN: rust_pmd = 7;
 
 #[repr(C)]
 pub struct rust_move {
@@ -316,12 +375,12 @@ pub struct rust_move {
     pub len: usize,
     pub dst_pmd: *mut pmd_t,
     pub src_pmd: *mut pmd_t,
-    pub dst_pmdval: pmd_t,
     pub dst_is_none: bool,
-    pub dst_pte: *mut pte_t,
-    pub src_pte: *mut pte_t,
+    pub src_pmdval: pmd_t,
     pub dst_ptl: *mut spinlock_t,
     pub src_ptl: *mut spinlock_t,
+    pub dst_pte: *mut pte_t,
+    pub src_pte: *mut pte_t,
     pub count: c_uint,
     pub __bindgen_anon_1: rust_move__bindgen_ty_1,
 }
@@ -337,8 +396,14 @@ unsafe extern "C" {
     pub safe fn model_is_idle() -> bool;
 
     pub fn rust_move_find_tables(move_: *mut rust_move, alloc: bool) -> rust_move_tables;
-    pub fn rust_move_leaf(move_: *mut rust_move) -> c_int;
-    pub fn rust_split_leaf(move_: *mut rust_move) -> c_int;
+    pub fn rust_move_lock_pmds(move_: *mut rust_move) -> rust_pmd;
+    pub fn rust_move_unlock_pmds(move_: *mut rust_move);
+    pub fn rust_move_clear_pmd(move_: *mut rust_move);
+    pub fn rust_move_restore_pmd(move_: *mut rust_move);
+    pub fn rust_move_place_huge(move_: *mut rust_move);
+    pub fn rust_move_place_huge_zero(move_: *mut rust_move);
+    pub fn rust_split_pmd(vma: *mut vm_area_struct, pmd: *mut pmd_t, addr: usize) -> c_int;
+    pub fn rust_pmd_migration_entry_wait(vma: *mut vm_area_struct, pmd: *mut pmd_t);
     pub fn rust_move_lock(move_: *mut rust_move) -> rust_move_source;
     pub fn rust_move_unlock(move_: *mut rust_move);
     pub fn rust_move_zero_ptes(move_: *mut rust_move) -> c_uint;
@@ -482,6 +547,11 @@ pub unsafe fn rust_folio_test_large(folio: *mut folio) -> bool {
     unsafe { (*folio).nr_pages > 1 }
 }
 
+pub unsafe fn rust_folio_maybe_dma_pinned(folio: *mut folio) -> bool {
+    // SAFETY: The caller passes a valid folio.
+    unsafe { (*folio).is_pinned }
+}
+
 pub unsafe fn rust_folio_trylock_get(folio: *mut folio) -> bool {
     // SAFETY: The caller passes a valid folio.
     let state = unsafe { &mut *folio };
@@ -500,6 +570,7 @@ pub unsafe fn rust_folio_lock(folio: *mut folio) {
     let state = unsafe { &mut *folio };
     assert!(model_is_idle(), "a table is locked");
     assert!(!state.is_locked, "the folio is locked twice");
+    model_others(Moment::ForFolio);
     state.is_contended = false;
     state.is_locked = true;
     if let Some(entry) = state.changes.take() {
@@ -519,6 +590,17 @@ pub unsafe fn rust_folio_unlock_put(folio: *mut folio) {
 /// Each page gets what the folio has. One that is pinned cannot be split.
 pub unsafe fn rust_split_folio(folio: *mut folio) -> c_int {
     assert!(model_is_idle(), "a table is locked");
+    // SAFETY: The caller passes a valid folio.
+    unsafe {
+        // It is locked to split the folio.
+        let anon_vma = (*folio).anon_vma.map(|anon_vma| &*anon_vma.as_ptr());
+        assert!(anon_vma.is_none_or(|anon_vma| !anon_vma.is_locked));
+        split_folio(folio)
+    }
+}
+
+/// The same, by any thread.
+pub unsafe fn split_folio(folio: *mut folio) -> c_int {
     // SAFETY: The caller passes a valid folio.
     let first = unsafe { &mut *folio };
     assert!(first.is_locked, "the folio is not locked");

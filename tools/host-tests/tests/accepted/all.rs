@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The functions of `refused`, with what is wrong there put right; and the file that uses the types in the
-//! kernel.
+//! The functions of `refused`, with what is wrong there put right; and files that use the types in the
+//! kernel. `relocate.rs`, which depends on the configuration, is one of the library.
 
 #![allow(dead_code)]
 
@@ -15,8 +15,9 @@ use kernel::{
         mmu_notifier::InvalidateRange,
         pgtable::NoVacancy,
         relocation::{
-            Buffer, InvalidatedPair, Leaf, NoTables, OtherFolio, Page, Relocation, Source, Swap,
-            Tables,
+            huge::{HugePage, HugePair, PmdView},
+            Buffer, InvalidatedPair, NoTables, OtherFolio, Page, PmdLevel, Relocation, Source,
+            Swap, Tables,
         },
         rmap::{NoRmap, RmapLock, UnlockedRmap},
         swap::SwapSlot,
@@ -35,8 +36,6 @@ use kernel::{
 mod fill;
 #[path = "../../../../fs/userfaultfd/protect.rs"]
 mod protect;
-#[path = "../../../../fs/userfaultfd/relocate.rs"]
-mod relocate;
 
 fn sleep_with_table<S>(
     vma: PteVma<'_, S>,
@@ -137,7 +136,8 @@ fn find(
     sleep: &mut Sleepable,
 ) -> Result<usize, NoTables> {
     let moved = match pages.find_tables(true, sleep)? {
-        Tables::Leaf(leaf) => relocate_leaf(leaf, sleep).map_or(0, |()| Leaf::SIZE / PAGE_SIZE),
+        Tables::PartOfHuge(part) => part.split(sleep).map_or(0, |()| 0),
+        Tables::Huge(tables) => relocate_huge(tables, rmap, sleep),
         Tables::Pte(tables) => relocate_first(tables.invalidate(sleep), rmap, slot, sleep),
     };
     pages.advance(moved);
@@ -145,12 +145,36 @@ fn find(
     Ok(moved)
 }
 
-fn relocate_leaf(leaf: Leaf<'_, '_>, sleep: &mut Sleepable) -> Result {
-    if leaf.is_whole() {
-        leaf.relocate(sleep)
-    } else {
-        leaf.split(sleep)
+fn relocate_huge(tables: HugePair<'_, '_>, rmap: RmapLock, sleep: &mut Sleepable) -> usize {
+    let mut tables = tables.invalidate(sleep);
+    let moved = match tables.lock(sleep) {
+        Some(PmdView::Huge(page)) => relocate_huge_page(page, rmap).unwrap_or(0),
+        Some(PmdView::HugeZero(page)) => page.relocate(),
+        _ => 0,
+    };
+    if let Some(PmdView::HugeZero(page)) = tables.lock(sleep) {
+        return moved + page.relocate();
     }
+    tables.into_source().wait_for_migration(sleep);
+    moved
+}
+
+fn relocate_huge_page(page: HugePage<'_>, rmap: RmapLock) -> Result<usize, OtherFolio> {
+    let is_pinned = page.folio().is_maybe_pinned();
+    let moved = page.relocate(rmap)?;
+    Ok(if is_pinned { 0 } else { moved })
+}
+
+fn lock_huge_folio(
+    tables: &mut InvalidatedPair<'_, '_, PmdLevel>,
+    sleep: &mut Sleepable,
+) -> Option<LockedFolio> {
+    let Some(PmdView::Huge(page)) = tables.lock(sleep) else {
+        return None;
+    };
+    let folio = page.folio().into();
+    drop(page);
+    Some(Folio::lock(folio, sleep))
 }
 
 fn relocate_first(
@@ -200,7 +224,7 @@ fn lock_folio(
     let folio = match Folio::lock(folio, sleep).try_lock_rmap() {
         Ok(rmap) => return Some(rmap),
         Err(NoRmap::Locked(rmap)) => return Some(rmap.lock(sleep)),
-        Err(NoRmap::Large(folio) | NoRmap::Unmapped(folio)) => folio,
+        Err(NoRmap::Unmapped(folio)) => folio,
     };
     match folio.split(sleep) {
         Ok(()) => Some(rmap.lock(sleep)),
@@ -235,7 +259,7 @@ fn operations(
     fill::copy(pages, range, src, false)?;
     fill::map_existing(pages, range, false)?;
     protect::write_protect(pages, range, true)?;
-    relocate::relocate(pages, range, range, true)?;
+    drop(pages.lock_target_pair(range, range)?);
     pages.lock_target(range)?;
     sleep.cond_resched_killable()
 }
