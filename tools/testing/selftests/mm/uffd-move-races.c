@@ -104,6 +104,30 @@ static void move_some(void)
 	}
 }
 
+/* All pages of a page table, which are one huge page if they can be. */
+static void move_whole(void)
+{
+	long pages = nr_pages / NR_TABLES, first = below(NR_TABLES) * pages, n;
+	int from = side_of[first];
+
+	if (run(first, pages) == pages && below(4))
+		renew(first, pages);
+	for (long i = first; i < first + pages && !stop; i += n) {
+		n = run(i, first + pages - i);
+		if (side_of[i] != from)
+			continue;
+		if (below(2))
+			move_watched(from, i, n, 0);
+		else
+			move_and_note(from, i, n, 0);
+	}
+	if (side_of[first] != from && is_huge(at(!from, first)))
+		nr_whole++;
+	for (long i = first; i < first + few(pages); i++)
+		if (!race->vanishes && !contest->pins)
+			rewrite(i);
+}
+
 /* A hole may be a page that the other thread has moved just now. */
 static void move_as_rival(void)
 {
@@ -154,6 +178,8 @@ static void *mover(void *number)
 				race->step();
 			else if (n)
 				store_lap();
+			else if (contest->whole)
+				move_whole();
 			else
 				move_some();
 		}
@@ -178,6 +204,11 @@ static void enter(const struct contest *c)
 		ksft_exit_fail_msg("no memory\n");
 }
 
+static void step_nothing(void)
+{
+	sleep_ms(1);
+}
+
 static int contest_child(void *arg)
 {
 	double end;
@@ -199,17 +230,14 @@ static int contest_child(void *arg)
 		check_quietly();
 		unmap_all();
 	}
-	ksft_print_msg("%s: %ld EBUSY, %ld pages copied\n", race->name, busy,
-		       nr_copied);
+	ksft_print_msg("%s: %ld EBUSY, %ld pages copied, %ld huge ones moved\n",
+		       race->name, busy, nr_copied, nr_whole);
+	if (contest->whole && race->step == step_nothing && !nr_whole)
+		complain("no huge page was moved");
 	return finish();
 }
 
-/* The opponents. */
-static void step_nothing(void)
-{
-	sleep_ms(1);
-}
-
+/* The other opponents. */
 /* Some pages of one of the places. */
 static char *somewhere(size_t *len)
 {
@@ -321,28 +349,48 @@ static void step_migrate(void)
 		knob_write(COMPACT, "1");
 }
 
+/* Where they are, so that there are entries for huge pages that migrate. */
+static void step_migrate_whole(void)
+{
+	long i = below(nr_pages);
+
+	migrate(at(side_of[i], i), below(2));
+}
+
 #define RACE(text, opponent, ...) \
 	.race = { .name = text, .step = opponent, __VA_ARGS__ }
 #define HUGE_RACE(text, opponent, ...) \
 	RACE(text ", huge", opponent, .huge = true, __VA_ARGS__), .busy = true
 
+#define WHOLE_RACE(text, opponent, ...) \
+	RACE(text ", whole", opponent, .huge = true, __VA_ARGS__), \
+	.busy = true, .whole = true
+
 static const struct contest contests[] = {
 	{ RACE("stores", step_nothing) },
 	{ HUGE_RACE("stores", step_nothing) },
+	{ WHOLE_RACE("stores", step_nothing) },
 	{ RACE("pins", step_nothing), .busy = true, .pins = true },
 	{ HUGE_RACE("pins", step_nothing), .pins = true },
+	{ WHOLE_RACE("pins", step_nothing), .pins = true },
 	{ RACE("MADV_DONTNEED", step_drop), .drops = true },
 	{ HUGE_RACE("MADV_DONTNEED", step_drop), .drops = true },
+	{ WHOLE_RACE("MADV_DONTNEED", step_drop), .drops = true },
 	{ RACE("fills", step_fill), .busy = true, .fills = true },
 	{ HUGE_RACE("MADV_COLLAPSE", step_collapse) },
+	{ WHOLE_RACE("MADV_COLLAPSE", step_collapse) },
 	{ RACE("fork", step_fork), .busy = true },
 	{ HUGE_RACE("fork", step_fork), .copies = true },
+	{ WHOLE_RACE("fork", step_fork), .copies = true },
 	{ RACE("mprotect", step_mprotect, .vanishes = true) },
+	{ WHOLE_RACE("mprotect", step_mprotect, .vanishes = true) },
 	{ RACE("munmap", step_munmap, .vanishes = true), .drops = true },
 	{ RACE("MADV_PAGEOUT", step_pageout, .swap = true), .busy = true },
 	{ HUGE_RACE("MADV_PAGEOUT", step_pageout, .swap = true) },
+	{ WHOLE_RACE("MADV_PAGEOUT", step_pageout, .swap = true) },
 	{ RACE("migration", step_migrate) },
 	{ HUGE_RACE("migration", step_migrate) },
+	{ WHOLE_RACE("migration", step_migrate_whole) },
 	{ RACE("another that moves", step_nothing), .rivals = true },
 	{ HUGE_RACE("another that moves", step_nothing), .rivals = true },
 	{ RACE("KSM", step_nothing), .busy = true, .alike = true },

@@ -8,6 +8,7 @@
 #define _MM_UFFD_MOVES_H
 
 #include "uffd-fill-tests.h"
+#include <linux/fs.h>
 
 #ifndef MADV_FREE
 #define MADV_FREE	8
@@ -34,6 +35,7 @@ struct contest {
 	bool rivals;	/* both threads move */
 	bool alike;	/* pages have the same contents as others */
 	bool copies;	/* what cannot be moved is copied at last */
+	bool whole;	/* huge pages are moved as such */
 };
 
 static const struct contest *contest;
@@ -44,7 +46,7 @@ static unsigned char *side_of;
 static __u64 *version, *stored;
 static atomic_int *tally;
 static char *copied;
-static atomic_long busy, nr_copied;
+static atomic_long busy, nr_copied, nr_whole;
 
 static inline char *at(int side, long i)
 {
@@ -90,7 +92,9 @@ static inline void build(void)
 	size_t len = part(2) - area;
 
 	sides[0] = area;
-	sides[1] = away + shifts[below(ARRAY_SIZE(shifts))] * page_size;
+	sides[1] = away;
+	if (!contest->whole)
+		sides[1] += shifts[below(ARRAY_SIZE(shifts))] * page_size;
 	map_at(area, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 	       -1);
 	if (below(2))
@@ -206,7 +210,7 @@ static inline long move_and_note(int from, long first, long pages, __u64 mode)
 	__u64 value;
 
 	if (!contest->drops &&
-	    (moved > lead ||
+	    (moved > lead || (lead && n == -ENOENT) ||
 	     (moved < lead && !contest->busy && n != -EAGAIN && n != -EINVAL)))
 		complain("%ld of %ld pages from %ld on moved, %ld were there",
 			 n, pages, first, lead);
@@ -248,6 +252,38 @@ static inline void copy_instead(long i)
 	madvise(p, page_size, MADV_DONTNEED);
 	side_of[i] ^= 1;
 	nr_copied++;
+}
+
+/* Does one entry map all pages of a page table? */
+static inline bool is_huge(char *p)
+{
+	struct page_region region = { 0 };
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)p,
+		.end = (uintptr_t)p + table_size,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.category_mask = PAGE_IS_HUGE,
+		.return_mask = PAGE_IS_HUGE,
+	};
+
+	return ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) == 1 &&
+	       region.end - region.start == table_size;
+}
+
+/*
+ * Makes a huge page of those that are to be moved next, and frees the page table
+ * where they go to, if the kernel does so.
+ */
+static inline void renew(long first, long pages)
+{
+	int side = side_of[first];
+
+	for (long i = first; i < first + pages && contest->drops; i++)
+		refill(i);
+	madvise(at(side, first), pages * page_size, MADV_COLLAPSE);
+	madvise(at(!side, first), pages * page_size, MADV_DONTNEED);
 }
 
 /* Brings all pages to a side. */
@@ -307,6 +343,31 @@ static inline void check_swap(void)
 		check_contents(0, i);
 }
 
+/* The same for a huge page, if there is one. */
+static inline void check_huge(void)
+{
+	long pages = nr_pages / NR_TABLES, n = 0;
+	double end = now() + QUIET_SECS;
+
+	/* What was moved to and fro may be found by its first place. */
+	mprotect(at(side_of[0], 0), page_size, PROT_READ);
+	mprotect(at(side_of[0], 0), page_size, PROT_READ | PROT_WRITE);
+	renew(0, pages);
+	move_and_note(side_of[0], 0, pages, 0);
+	if (!is_huge(at(side_of[0], 0)))
+		return;
+	while (n < NR_SWAPPED && now() < end) {
+		madvise(at(side_of[0], 0), NR_SWAPPED * page_size, MADV_PAGEOUT);
+		while (n < NR_SWAPPED && !present(at(side_of[0], n)))
+			n++;
+	}
+	if (n < NR_SWAPPED)
+		complain("page %ld of a huge one cannot be swapped out", n);
+	for (long i = 0; i < pages; i++)
+		check_contents(side_of[i], i);
+	gather(1, true);
+}
+
 static inline long memory(void)
 {
 	return number_of(STATUS, "\nRssAnon:") + number_of(STATUS, "\nVmSwap:");
@@ -340,8 +401,11 @@ static inline void check_quietly(void)
 	}
 	if (memory() != before)
 		complain("%ld KiB too many after moves", memory() - before);
-	if (meminfo_of("SwapTotal") > 0)
-		check_swap();
+	if (meminfo_of("SwapTotal") <= 0)
+		return;
+	if (contest->whole)
+		check_huge();
+	check_swap();
 }
 
 #endif /* _MM_UFFD_MOVES_H */
