@@ -4,12 +4,13 @@
 //!
 //! Entries in a row are set together, with their table locked once.
 
+use crate::fill_huge;
 use core::ops::Range;
 use kernel::{
     error::Error,
     mm::{
         folio::{ChargedFolios, FilledFolio, NewFolio},
-        locked::{Huge, HugetlbVma, Memory, Private, PteVma, Shared},
+        locked::{Huge, Memory, Private, PteVma, Shared},
         pgtable::NoVacancy,
         thp::Orders,
     },
@@ -20,7 +21,7 @@ use kernel::{
     userfaultfd::{
         pages::Pages,
         range::{CopySource, PageRange},
-        target::{copies_into_large_folios, CopyError, Target},
+        target::{copies_into_large_folios, Target},
     },
 };
 
@@ -67,23 +68,12 @@ pub(crate) fn poison(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
     let vma = match memory {
         Memory::Private(vma) => vma.into_any(),
         Memory::Shared(vma) => vma.into_any(),
-        Memory::Hugetlb(vma) => return poison_hugetlb(vma, range, sleep),
+        Memory::Hugetlb(vma) => return fill_huge::poison(vma, range, sleep),
         Memory::Other => return Err(EINVAL),
     };
     let result = each(&mut rest, sleep, |rest, sleep| {
         vma.with_vacant(rest, sleep, |run| run.poison())
             .map_err(errno)
-    });
-    done(range, rest, result)
-}
-
-/// Makes accesses to huge pages fail.
-fn poison_hugetlb(vma: HugetlbVma<'_>, range: PageRange, sleep: &mut Sleepable) -> Result<u64> {
-    let size = check_huge(vma, range)?;
-    let mut rest = range.start()..range.end();
-    let result = each(&mut rest, sleep, |rest, sleep| {
-        vma.poison(rest.start, sleep)?;
-        Ok(size / PAGE_SIZE)
     });
     done(range, rest, result)
 }
@@ -110,7 +100,7 @@ pub(crate) fn map_existing(pages: &mut Pages<'_>, range: PageRange, wp: bool) ->
     let vma = match memory {
         Memory::Private(vma) => vma.shmem().ok_or(EINVAL)?.into_any(),
         Memory::Shared(vma) => vma.shmem().into_any(),
-        Memory::Hugetlb(vma) => return map_existing_hugetlb(vma, range, wp, sleep),
+        Memory::Hugetlb(vma) => return fill_huge::map_existing(vma, range, wp, sleep),
         Memory::Other => return Err(EINVAL),
     };
     let result = each(&mut rest, sleep, |rest, sleep| {
@@ -123,31 +113,6 @@ pub(crate) fn map_existing(pages: &mut Pages<'_>, range: PageRange, wp: bool) ->
         }
     });
     done(range, rest, result)
-}
-
-/// Maps huge pages that the file has.
-fn map_existing_hugetlb(
-    vma: HugetlbVma<'_>,
-    range: PageRange,
-    wp: bool,
-    sleep: &mut Sleepable,
-) -> Result<u64> {
-    let size = check_huge(vma, range)?;
-    let mut rest = range.start()..range.end();
-    let result = each(&mut rest, sleep, |rest, sleep| {
-        vma.map_existing(rest.start, wp, sleep)?;
-        Ok(size / PAGE_SIZE)
-    });
-    done(range, rest, result)
-}
-
-/// Checks that a range is one of huge pages. Returns their size, in bytes.
-fn check_huge(vma: HugetlbVma<'_>, range: PageRange) -> Result<usize> {
-    let size = vma.page_size();
-    if (range.start() | range.bytes()) & (size - 1) != 0 {
-        return Err(EINVAL);
-    }
-    Ok(size)
 }
 
 /// Fills pages with the contents of `src`, write-protected if `wp`. Returns the number of bytes
@@ -163,7 +128,8 @@ fn check_huge(vma: HugetlbVma<'_>, range: PageRange) -> Result<usize> {
 /// # Errors
 ///
 /// As for [`poison`]; `EINVAL` if `src` is not as long as the range, or with `wp` if the VMA is not
-/// registered for that; `EFAULT` if the source cannot be read.
+/// registered for that; `EFAULT` if the source cannot be read; `EIO` or `EHWPOISON` for a folio
+/// with a hardware error; in hugetlb `EEXIST` or `ENOMEM` if there is no huge page left.
 #[doc(alias = "mfill_atomic_copy")]
 #[inline(always)]
 pub(crate) fn copy(
@@ -195,7 +161,7 @@ pub(crate) fn copy(
 const MAX_BLOCK: usize = 2 << 20;
 
 /// Why a copy stops.
-enum Stop {
+pub(crate) enum Stop {
     /// The source of the next page has to be read with the VMA unlocked.
     Source(Unfilled),
     /// Large folios may be used, which this does not do.
@@ -211,7 +177,7 @@ impl From<Error> for Stop {
 }
 
 /// A folio that is to be filled.
-enum Unfilled {
+pub(crate) enum Unfilled {
     Private(NewFolio<Private>),
     Shared(NewFolio<Shared>),
     Huge(NewFolio<Huge>),
@@ -235,17 +201,17 @@ impl Unfilled {
 }
 
 /// A copy.
-struct Copy {
-    range: PageRange,
+pub(crate) struct Copy {
+    pub(crate) range: PageRange,
     /// From a page to its source, in bytes.
     offset: usize,
-    wp: bool,
+    pub(crate) wp: bool,
 }
 
 impl Copy {
     /// Returns the source of the page at an address.
     #[inline(always)]
-    fn source(&self, address: usize) -> usize {
+    pub(crate) fn source(&self, address: usize) -> usize {
         address.wrapping_add(self.offset)
     }
 
@@ -312,7 +278,13 @@ impl Copy {
                 }
             }
             (Memory::Shared(vma), sleep) => self.shared(vma, rest, filled, sleep),
-            (Memory::Hugetlb(vma), sleep) => self.huge(vma, rest, filled, sleep),
+            (Memory::Hugetlb(vma), sleep) => {
+                let filled = match filled {
+                    Some(Filled::Huge(folio)) => Some(folio),
+                    _ => None,
+                };
+                fill_huge::copy(self, vma, rest, filled, sleep)
+            }
             (Memory::Other, _) => Err(EINVAL.into()),
         }
     }
@@ -484,32 +456,6 @@ impl Copy {
             }
         }
     }
-
-    /// Copies huge pages.
-    fn huge(
-        &self,
-        vma: HugetlbVma<'_>,
-        rest: &mut Range<usize>,
-        filled: Option<Filled>,
-        sleep: &mut Sleepable,
-    ) -> Result<(), Stop> {
-        let size = check_huge(vma, self.range)?;
-        let mut filled = match filled {
-            Some(Filled::Huge(folio)) => Some(folio),
-            _ => None,
-        };
-        loop {
-            let src = self.source(rest.start);
-            match vma.copy(rest.start, src, filled.take(), self.wp, sleep) {
-                Ok(()) => rest.start += size,
-                Err(CopyError::Source(folio)) => return Err(Stop::Source(Unfilled::Huge(folio))),
-                Err(CopyError::Failed(err)) => return Err(Stop::Failed(err)),
-            }
-            if !goes_on(rest, sleep)? {
-                return Ok(());
-            }
-        }
-    }
 }
 
 /// Returns the number of bytes of a range that were done: all but the rest.
@@ -518,7 +464,7 @@ impl Copy {
 ///
 /// That of `result`, if nothing was done.
 #[inline(always)]
-fn done(range: PageRange, rest: Range<usize>, result: Result) -> Result<u64> {
+pub(crate) fn done(range: PageRange, rest: Range<usize>, result: Result) -> Result<u64> {
     match (rest.start.wrapping_sub(range.start()), result) {
         (0, Err(err)) => Err(err),
         (bytes, _) => Ok(bytes as u64),
@@ -532,7 +478,7 @@ fn done(range: PageRange, rest: Range<usize>, result: Result) -> Result<u64> {
 ///
 /// That of a step, and `EINTR` if a fatal signal is pending.
 #[inline(always)]
-fn each(
+pub(crate) fn each(
     rest: &mut Range<usize>,
     sleep: &mut Sleepable,
     mut step: impl FnMut(Range<usize>, &mut Sleepable) -> Result<usize>,
@@ -553,7 +499,7 @@ fn each(
 ///
 /// `EINTR` if a fatal signal is pending.
 #[inline(always)]
-fn goes_on(rest: &Range<usize>, sleep: &mut Sleepable) -> Result<bool> {
+pub(crate) fn goes_on(rest: &Range<usize>, sleep: &mut Sleepable) -> Result<bool> {
     if rest.is_empty() {
         return Ok(false);
     }
@@ -563,7 +509,7 @@ fn goes_on(rest: &Range<usize>, sleep: &mut Sleepable) -> Result<bool> {
 
 /// Returns the error for what is found where a page would go.
 #[inline(always)]
-fn errno(why: NoVacancy) -> Error {
+pub(crate) fn errno(why: NoVacancy) -> Error {
     match why {
         NoVacancy::Outside => EINVAL,
         NoVacancy::Taken => EEXIST,

@@ -40,6 +40,7 @@ mod fault;
 mod features;
 mod file;
 mod fill;
+mod fill_huge;
 mod ioctl;
 mod operations;
 mod protect;

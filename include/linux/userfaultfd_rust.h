@@ -51,11 +51,6 @@ enum uffd_shim_page uffd_shim_find_page(struct mm_struct *mm,
 					unsigned long addr,
 					unsigned long *size);
 bool uffd_shim_copies_large(void);
-int uffd_shim_hugetlb_copy(struct vm_area_struct *vma, unsigned long addr,
-			   unsigned long src, bool wp, struct folio **folio);
-int uffd_shim_hugetlb_continue(struct vm_area_struct *vma, unsigned long addr,
-			       bool wp);
-int uffd_shim_hugetlb_poison(struct vm_area_struct *vma, unsigned long addr);
 
 /* The rest */
 unsigned int uffd_shim_descriptors_of(struct mm_struct *mm, struct file *file);

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     bindings,
     error::{code::ENOENT, to_result, Result},
+    page::PAGE_SHIFT,
     task::Sleepable,
     warn_on_once,
 };
@@ -360,15 +361,40 @@ impl<'v, S> ShmemVma<'v, S> {
 ///
 /// # Invariants
 ///
-/// The VMA is locked for `'v`, and `VM_HUGETLB`.
+/// The VMA is locked for `'v`, and `VM_HUGETLB`, so that it has a file. If it is not `VM_SHARED`,
+/// it has an `anon_vma`. Its pages are of `1 << page_shift` bytes.
 #[derive(Copy, Clone)]
-pub struct HugetlbVma<'v>(&'v VmaRef);
+pub struct HugetlbVma<'v> {
+    vma: &'v VmaRef,
+    page_shift: u32,
+}
 
 impl<'v> HugetlbVma<'v> {
     /// Returns the VMA.
-    #[inline]
+    #[inline(always)]
     pub fn vma(self) -> &'v VmaRef {
-        self.0
+        self.vma
+    }
+
+    /// Returns the size of its pages, in bytes: a power of two.
+    #[doc(alias = "huge_page_size")]
+    #[inline(always)]
+    pub fn page_size(self) -> usize {
+        1usize.wrapping_shl(self.page_shift)
+    }
+
+    /// Returns the binary logarithm of the number of pages of `PAGE_SIZE` that one of its pages is.
+    #[doc(alias = "huge_page_order")]
+    #[inline(always)]
+    pub(super) fn page_order(self) -> u32 {
+        // CAST: It fits.
+        self.page_shift.wrapping_sub(PAGE_SHIFT as u32)
+    }
+
+    /// Returns true if it is `VM_SHARED`.
+    #[inline(always)]
+    pub fn is_shared(self) -> bool {
+        self.vma.flags() & flags::SHARED != 0
     }
 }
 
@@ -505,8 +531,11 @@ impl<'v> Memory<'v> {
         let is_shared = vm_flags & flags::SHARED != 0;
         if vm_flags & (flags::HUGETLB | SPECIAL) != 0 {
             if vm_flags & flags::HUGETLB != 0 {
-                // INVARIANT: This was checked. It is locked as long as it is borrowed.
-                return Memory::Hugetlb(HugetlbVma(vma));
+                // SAFETY: The VMA is locked, and one of hugetlb.
+                let page_shift = unsafe { bindings::rust_hugetlb_page_shift(vma.as_ptr()) };
+                // INVARIANT: This was checked. It is locked as long as it is borrowed. By the
+                // invariants of a locked VMA there is an `anon_vma` if it is private.
+                return Memory::Hugetlb(HugetlbVma { vma, page_shift });
             }
             return Memory::Other;
         }

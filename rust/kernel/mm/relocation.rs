@@ -4,9 +4,9 @@
 //!
 //! [`Relocation::find_tables`] finds the tables. [`InvalidatedPair`] locks both, in the order of
 //! the addresses of their locks, and says what there is: a [`Source`] in PTE tables; in PMD tables,
-//! which map huge pages, a `PmdView` of the module `huge`. Nothing of that can change until they are
-//! unlocked, so nothing has to be looked at twice. Locks that come before those of page tables are
-//! tried, or taken with the tables unlocked, which are looked at again.
+//! which map huge pages, a `PmdView` of the module `huge`. Nothing of that can change until they
+//! are unlocked, so nothing has to be looked at twice. Locks that come before those of page tables
+//! are tried, or taken with the tables unlocked, which are looked at again.
 //!
 //! What they rest on, beside what [`pgtable`](super::pgtable) says:
 //!

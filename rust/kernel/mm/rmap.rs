@@ -16,7 +16,8 @@ use core::{mem::ManuallyDrop, ptr::NonNull};
 
 impl LockedFolio {
     /// Locks the `anon_vma` of the folio for writing if no other thread has. If a page table is
-    /// locked, it has to map the folio: otherwise the `anon_vma` may be freed by this, which sleeps.
+    /// locked, it has to map the folio: otherwise the `anon_vma` may be freed by this, which
+    /// sleeps.
     ///
     /// # Errors
     ///

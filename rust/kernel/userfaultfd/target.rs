@@ -3,8 +3,8 @@
 //! The parts of operations that fill pages.
 //!
 //! [`Pages::lock_target`] locks the VMA, and checks that it is registered. What can be done then
-//! depends on its [`Memory`]: see [`crate::mm::pgtable`], and the methods here for what is C code
-//! of shmem and of hugetlb.
+//! depends on its [`Memory`]: see [`crate::mm::pgtable`], [`crate::mm::filemap`] and
+//! [`crate::mm::hugetlb`].
 //!
 //! Locks nest so: mmap lock, VMA lock, `map_changing_lock`; then those of the page tables.
 
@@ -19,19 +19,17 @@ use crate::{
     bindings,
     error::{
         code::{EAGAIN, EINVAL, ENOENT},
-        to_result, Error, Result,
+        Result,
     },
-    ffi::c_int,
     mm::{
-        folio::{FilledFolio, NewFolio},
-        locked::{AnonPair, Huge, HugetlbVma, LockedVma, LockedVmaPair, Memory},
+        locked::{AnonPair, LockedVma, LockedVmaPair, Memory},
         virt::{flags, vm_flags_t, VmaRef},
         MmWithUser,
     },
     task::Sleepable,
     types::NotThreadSafe,
 };
-use core::ptr::{null_mut, NonNull};
+use core::ptr::NonNull;
 
 /// The layout of the address space of a context does not change.
 ///
@@ -278,116 +276,5 @@ impl Drop for FileRef {
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is owned.
         unsafe { bindings::fput(self.0.as_ptr()) };
-    }
-}
-
-/// Why a page was not copied.
-pub enum CopyError<S> {
-    /// The source could not be read without page faults, which are not taken while the VMA is
-    /// locked. The folio is to be filled from it.
-    Source(NewFolio<S>),
-    /// It failed.
-    Failed(Error),
-}
-
-impl<S> CopyError<S> {
-    /// Turns what a shim returns into a result. A folio that it has not taken is freed.
-    ///
-    /// # Safety
-    ///
-    /// `folio` is null or as for [`NewFolio::from_raw`].
-    unsafe fn check(ret: c_int, folio: *mut bindings::folio) -> Result<(), Self> {
-        // SAFETY: By the safety requirements.
-        let folio = NonNull::new(folio).map(|folio| unsafe { NewFolio::from_raw(folio) });
-        match (to_result(ret), folio) {
-            (Ok(()), _) => Ok(()),
-            (Err(ENOENT), Some(folio)) => Err(Self::Source(folio)),
-            (Err(err), _) => Err(Self::Failed(err)),
-        }
-    }
-}
-
-/// Returns the folio that was filled, or null.
-fn raw<S>(filled: Option<FilledFolio<S>>) -> *mut bindings::folio {
-    filled.map_or(null_mut(), |folio| folio.into_raw().as_ptr())
-}
-
-impl HugetlbVma<'_> {
-    /// Fills the huge page at an address, which is that of its first byte, from `src`, an address
-    /// in user space, in bytes, if it was not `filled` from there before. It is write-protected if
-    /// `wp`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`HugetlbVma::poison`].
-    #[doc(alias = "hugetlb_mfill_atomic_pte")]
-    #[inline]
-    pub fn copy(
-        self,
-        address: usize,
-        src: usize,
-        filled: Option<FilledFolio<Huge>>,
-        wp: bool,
-        _sleep: &mut Sleepable,
-    ) -> Result<(), CopyError<Huge>> {
-        if !self.has_page(address) {
-            return Err(CopyError::Failed(EINVAL));
-        }
-        let mut folio = raw(filled);
-        let vma = self.vma().as_ptr();
-        // SAFETY: As for `poison`. If there is a folio, it was filled. The shim refuses one of
-        // another size. Afterwards it is null if the shim has taken it, or a new one if there is
-        // one to be filled.
-        unsafe {
-            let ret = bindings::uffd_shim_hugetlb_copy(vma, address, src, wp, &mut folio);
-            CopyError::check(ret, folio)
-        }
-    }
-
-    /// Returns true if an address is that of a page.
-    fn has_page(self, address: usize) -> bool {
-        let vma = self.vma();
-        address >= vma.start() && address < vma.end() && address & (self.page_size() - 1) == 0
-    }
-
-    /// Makes accesses to the huge page at an address fail, which is that of its first byte.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if the VMA has no such page; `EEXIST` if there is a page or anything else;
-    /// `ENOMEM`.
-    #[doc(alias = "hugetlb_mfill_atomic_pte")]
-    #[inline]
-    pub fn poison(self, address: usize, _sleep: &mut Sleepable) -> Result {
-        if !self.has_page(address) {
-            return Err(EINVAL);
-        }
-        let vma = self.vma();
-        // SAFETY: The VMA is one of hugetlb, is locked, and has the page, because it begins and
-        // ends with one. The thread may sleep.
-        to_result(unsafe { bindings::uffd_shim_hugetlb_poison(vma.as_ptr(), address) })
-    }
-
-    /// Maps the huge page at an address, which is that of its first byte, and which the file has,
-    /// write-protected if `wp`.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT` if the file does not have it; `EIO` if it has a hardware error; otherwise as for
-    /// [`HugetlbVma::poison`].
-    #[doc(alias = "hugetlb_mfill_atomic_pte")]
-    #[inline]
-    pub fn map_existing(self, address: usize, wp: bool, _sleep: &mut Sleepable) -> Result {
-        if !self.has_page(address) {
-            return Err(EINVAL);
-        }
-        // SAFETY: As for `poison`.
-        to_result(unsafe { bindings::uffd_shim_hugetlb_continue(self.vma().as_ptr(), address, wp) })
-    }
-
-    /// Returns the size of its pages, in bytes: a power of two.
-    #[inline]
-    pub fn page_size(self) -> usize {
-        Vma::from_ref(self.vma()).pagesize()
     }
 }

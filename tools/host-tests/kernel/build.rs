@@ -7,7 +7,7 @@ use std::{env, fs, path::PathBuf};
 /// The headers that the files include. The model stands for all of them.
 const HEADERS: [&str; 14] = [
     "internal",
-    "linux/hugetlb",
+    "linux/mutex",
     "linux/mm",
     "linux/mm_types",
     "linux/mmu_notifier",
@@ -23,7 +23,13 @@ const HEADERS: [&str; 14] = [
 ];
 
 /// The files of mm.
-const FILES: [&str; 4] = ["rust_filemap", "rust_move", "rust_pgtable", "rust_rmap"];
+const FILES: [&str; 5] = [
+    "rust_filemap",
+    "rust_hugetlb",
+    "rust_move",
+    "rust_pgtable",
+    "rust_rmap",
+];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(CONFIG_DEBUG_ATOMIC_SLEEP)");
@@ -36,6 +42,8 @@ fn main() {
 
     let headers = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     fs::create_dir_all(headers.join("linux")).expect("the directory is cargo's");
+    let header = headers.join("linux/hugetlb.h");
+    fs::write(header, "#include <model_hugetlb.h>\n").expect("the directory is cargo's");
     for name in HEADERS {
         let header = headers.join(format!("{name}.h"));
         fs::write(header, "#include <model.h>\n").expect("the directory is cargo's");
@@ -43,7 +51,9 @@ fn main() {
     let sources = [
         "src/model.c",
         "src/model.h",
+        "src/model_hugetlb.h",
         "../../../include/linux/rust_filemap.h",
+        "../../../include/linux/rust_hugetlb.h",
         "../../../include/linux/rust_move.h",
         "../../../include/linux/rust_pgtable.h",
         "../../../include/linux/rust_rmap.h",

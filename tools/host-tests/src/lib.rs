@@ -11,6 +11,10 @@
 
 #[path = "../../../fs/userfaultfd/features.rs"]
 mod features;
+#[path = "../../../fs/userfaultfd/fill.rs"]
+mod fill;
+#[path = "../../../fs/userfaultfd/fill_huge.rs"]
+mod fill_huge;
 #[path = "../../../fs/userfaultfd/relocate.rs"]
 mod relocate;
 
@@ -35,6 +39,7 @@ mod range;
 mod added;
 mod cached;
 mod folios;
+mod huge;
 mod huge_moves;
 mod moves;
 mod space;

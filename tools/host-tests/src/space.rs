@@ -82,6 +82,7 @@ impl Space {
                 },
                 notified: [0; 2],
                 has_one_pmd_table: false,
+                hugetlb_pages: 0,
                 folios: array::from_fn(|_| bindings::folio::default()),
                 allocated: 0,
                 charges: usize::MAX,
@@ -100,8 +101,10 @@ impl Space {
             file: bindings::file {
                 f_inode: ptr::null_mut(),
                 f_mapping: ptr::null_mut(),
+                refcount: 0,
             },
             inode: bindings::inode {
+                h: ptr::null_mut(),
                 size: file_pages.unwrap_or(0) * PAGE_SIZE,
                 vma: ptr::null_mut(),
                 free_blocks: FOLIOS,
@@ -109,6 +112,7 @@ impl Space {
             },
             mapping: bindings::address_space {
                 i_pages: [ptr::null_mut(); FOLIOS],
+                host: ptr::null_mut(),
             },
             ptes,
         });
@@ -118,6 +122,7 @@ impl Space {
         space.inode.vma = &mut space.vma;
         space.file.f_inode = &mut space.inode;
         space.file.f_mapping = &mut space.mapping;
+        space.mapping.host = &mut space.inode;
         if file_pages.is_some() {
             space.vma.vm_file = &mut space.file;
             space.vma.vm_ops = ptr::from_ref(&space.file).cast();

@@ -60,7 +60,8 @@ macro_rules! static_assert {
 
 /// As in `rust/kernel/page.rs`.
 pub mod page {
-    pub const PAGE_SIZE: usize = 4096;
+    pub const PAGE_SHIFT: usize = 12;
+    pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
     pub const PAGE_MASK: usize = !(PAGE_SIZE - 1);
 }
 

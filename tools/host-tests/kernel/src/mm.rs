@@ -21,6 +21,7 @@ mod files {
 
     pub mod filemap;
     pub mod folio;
+    pub mod hugetlb;
     pub mod locked;
     pub mod mmu_notifier;
     pub mod pgtable;
@@ -29,7 +30,9 @@ mod files {
     pub mod swap;
     pub mod thp;
 }
-pub use files::{filemap, folio, locked, mmu_notifier, pgtable, relocation, rmap, swap, thp};
+pub use files::{
+    filemap, folio, hugetlb, locked, mmu_notifier, pgtable, relocation, rmap, swap, thp,
+};
 
 #[repr(transparent)]
 pub struct Mm {

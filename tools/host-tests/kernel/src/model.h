@@ -115,6 +115,11 @@ struct page {
 	/* Set to @entry while a thread waits for the lock. */
 	pte_t *changes;
 	pte_t entry;
+	/* For hugetlb. */
+	bool has_reservation;
+	bool is_migratable;
+	/* It is to be filled from what cannot be read without page faults. */
+	bool is_absent;
 } __attribute__((aligned(64)));
 
 /* Its first page. */
@@ -127,6 +132,7 @@ struct folio {
 
 struct address_space {
 	struct folio *i_pages[128];
+	struct inode *host;
 };
 
 struct anon_vma {
@@ -162,11 +168,14 @@ struct mm_struct {
 	unsigned long notified_start, notified_end;
 	/* All PMD entries are in one table. */
 	bool has_one_pmd_table;
+	unsigned long hugetlb_pages;
 	/* There are more fields in Rust. */
 };
 
 struct inode {
 	unsigned long size;
+	/* Only a file of hugetlb has one. */
+	struct hstate *h;
 	/* There are more fields in Rust. */
 };
 

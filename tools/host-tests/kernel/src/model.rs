@@ -3,8 +3,9 @@
 //! An address space of one VMA or two, two tables of PTEs, and a few folios, a file that may have some of
 //! them, a device for swap, and what C does with it.
 //!
-//! `mm/rust_pgtable.c`, `mm/rust_filemap.c` and `mm/rust_move.c` are real, and built with `model.h`, which has
-//! the same structures. The rest is here, with what `mm/rust_folio.c` and `mm/shmem.c` do.
+//! `mm/rust_pgtable.c`, `mm/rust_filemap.c`, `mm/rust_hugetlb.c` and `mm/rust_move.c` are real, and built with
+//! `model.h` and `model_hugetlb.h`, which have the same structures. The rest is here, with what
+//! `mm/rust_folio.c` and `mm/shmem.c` do.
 
 #![allow(
     non_camel_case_types,
@@ -151,6 +152,11 @@ pub struct folio {
     /// An entry that another thread sets while one waits for the lock, and what it becomes.
     pub changes: Option<NonNull<pte_t>>,
     pub entry: pte_t,
+    /// For hugetlb: it has taken a reservation, which it has to give to what it is mapped for.
+    pub has_reservation: bool,
+    pub is_migratable: bool,
+    /// It is to be filled from what cannot be read without page faults.
+    pub is_absent: bool,
 }
 
 /// When other threads do something.
@@ -225,6 +231,7 @@ pub const RETRY: *mut folio = without_provenance_mut(2);
 #[repr(C)]
 pub struct address_space {
     pub i_pages: [*mut folio; FOLIOS],
+    pub host: *mut inode,
 }
 
 #[repr(C)]
@@ -244,6 +251,7 @@ pub struct mm_struct {
     pub notified: [usize; 2],
     /// The entries of PMD tables have one lock.
     pub has_one_pmd_table: bool,
+    pub hugetlb_pages: usize,
     pub folios: [folio; FOLIOS],
     /// How many of them were allocated.
     pub allocated: usize,
@@ -270,6 +278,8 @@ pub struct mmu_notifier_range {
 #[repr(C)]
 pub struct inode {
     pub size: usize,
+    /// Only a file of hugetlb has one.
+    pub h: *mut hstate,
     /// That which has the file.
     pub vma: *mut vm_area_struct,
     /// How many blocks there are, and how many were taken for pages that are not added yet.
@@ -281,6 +291,8 @@ pub struct inode {
 pub struct file {
     pub f_inode: *mut inode,
     pub f_mapping: *mut address_space,
+    /// Those that are not of a VMA.
+    pub refcount: c_int,
 }
 
 #[repr(C)]
@@ -323,6 +335,42 @@ pub struct userfaultfd_ctx {
     pub map_changing_lock: rw_semaphore,
     pub mmap_changing: bool,
 }
+
+/// How many pages a file of hugetlb has, and how many folios there are for them.
+pub const HUGE_PAGES: usize = 4;
+pub const HUGE_FOLIOS: usize = 6;
+
+#[repr(C)]
+pub struct mutex {
+    pub is_locked: bool,
+}
+
+#[repr(C)]
+#[derive(Default)]
+pub struct hstate {
+    pub order: c_uint,
+    /// A page is larger than what a PMD table maps.
+    pub is_gigantic: bool,
+    /// The source of a copy cannot be read without page faults.
+    pub is_absent: bool,
+    /// A new folio has a hardware error.
+    pub is_hwpoison: bool,
+    /// Those of the VMA, and the lock of their table.
+    pub ptes: [pte_t; HUGE_PAGES],
+    pub ptl: spinlock_t,
+    /// Which pages of the file, or of the VMA, have a reservation.
+    pub reserved: [bool; HUGE_PAGES],
+    pub pool: [folio; HUGE_FOLIOS],
+    /// How often the VMA is locked.
+    pub readers: c_uint,
+    /// Which step fails, counted from one, and how many there were.
+    pub fails: c_uint,
+    pub steps: c_uint,
+}
+
+pub const RUST_HUGE_CACHED: u32 = 1;
+pub const RUST_HUGE_NEW: u32 = 2;
+pub const RUST_HUGE_UFFD_WP: u32 = 4;
 
 pub type rust_pte_result = c_uint;
 pub const rust_pte_result_RUST_PTE_OK: rust_pte_result = 0;
@@ -477,6 +525,65 @@ unsafe extern "C" {
         uffd_wp: bool,
     ) -> rust_pte_result;
     pub fn rust_pte_unmap_unlock(pte: *mut pte_t, ptl: *mut spinlock_t);
+
+    /// Returns true if the thread has locked no mutex of faults.
+    pub safe fn model_has_no_faults() -> bool;
+    pub fn rust_hugetlb_page_shift(vma: *mut vm_area_struct) -> c_uint;
+    pub fn rust_hugetlb_file_end(vma: *mut vm_area_struct) -> usize;
+    pub fn rust_hugetlb_lock_faults(vma: *mut vm_area_struct, index: usize) -> *mut mutex;
+    pub fn rust_hugetlb_lock_vma(vma: *mut vm_area_struct, addr: usize, size: usize) -> *mut pte_t;
+    pub fn rust_hugetlb_unlock_vma(vma: *mut vm_area_struct);
+    pub fn rust_huge_pte_is_vacant(vma: *mut vm_area_struct, addr: usize, pte: *mut pte_t) -> bool;
+    pub fn rust_hugetlb_has_pmd_table(vma: *mut vm_area_struct, addr: usize) -> bool;
+    pub fn rust_huge_pte_lock_none(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        pte: *mut pte_t,
+    ) -> *mut spinlock_t;
+    pub fn rust_huge_pte_lock_vacant(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        pte: *mut pte_t,
+        folio: *mut folio,
+        ptl: *mut *mut spinlock_t,
+    ) -> rust_pte_result;
+    pub fn rust_huge_pte_unlock(ptl: *mut spinlock_t);
+    pub fn rust_huge_pte_poison_unlock(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        pte: *mut pte_t,
+        ptl: *mut spinlock_t,
+    );
+    pub fn rust_huge_pte_map_unlock(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        pte: *mut pte_t,
+        ptl: *mut spinlock_t,
+        folio: *mut folio,
+        flags: c_uint,
+    );
+    pub fn rust_hugetlb_alloc_reserved(vma: *mut vm_area_struct, addr: usize) -> *mut folio;
+    pub fn rust_hugetlb_put_folio(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        folio: *mut folio,
+        flags: c_uint,
+    );
+    pub fn rust_hugetlb_copy_from_user_nofault(folio: *mut folio, src: *const c_void) -> bool;
+    pub fn rust_hugetlb_copy_folio(
+        vma: *mut vm_area_struct,
+        addr: usize,
+        folio: *mut folio,
+        from: *mut folio,
+    ) -> c_int;
+    pub fn rust_hugetlb_is_cached(vma: *mut vm_area_struct, addr: usize) -> bool;
+    pub fn rust_hugetlb_lock_folio(vma: *mut vm_area_struct, index: usize) -> *mut folio;
+    pub fn rust_hugetlb_add_folio(
+        vma: *mut vm_area_struct,
+        index: usize,
+        folio: *mut folio,
+    ) -> c_int;
+    pub fn rust_alloc_hugetlb_folio_vma(vma: *mut vm_area_struct, addr: usize) -> *mut folio;
     pub fn rust_set_zero_ptes(
         vma: *mut vm_area_struct,
         addr: usize,
@@ -876,6 +983,26 @@ pub unsafe fn rust_shmem_remove_folio(folio: *mut folio) {
     unsafe { rust_folio_unlock_put(folio) };
 }
 
+pub unsafe fn get_file(file: *mut file) {
+    // SAFETY: The caller passes a valid file.
+    unsafe { (*file).refcount += 1 };
+}
+
+pub unsafe fn fput(file: *mut file) {
+    // SAFETY: The caller passes a valid file.
+    let refcount = unsafe { &mut (*file).refcount };
+    assert!(*refcount > 0, "there is no reference");
+    *refcount -= 1;
+}
+
+pub unsafe fn mutex_unlock(mutex: *mut mutex) {
+    // SAFETY: The caller passes a valid mutex.
+    let is_locked = unsafe { &mut (*mutex).is_locked };
+    assert!(model_is_idle(), "a table is locked");
+    assert!(*is_locked, "it is not locked");
+    *is_locked = false;
+}
+
 pub unsafe fn vma_is_shmem(vma: *mut vm_area_struct) -> bool {
     // SAFETY: The caller passes a valid VMA.
     unsafe { !(*vma).vm_file.is_null() }
@@ -897,14 +1024,9 @@ pub const uffd_shim_page_UFFD_SHIM_PAGE_UNMAPPED: uffd_shim_page = 1;
 pub const uffd_shim_page_UFFD_SHIM_PAGE_MAPPED: uffd_shim_page = 2;
 
 not_called! {
-    fn get_file(*mut file);
-    fn fput(*mut file);
     fn uffd_shim_copies_large() -> bool;
     fn uffd_shim_vma_pagesize(*mut vm_area_struct) -> usize;
     fn uffd_shim_find_page(*mut mm_struct, usize, *mut usize) -> uffd_shim_page;
-    fn uffd_shim_hugetlb_continue(*mut vm_area_struct, usize, bool) -> c_int;
-    fn uffd_shim_hugetlb_poison(*mut vm_area_struct, usize) -> c_int;
-    fn uffd_shim_hugetlb_copy(*mut vm_area_struct, usize, usize, bool, *mut *mut folio) -> c_int;
     fn find_vma_intersection(*mut mm_struct, usize, usize) -> *mut vm_area_struct;
     fn uffd_wp_range(*mut vm_area_struct, usize, usize, bool) -> isize;
 }

@@ -11,7 +11,8 @@ use kernel::{
     mm::{
         filemap::NewPage,
         folio::{ChargedFolios, FilledFolio, Folio, LockedFolio, NewFolio},
-        locked::{Memory, Private, PteVma, Shared, ShmemVma},
+        hugetlb::{FilledHugeFolio, HugePte, HugetlbPage, ReadyFolio, ReservedFolio},
+        locked::{Huge, Memory, Private, PteVma, Shared, ShmemVma},
         mmu_notifier::InvalidateRange,
         pgtable::NoVacancy,
         relocation::{
@@ -34,6 +35,8 @@ use kernel::{
 
 #[path = "../../../../fs/userfaultfd/fill.rs"]
 mod fill;
+#[path = "../../../../fs/userfaultfd/fill_huge.rs"]
+mod fill_huge;
 #[path = "../../../../fs/userfaultfd/protect.rs"]
 mod protect;
 
@@ -353,6 +356,54 @@ fn target_pair(pages: &mut Pages<'_>, dst: PageRange, src: PageRange) -> Result<
 fn tracks_writes(target: Target<'_>, range: PageRange) -> Result<bool> {
     let (target, ()) = target.unlocked(range, |sleep| sleep.cond_resched_killable())?;
     Ok(target.tracks_writes())
+}
+
+fn lock_huge(
+    first: HugetlbPage<'_>,
+    second: HugetlbPage<'_>,
+    src: usize,
+    sleep: &mut Sleepable,
+) -> Result<Option<NewFolio<Huge>>> {
+    let mut faults = first.lock_faults(sleep);
+    if let Some(mut pte) = faults.lock_pte() {
+        drop(pte.lock_none());
+        if let Some(entry) = pte.lock_none() {
+            entry.poison();
+        }
+        drop(pte.lock_folio());
+    }
+    drop(faults);
+    sleep.cond_resched_killable()?;
+    let mut faults = second.lock_faults(sleep);
+    let Some(mut pte) = faults.lock_pte() else {
+        return Ok(None);
+    };
+    copy_huge(&mut pte, src)
+}
+
+fn copy_huge(pte: &mut HugePte<'_>, src: usize) -> Result<Option<NewFolio<Huge>>> {
+    let page = pte.page();
+    drop(pte.alloc_folio());
+    let Some(folio) = pte.alloc_folio() else {
+        return Ok(None);
+    };
+    match folio.copy_from_user_nofault(src) {
+        Ok(folio) if page.index() < page.vma().file_end() => map_huge(folio).map(|_| None),
+        Ok(_) => Ok(None),
+        Err(folio) => Ok(folio.into_buffer()),
+    }
+}
+
+fn copy_filled(folio: ReservedFolio<'_>, from: FilledFolio<Huge>) -> Result<Result<(), NoVacancy>> {
+    map_huge(folio.copy_from(&from)?)
+}
+
+fn map_huge(folio: FilledHugeFolio<'_>) -> Result<Result<(), NoVacancy>> {
+    let folio: ReadyFolio<'_> = match folio {
+        FilledHugeFolio::Private(folio) => folio,
+        FilledHugeFolio::Shared(folio) => folio.add()?,
+    };
+    Ok(folio.lock_vacant().map(|entry| entry.map(false)))
 }
 
 fn can_be_sent<T: Send>() {}

@@ -38,7 +38,7 @@ pub fn objects(imp: Impl) -> &'static str {
     match imp {
         Impl::Rust => {
             "fs/userfaultfd/userfaultfd.o rust/kernel.o mm/userfaultfd_shim.o mm/rust_filemap.o \
-             mm/rust_folio.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o"
+             mm/rust_folio.o mm/rust_hugetlb.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o"
         }
         Impl::C => "fs/userfaultfd.o mm/userfaultfd.o",
     }
