@@ -77,11 +77,12 @@ pub const ALL: &[Suite] = &[
     suite("uffd-copy-retry", "uffd-copy-retry", 180),
     suite("uffd-hugetlb-wp", "uffd-hugetlb-wp", 120),
     // For what must hold in races, on both.
-    suite("uffd-fill-races", "uffd-fill-races", 240),
     suite("uffd-copy-large", "uffd-copy-large", 180),
+    suite("uffd-fill-races", "uffd-fill-races", 240),
     suite("uffd-fill-races large", "uffd-fill-races large", 240),
     suite("uffd-fill-rivals", "uffd-fill-rivals", 120),
     suite("uffd-fill-rivals large", "uffd-fill-rivals large", 120),
+    suite("uffd-hugetlb-races", "uffd-hugetlb-races", 240),
     suite("uffd-move-races", "uffd-move-races", 240),
     // For defects of the C implementation, see `FAILS_IN_C`.
     suite("uffd-busy-wait", "uffd-busy-wait", 180),

@@ -3,8 +3,9 @@
  * What the programs share that look at one promise of userfaultfd each:
  * uffd-busy-wait, uffd-changing, uffd-close-fork, uffd-copy-large,
  * uffd-copy-retry, uffd-eexist, uffd-fill-races, uffd-fill-rivals,
- * uffd-hugetlb-wp, uffd-map-limit, uffd-markers, uffd-move-huge-zero,
- * uffd-move-pinned, uffd-move-races, uffd-move-threads, uffd-special.
+ * uffd-hugetlb-races, uffd-hugetlb-wp, uffd-map-limit, uffd-markers,
+ * uffd-move-huge-zero, uffd-move-pinned, uffd-move-races, uffd-move-threads,
+ * uffd-special.
  *
  * Whatever may hang runs in a process of its own, which is killed when its
  * time is up. So the first process always comes back, and can put settings of
