@@ -64,7 +64,9 @@ impl Ledger {
         });
         let pool = [0, 1, 2].map(|index| {
             let number = text_of(&self.pool[index], &mut buffer).trim().parse();
-            number.expect("there is the number")
+            // The kernel may count below zero.
+            let number: u64 = number.expect("there is the number");
+            number as i64
         });
         Entry { status, pool }
     }

@@ -27,6 +27,7 @@
 //!    | `accounts`  | `accounts`       | what is given back if a call fails in the middle     |
 //!    | `runs`      | `runs`           | ranges that cross page tables, with obstacles        |
 //!    | `moves`     | `moves`          | ranges of pages to move, with obstacles              |
+//!    | `injected`  | `injected`       | failures at every place, on debug kernels            |
 //!    | `random`    | `random`         | sequences made from a seed                           |
 //!
 //! 2. Call `log.record(question, answer)` in a function that gets a [`Transcript`], and list that
@@ -63,6 +64,7 @@ mod failures;
 mod faults;
 mod fdinfo;
 mod fixture;
+mod injected;
 mod inspect;
 mod ioctls;
 mod kinds;
@@ -87,9 +89,10 @@ use std::{
     collections::{BTreeMap, HashSet},
     io::Write,
     process::ExitCode,
+    sync::{atomic::Ordering, LazyLock},
     time::{Duration, Instant},
 };
-use transcript::Case;
+use transcript::{Case, INJECTED};
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -132,6 +135,8 @@ fn main() -> ExitCode {
         runs::cases(),
         moves::cases(),
         random::cases(cli.seed),
+        // The last one, because a failure can upset how huge pages are counted.
+        injected::cases(),
     ]
     .into_iter()
     .flatten()
@@ -142,6 +147,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
+    LazyLock::force(&INJECTED);
     let mut questions = HashSet::new();
     let mut problems = 0;
     let mut problem = |text: String| {
@@ -175,6 +181,10 @@ fn main() -> ExitCode {
     let _ = out.flush();
     for (chapter, time) in times {
         eprintln!("{chapter}: {:.1} s", time.as_secs_f64());
+    }
+    match INJECTED.load(Ordering::Relaxed) {
+        0 => {}
+        injected => eprintln!("# measure: failures injected = {injected}"),
     }
     eprintln!("{} questions", questions.len());
     if problems == 0 {

@@ -14,20 +14,28 @@ use std::{
     fs::File,
     io::Write,
     os::unix::process::ExitStatusExt,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        LazyLock,
+    },
     time::Duration,
 };
 use uffd_guest::{Child, Mmap, RW};
 
-/// How long a case may take.
+/// How long a case may take, unless it is a slow one.
 const CASE_TIME: Duration = Duration::from_secs(60);
 
-/// Makes a counter of panics that all processes of a case share, whose status may be no problem.
-fn count_panics() -> &'static AtomicU32 {
+/// Makes a counter that all processes share.
+fn shared_counter() -> &'static AtomicU32 {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let page = Mmap::new(None, PAGE, RW, flags, None).expect("there is memory");
     // SAFETY: The mapping is new, has zeros in it, and stays.
-    let panics: &AtomicU32 = unsafe { &*page.leak().cast() };
+    unsafe { &*page.leak().cast() }
+}
+
+/// Makes a counter of the panics of all processes of a case, whose status may be no problem.
+fn count_panics() -> &'static AtomicU32 {
+    let panics = shared_counter();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         panics.fetch_add(1, Ordering::Relaxed);
@@ -37,7 +45,10 @@ fn count_panics() -> &'static AtomicU32 {
 }
 
 /// The counter of the case that runs.
-static PANICS: std::sync::LazyLock<&AtomicU32> = std::sync::LazyLock::new(count_panics);
+static PANICS: LazyLock<&AtomicU32> = LazyLock::new(count_panics);
+
+/// How many failures were injected. It is first used before there are processes.
+pub static INJECTED: LazyLock<&AtomicU32> = LazyLock::new(shared_counter);
 
 /// What a case writes its questions and answers to.
 pub struct Transcript {
@@ -74,6 +85,17 @@ impl Transcript {
         })
     }
 
+    /// Does something of which nothing is recorded.
+    pub fn unrecorded<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.flush();
+        let none = File::create("/dev/null").expect("there is /dev/null");
+        let out = std::mem::replace(&mut self.out, none);
+        let result = run(self);
+        self.flush();
+        self.out = out;
+        result
+    }
+
     /// Has a child record something, and says how the child ended.
     pub fn in_process(&mut self, run: impl FnOnce(&mut Self)) -> String {
         ended(self.fork(run))
@@ -84,6 +106,7 @@ impl Transcript {
 pub struct Case {
     name: String,
     run: Box<dyn FnOnce(&mut Transcript)>,
+    time: Duration,
 }
 
 impl Case {
@@ -91,6 +114,15 @@ impl Case {
         Self {
             name: name.into(),
             run: Box::new(run),
+            time: CASE_TIME,
+        }
+    }
+
+    /// A case that takes several times as long as others may.
+    pub fn slow(self, times: u32) -> Self {
+        Self {
+            time: times * CASE_TIME,
+            ..self
         }
     }
 
@@ -122,7 +154,7 @@ impl Case {
             child.unwrap_or_else(|err| panic!("cannot fork: {}", errno_name(errno_of(err))));
         let reader = reader.expect("a pipe has two ends");
         let (text, status) = child
-            .output(reader, CASE_TIME)
+            .output(reader, self.time)
             .expect("a child can be watched");
         let problem = if let Some(status) = status {
             match (status.signal(), status.code()) {

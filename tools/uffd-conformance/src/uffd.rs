@@ -198,9 +198,19 @@ impl Uffd {
 
     /// An ioctl with the fields that it reads.
     pub fn call(&self, call: &Call, inputs: &[u64]) -> Called {
+        self.call_within(call, inputs, |ioctl| ioctl())
+    }
+
+    /// The same, where something is done just before and just after the ioctl.
+    pub fn call_within(
+        &self,
+        call: &Call,
+        inputs: &[u64],
+        run: impl FnOnce(&mut dyn FnMut() -> Answer) -> Answer,
+    ) -> Called {
         let before = call.argument(inputs);
         let mut after = before.clone();
-        let answer = self.raw(call.request(), after.as_mut_ptr() as usize);
+        let answer = run(&mut || self.raw(call.request(), after.as_mut_ptr() as usize));
         Called {
             answer,
             changes: call.changes(&before, &after),

@@ -6,7 +6,7 @@
 use crate::{
     config::{Impl, Kernel},
     console::ConsoleCheck,
-    report,
+    report::{self, Report},
     test::{
         self,
         guests::{complaints, failures, Guests},
@@ -32,19 +32,16 @@ pub struct Options {
 pub fn conformance(session: &Session, options: &Options) -> Result<()> {
     let start = Instant::now();
     let builder = session.builder()?;
-    let console = ConsoleCheck::new()?;
     let mut problems = Vec::new();
-    let mut ask = |imp| -> Result<PathBuf> {
-        let kernel = Kernel::plain(imp);
-        let (outcome, transcript) =
-            Guests::new(&builder, kernel, 1)?.conformance(&options.prefix)?;
-        let mut found = complaints(&outcome, &console, imp)?;
-        found.extend(failures(&report::reports(&outcome.output)?, kernel));
-        let title = kernel.title();
-        problems.extend(found.iter().map(|problem| format!("{title}: {problem}")));
-        Ok(transcript)
+    let mut answers = |imp| -> Result<PathBuf> {
+        let answers = ask(
+            &Guests::new(&builder, Kernel::plain(imp), 1)?,
+            &options.prefix,
+        )?;
+        problems.extend(answers.problems);
+        Ok(answers.transcript)
     };
-    let (rust, c) = (ask(Impl::Rust)?, ask(Impl::C)?);
+    let (rust, c) = (answers(Impl::Rust)?, answers(Impl::C)?);
     let found = compare(&session.repo, &rust, &c, &options.prefix)
         .with_context(|| format!("cases that start with \"{}\"", options.prefix))?;
     for difference in &found.documented {
@@ -56,6 +53,33 @@ pub fn conformance(session: &Session, options: &Options) -> Result<()> {
     problems.extend(found.problems);
     test::refuse(&problems)
 }
+
+/// What a kernel answered.
+pub struct Answers {
+    pub transcript: PathBuf,
+    pub reports: Vec<(String, Report)>,
+    /// With the name of the kernel.
+    pub problems: Vec<String>,
+}
+
+/// Asks a kernel the questions of the cases whose names start with `prefix`, and nothing else.
+pub fn ask(guests: &Guests, prefix: &str) -> Result<Answers> {
+    let kernel = guests.kernel;
+    let (outcome, transcript) = guests.conformance(prefix)?;
+    let reports = report::reports(&outcome.output)?;
+    let mut problems = complaints(&outcome, &ConsoleCheck::new()?, kernel.imp)?;
+    problems.extend(failures(&reports, kernel));
+    let title = kernel.title();
+    let problems = problems.iter();
+    Ok(Answers {
+        transcript,
+        problems: problems.map(|text| format!("{title}: {text}")).collect(),
+        reports,
+    })
+}
+
+/// The chapter that only debug kernels have, because it takes failures that are injected.
+pub const INJECTED: &str = "injected/";
 
 /// The document that lists the deliberate differences.
 const DOCUMENT: &str = "tools/uffd-conformance/differences.rst";
@@ -80,12 +104,14 @@ struct Difference {
 
 impl Difference {
     /// Whether its questions are all asked when only those cases run whose names start with
-    /// `prefix`.
+    /// `prefix`. All cases are all but those of [`INJECTED`].
     ///
     /// A case is named `chapter/name`, and its questions `chapter/name/question`. So a longer
     /// prefix may be that of a question whose case does not run.
     fn is_asked(&self, prefix: &str) -> bool {
-        self.pattern.starts_with(prefix) && prefix.matches('/').count() < 2
+        self.pattern.starts_with(prefix)
+            && prefix.matches('/').count() < 2
+            && prefix.starts_with(INJECTED) == self.pattern.starts_with(INJECTED)
     }
 }
 
@@ -157,13 +183,14 @@ fn differences(repo: &Path) -> Result<Vec<Difference>> {
     Ok(list)
 }
 
-/// Reads a transcript: questions with their answers, in order. Fails if there are fewer than
-/// `least`.
-fn transcript(path: &Path, least: usize) -> Result<Vec<(String, String)>> {
+/// Reads the questions of a transcript that start with `prefix`, with their answers, in order. Fails
+/// if there are fewer than `least`.
+fn transcript(path: &Path, prefix: &str, least: usize) -> Result<Vec<(String, String)>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines: Vec<(String, String)> = text
         .lines()
+        .filter(|line| line.starts_with(prefix))
         .map(|line| {
             let (question, answer) = line.split_once(" = ").unwrap_or((line, ""));
             (question.to_string(), answer.to_string())
@@ -179,14 +206,14 @@ fn transcript(path: &Path, least: usize) -> Result<Vec<(String, String)>> {
     Ok(lines)
 }
 
-/// Compares two transcripts, of which the second is of the implementation in C. Both have the cases
-/// whose names start with `prefix`.
+/// Compares two transcripts, of which the second is of the implementation in C: the cases whose
+/// names start with `prefix`, or all. All are asked where there is no [`INJECTED`].
 pub fn compare(repo: &Path, ours: &Path, theirs: &Path, prefix: &str) -> Result<Comparison> {
     let least = if prefix.is_empty() { QUESTIONS } else { 1 };
     compare_lists(
         &differences(repo)?,
-        &transcript(ours, least)?,
-        &transcript(theirs, least)?,
+        &transcript(ours, prefix, least)?,
+        &transcript(theirs, prefix, least)?,
         prefix,
     )
 }
@@ -195,8 +222,8 @@ pub fn compare(repo: &Path, ours: &Path, theirs: &Path, prefix: &str) -> Result<
 pub fn compare_same(first: &Path, second: &Path) -> Result<Comparison> {
     compare_lists(
         &[],
-        &transcript(first, QUESTIONS)?,
-        &transcript(second, QUESTIONS)?,
+        &transcript(first, "", QUESTIONS)?,
+        &transcript(second, "", QUESTIONS)?,
         "",
     )
 }
@@ -325,6 +352,9 @@ mod tests {
         assert_eq!(problems("b/e/*", "b/")?, 1);
         assert_eq!(problems("b/c/e", "b/c/")?, 0);
         assert_eq!(problems("a/*", "")?, 1);
+        // Ordinary kernels have no such chapter.
+        assert_eq!(problems("injected/*", "")?, 0);
+        assert_eq!(problems("injected/*", INJECTED)?, 1);
         Ok(())
     }
 

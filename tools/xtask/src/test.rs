@@ -16,7 +16,7 @@ use crate::{
     suites::Plan,
     ui, Session,
 };
-use anyhow::{bail, Result};
+use anyhow::{bail, Context, Result};
 use guests::{complaints, failures, Guests};
 use std::{
     fs,
@@ -27,8 +27,8 @@ use std::{
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Run all suites on a Rust kernel with sanitizers, lockdep and assertions. There is no C kernel
-    /// to compare with.
+    /// Run all suites on a Rust kernel with sanitizers, lockdep and assertions. Have each allocation
+    /// and each copy of a call fail there and on such a C kernel, and compare what comes of it.
     #[arg(long, conflicts_with = "rt")]
     debug: bool,
     /// Run the unit tests that need no kernel, and nothing else.
@@ -90,6 +90,9 @@ pub fn test(session: &Session, options: &Options) -> Result<()> {
         problems.extend(show(&same));
         if let [rust, c] = &same[..] {
             problems.extend(compare(&builder, rust, c)?);
+        }
+        if let ([rust], Flavour::Debug) = (&same[..], flavour) {
+            problems.extend(compare_injected(&builder, rust, slowness)?);
         }
         all.extend(same);
     }
@@ -161,6 +164,36 @@ fn compare(builder: &Builder, rust: &Results, c: &Results) -> Result<Vec<String>
     }
     Ok(problems)
 }
+
+/// Injects the same failures into a C kernel, and compares what came of them. Returns the problems.
+fn compare_injected(builder: &Builder, rust: &Results, slowness: u32) -> Result<Vec<String>> {
+    let kernel = Kernel {
+        imp: Impl::C,
+        ..rust.kernel
+    };
+    let c = conformance::ask(
+        &Guests::new(builder, kernel, slowness)?,
+        conformance::INJECTED,
+    )?;
+    let mut problems = c.problems;
+    for (kernel, reports) in [(rust.kernel, &rust.reports), (kernel, &c.reports)] {
+        let measures = reports.iter().flat_map(|(_, report)| &report.measures);
+        let mut injected = measures.filter(|(name, _)| name == FAILURES);
+        match injected.next() {
+            Some((_, number)) => println!("{number} {FAILURES} into {}", kernel.title()),
+            None => problems.push(format!("no {FAILURES} into {}", kernel.title())),
+        }
+    }
+    let ours = rust.transcript.as_ref().context("there are no answers")?;
+    let repo = &builder.session.repo;
+    let found = conformance::compare(repo, ours, &c.transcript, conformance::INJECTED)?;
+    println!("{}", found.summary());
+    problems.extend(found.problems);
+    Ok(problems)
+}
+
+/// What the conformance suite calls the number of the failures that it injects.
+const FAILURES: &str = "failures injected";
 
 /// Runs the unit tests of the code that is pure logic, which takes seconds.
 fn host_tests(session: &Session, kernel: &Path) -> Result<()> {
