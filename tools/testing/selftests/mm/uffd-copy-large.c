@@ -331,13 +331,9 @@ static void test_move(int sizes, const char *name)
 	done(&w);
 }
 
-struct child {
-	struct world *w;
-};
-
 static int child(void *arg)
 {
-	struct world *w = ((struct child *)arg)->w;
+	struct world *w = arg;
 
 	if (!are_right(w->p, 0, nr_pages))
 		return KSFT_FAIL;
@@ -349,11 +345,10 @@ static int child(void *arg)
 static void test_fork(int sizes, const char *name)
 {
 	struct world w = make(sizes, MISSING);
-	struct child arg = { &w };
 	bool right;
 
 	right = copy(&w, 0, nr_pages, 0) == (long)size;
-	right &= in_child(child, &arg, 20) == KSFT_PASS;
+	right &= in_child(child, &w, 20) == KSFT_PASS;
 	right &= are_right(w.p, 0, nr_pages);
 	ksft_test_result(right, "fork: %s\n", name);
 	done(&w);
