@@ -176,6 +176,13 @@ impl From<Error> for Stop {
     }
 }
 
+impl From<NoVacancy> for Stop {
+    #[inline(always)]
+    fn from(why: NoVacancy) -> Self {
+        Self::Failed(errno(why))
+    }
+}
+
 /// A folio that is to be filled.
 pub(crate) enum Unfilled {
     Private(NewFolio<Private>),
@@ -388,12 +395,10 @@ impl Copy {
         }
         if folios.is_empty() {
             // What is in the way comes first.
-            vma.alloc_pte_table(rest.start, sleep).map_err(errno)?;
+            vma.alloc_pte_table(rest.start, sleep)?;
             return stop;
         }
-        let count = vma
-            .map_folios(rest.start, &mut folios, self.wp, sleep)
-            .map_err(errno)?;
+        let count = vma.map_folios(rest.start, &mut folios, self.wp, sleep)?;
         rest.start += count * PAGE_SIZE;
         stop
     }
@@ -438,10 +443,10 @@ impl Copy {
             let (page, folio) = match filled.take() {
                 Some(folio) => {
                     let page = file.new_page_for_filled(address, sleep);
-                    (page.map_err(errno)?, folio)
+                    (page?, folio)
                 }
                 None => {
-                    let (page, folio) = file.new_page(address, sleep).map_err(errno)?;
+                    let (page, folio) = file.new_page(address, sleep)?;
                     let filled = folio
                         .copy_from_user_nofault(self.source(address))
                         .map_err(|folio| Stop::Source(Unfilled::Shared(folio)))?;
@@ -449,7 +454,7 @@ impl Copy {
                 }
             };
             let added = page.add(folio, sleep)?;
-            added.map(self.wp).map_err(errno)?;
+            added.map(self.wp)?;
             rest.start += PAGE_SIZE;
             if !goes_on(rest, sleep)? {
                 return Ok(());

@@ -122,23 +122,27 @@ impl<'v> PteVma<'v, Private> {
         Orders(unsafe { bindings::rust_thp_allowable_orders(self.vma().as_ptr()) })
     }
 
+    /// Returns true if the VMA has all pages of a folio at an address, in bytes.
+    fn has_pages(self, address: usize, order: Order) -> bool {
+        let (vma, size) = (self.vma(), order.pages() * PAGE_SIZE);
+        address % size == 0
+            && address >= vma.start()
+            && address < vma.end()
+            && vma.end() - address >= size
+    }
+
     /// Returns true if there is nothing, not even a marker, at the pages of a folio at an address,
     /// in bytes, and if there may be such a folio. This may change at any time.
     pub fn is_vacant(self, address: usize, order: Order) -> bool {
-        let vma = self.vma();
-        let size = order.pages() * PAGE_SIZE;
-        let has_pages = address % size == 0
-            && address >= vma.start()
-            && address < vma.end()
-            && vma.end() - address >= size;
+        let vma = self.vma().as_ptr();
         // SAFETY: The VMA is locked and has these pages, which one table can map by the invariants
         // of the order.
-        THP && has_pages && unsafe { bindings::rust_thp_is_vacant(vma.as_ptr(), address, order.0) }
+        THP && self.has_pages(address, order)
+            && unsafe { bindings::rust_thp_is_vacant(vma, address, order.0) }
     }
 
     /// Allocates a folio for the pages at an address, in bytes, and charges it to the memory cgroup
-    /// of the mm. Returns `None` if there is no such folio, if the charge is refused, or if the
-    /// pages are not vacant.
+    /// of the mm. Returns `None` if there is no such folio, or if the charge is refused.
     #[doc(alias = "vma_alloc_folio")]
     pub fn alloc_large_folio(
         self,
@@ -146,7 +150,7 @@ impl<'v> PteVma<'v, Private> {
         order: Order,
         _sleep: &mut Sleepable,
     ) -> Option<LargeFolio<'v, NewFolio<Large>>> {
-        if !THP || !self.has_large_folios() || !self.is_vacant(address, order) {
+        if !THP || !self.has_large_folios() || !self.has_pages(address, order) {
             return None;
         }
         let vma = self.vma().as_ptr();

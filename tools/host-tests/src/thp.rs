@@ -135,12 +135,26 @@ fn large_folios_are_mapped_as_a_whole() {
 }
 
 #[test]
-fn large_folios_are_not_made_if_anything_is_there() {
+fn pages_are_vacant_if_nothing_is_there() {
+    let mut space = Space::new(100, None);
+    space.vma.orders = 16;
+    let mut is_vacant = |page: usize| {
+        space.with_vma(|vma, _| {
+            let order = vma.allowable_orders().next();
+            vma.is_vacant(page * PAGE_SIZE, order.expect("there is one"))
+        })
+    };
+    for page in [16, 80] {
+        assert!(is_vacant(page), "{page}");
+    }
+    for page in [0, 17, 96, 112, 1 << 50] {
+        assert!(!is_vacant(page), "{page}");
+    }
     for page in [16, 17, 31] {
-        let mut space = Space::new(100, None);
         space.ptes[page] = UFFD_WP;
-        space.with_thp(16, 16, SRC, |folio, _| assert!(folio.is_none()));
-        assert_eq!(space.mm.allocated, 0);
+        let order = space.orders().next().expect("there is one");
+        assert!(!space.with_vma(|vma, _| vma.is_vacant(16 * PAGE_SIZE, order)));
+        space.ptes[page] = 0;
     }
 }
 
