@@ -28,7 +28,11 @@ use uffd_guest::end_with;
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(clap::Args)]
-pub struct Options {}
+pub struct Options {
+    /// The memory of the processes may have large folios, as they advise.
+    #[arg(long)]
+    large: bool,
+}
 
 /// A process to move.
 struct Case {
@@ -36,6 +40,8 @@ struct Case {
     mib: usize,
     /// Whether it forks before all of its memory is there.
     fork: bool,
+    /// Whether it advises that its memory may have large folios.
+    large: bool,
 }
 
 /// What CRIU did.
@@ -55,18 +61,20 @@ struct Transferred {
 }
 
 /// Runs all cases.
-pub fn run(tap: &mut Tap, _options: &Options, long: bool) -> Result<()> {
+pub fn run(tap: &mut Tap, options: &Options, long: bool) -> Result<()> {
     let mib = if long { 256 } else { 32 };
     let cases = [
         Case {
             name: "threads",
             mib,
             fork: false,
+            large: options.large,
         },
         Case {
             name: "threads and a fork",
             mib,
             fork: true,
+            large: options.large,
         },
     ];
     for case in &cases {
@@ -176,6 +184,7 @@ fn start_target(directory: &Path, case: &Case) -> Result<Process> {
         .arg(directory)
         .args(["--mib", &case.mib.to_string()])
         .args(case.fork.then_some("--fork"))
+        .args(case.large.then_some("--large"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# COMMAND...: runs a program while all anonymous memory may have large folios,
-# and copies use them where the kernel can do that. Says how many huge pages
-# were made.
+# POLICY COMMAND...: runs a program while anonymous memory may have large folios,
+# all of it (always) or where the program advises it (madvise), and copies use
+# them where the kernel can do that. Says how many were made.
 thp=/sys/kernel/mm/transparent_hugepage
 
 # choose POLICY COPIES: say which memory may have them.
@@ -23,8 +23,10 @@ if ! [ -d $thp/hugepages-64kB ]; then
 	echo "1..0 # SKIP no transparent huge pages"
 	exit 4
 fi
+policy=$1
+shift
 before=$(made)
-choose always 1
+choose "$policy" 1
 "$@"
 code=$?
 choose madvise 0

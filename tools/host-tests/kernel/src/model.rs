@@ -1064,11 +1064,7 @@ pub unsafe fn rust_thp_is_vacant(vma: *mut vm_area_struct, addr: usize, order: c
 }
 
 /// The entries of the two tables are in a row.
-unsafe fn thp_entries<'a>(
-    vma: *mut vm_area_struct,
-    addr: usize,
-    order: c_uint,
-) -> &'a mut [pte_t] {
+unsafe fn thp_entries<'a>(vma: *mut vm_area_struct, addr: usize, order: c_uint) -> &'a mut [pte_t] {
     // SAFETY: The caller passes a valid VMA, so its mm is valid.
     let vma = unsafe { &*vma };
     let count = 1 << order;

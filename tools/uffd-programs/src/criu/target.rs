@@ -46,6 +46,9 @@ pub struct Options {
     /// Fork when it is restored.
     #[arg(long)]
     fork: bool,
+    /// Advise that its memory may have large folios.
+    #[arg(long)]
+    large: bool,
 }
 
 /// The memory of the process.
@@ -62,7 +65,7 @@ struct Target {
 
 /// Runs the process.
 pub fn run(options: &Options) -> ExitCode {
-    let result = Target::new(options.mib).and_then(|target| target.run(options));
+    let result = Target::new(options).and_then(|target| target.run(options));
     let said = say(&options.directory, &result);
     match (result, said) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
@@ -83,8 +86,11 @@ fn say(directory: &Path, result: &Result<()>) -> Result<()> {
 }
 
 impl Target {
-    fn new(mib: usize) -> Result<Self> {
-        let memory = Mapping::anonymous(mib << 20)?;
+    fn new(options: &Options) -> Result<Self> {
+        let memory = Mapping::anonymous(options.mib << 20)?;
+        if options.large {
+            memory.advise(0, memory.len(), libc::MADV_HUGEPAGE)?;
+        }
         let target = Self {
             versions: (0..memory.pages()).map(|_| AtomicU64::new(0)).collect(),
             memory,
