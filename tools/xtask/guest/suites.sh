@@ -80,8 +80,18 @@ swap() {
 	swapon /dev/zram0
 }
 
+# switch_of_copies: say if this kernel lacks the switch for copies into large
+# folios, without which the suites would only see single pages.
+switch_of_copies() {
+	dmesg | grep -q 'userfaultfd: implemented in Rust' || return
+	[ -d /sys/kernel/mm/transparent_hugepage ] || return
+	[ -e /sys/kernel/mm/transparent_hugepage/userfaultfd_copy ] ||
+		echo "@@ note no switch for copies into large folios"
+}
+
 # prepare: make the swap and the huge pages that the suites need.
 prepare() {
+	switch_of_copies
 	swap 512 || echo "@@ note no swap"
 	hugepages 2048 128
 }

@@ -19,7 +19,7 @@ if grep -qx CONFIG_USERFAULTFD_RUST=y "$build/.config"; then
 	echo uffd_wp_range > "$out/c-expected"
 	{
 		sed -nE 's/^[a-z].*[ *]([a-z_0-9]+)\(.*/\1/p; s/^([a-z_0-9]+)\(.*/\1/p' "$src/mm/userfaultfd.c"
-		echo move_pages_huge_pmd
+		printf '%s\n' move_pages_huge_pmd hugetlb_mfill_atomic_pte shmem_mfill_atomic_pte
 	} | sort -u > "$out/c-functions"
 	nm "$build/vmlinux" | awk '{ print $3 }' | sort -u | comm -12 "$out/c-functions" - > "$out/c-found"
 	echo "of $(wc -l < "$out/c-functions") functions of the C code, vmlinux has:"

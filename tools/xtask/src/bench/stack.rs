@@ -38,7 +38,8 @@ pub fn objects(imp: Impl) -> &'static str {
     match imp {
         Impl::Rust => {
             "fs/userfaultfd/userfaultfd.o rust/kernel.o mm/userfaultfd_shim.o mm/rust_filemap.o \
-             mm/rust_folio.o mm/rust_hugetlb.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o"
+             mm/rust_folio.o mm/rust_hugetlb.o mm/rust_move.o mm/rust_pgtable.o mm/rust_rmap.o \
+             mm/rust_thp.o"
         }
         Impl::C => "fs/userfaultfd.o mm/userfaultfd.o",
     }
@@ -64,8 +65,11 @@ impl Functions {
             if let Some(found) = head.captures(line) {
                 name = found[1].to_string();
                 count = 0;
-                // The return address.
-                functions.frames.insert(name.clone(), 8);
+                // A section is none: functions jump there for what is patched at boot.
+                if !name.starts_with('.') {
+                    // The return address.
+                    functions.frames.insert(name.clone(), 8);
+                }
                 continue;
             }
             count += 1;
@@ -155,7 +159,7 @@ mod tests {
   17:\tcall   50 <wake_all>
   18:\tcall   50 <copy>
 0000000000000030 <small>:
-  30:\tret
+  30:\tjmp    0 <.altinstr_aux>
 0000000000000040 <large>:
   40:\tpush   %rbx
   41:\tpush   %rbp
@@ -163,6 +167,8 @@ mod tests {
 \t\t\t43: R_X86_64_PLT32\tof_another_object-0x4
 0000000000000050 <wake_all>:
   50:\tsub    $0x1000,%rsp
+0000000000000000 <.altinstr_aux>:
+   0:\tsub    $0x1000,%rsp
 ";
 
     #[test]
