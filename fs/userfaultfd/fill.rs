@@ -45,7 +45,7 @@ pub(crate) fn zeropage(pages: &mut Pages<'_>, range: PageRange) -> Result<u64> {
         (Memory::Shared(vma), sleep) => each(&mut rest, sleep, |rest, sleep| {
             let address = rest.start;
             let (page, folio) = vma.shmem().new_page(address, sleep).map_err(errno)?;
-            let added = page.add(folio.zero(address), sleep)?;
+            let added = page.add(folio.zero(address), sleep).map_err(errno)?;
             added.map(false).map_err(errno)?;
             Ok(1)
         }),
@@ -147,8 +147,19 @@ pub(crate) fn copy(
         wp,
     };
     let mut target = pages.lock_target(range)?;
+    if wp && !target.tracks_writes() {
+        return Err(EINVAL);
+    }
     let mut rest = range.start()..range.end();
-    let result = match copy.locked(&mut target, &mut rest, None, true) {
+    // A copy of one page needs no time and no stack for what only others do.
+    let first = match target.parts() {
+        (Memory::Private(vma), sleep) if range.bytes() == PAGE_SIZE => {
+            copy.private(vma, &mut rest, &mut None, 1, sleep)
+        }
+        (Memory::Shared(vma), sleep) => copy.shared(vma, &mut rest, None, sleep),
+        _ => Err(Stop::NotBegun),
+    };
+    let result = match first {
         Ok(()) => Ok(()),
         Err(Stop::Failed(err)) => Err(err),
         Err(stop) => copy.resume(target, &mut rest, stop),
@@ -164,8 +175,8 @@ const MAX_BLOCK: usize = 2 << 20;
 pub(crate) enum Stop {
     /// The source of the next page has to be read with the VMA unlocked.
     Source(Unfilled),
-    /// Large folios may be used, which this does not do.
-    Large,
+    /// It has not begun: [`Copy::resume`] does what it takes.
+    NotBegun,
     Failed(Error),
 }
 
@@ -222,77 +233,40 @@ impl Copy {
         address.wrapping_add(self.offset)
     }
 
-    /// Goes on where [`Copy::locked`] has stopped.
-    #[cold]
+    /// Goes on where a copy has stopped, which may be the beginning.
+    #[inline(never)]
     fn resume(&self, mut target: Target<'_>, rest: &mut Range<usize>, mut stop: Stop) -> Result {
         loop {
             let filled = match stop {
                 Stop::Failed(err) => return Err(err),
-                Stop::Large => None,
+                Stop::NotBegun => None,
                 Stop::Source(folio) => {
                     let src = self.source(rest.start);
                     let filled;
                     (target, filled) =
                         target.unlocked(self.range, |sleep| folio.fill(src, sleep))?;
+                    if self.wp && !target.tracks_writes() {
+                        return Err(EINVAL);
+                    }
                     Some(filled)
                 }
             };
-            stop = match self.locked(&mut target, rest, filled, false) {
+            let result = match target.parts() {
+                (Memory::Private(vma), sleep) => self.batches(vma, rest, filled, sleep),
+                (Memory::Shared(vma), sleep) => self.shared(vma, rest, filled, sleep),
+                (Memory::Hugetlb(vma), sleep) => {
+                    let filled = match filled {
+                        Some(Filled::Huge(folio)) => Some(folio),
+                        _ => None,
+                    };
+                    fill_huge::copy(self, vma, rest, filled, sleep)
+                }
+                (Memory::Other, _) => return Err(EINVAL),
+            };
+            stop = match result {
                 Ok(()) => return Ok(()),
                 Err(stop) => stop,
             };
-        }
-    }
-
-    /// Copies as long as the VMA is locked. `filled` is the first page of `rest`, if it was read
-    /// already. If this is the `first` time, no large folios are used, so that copies of one page
-    /// do not pay for what they need.
-    #[inline(always)]
-    fn locked(
-        &self,
-        target: &mut Target<'_>,
-        rest: &mut Range<usize>,
-        filled: Option<Filled>,
-        first: bool,
-    ) -> Result<(), Stop> {
-        if self.wp && !target.tracks_writes() {
-            return Err(EINVAL.into());
-        }
-        match target.parts() {
-            (Memory::Private(vma), sleep) => {
-                let mut filled = match filled {
-                    Some(Filled::Private(folio)) => Some(folio),
-                    _ => None,
-                };
-                if self.range.bytes() != PAGE_SIZE && copies_into_large_folios() {
-                    if first {
-                        return Err(Stop::Large);
-                    }
-                    let orders = self.orders(vma);
-                    if !orders.is_empty() {
-                        return self.large(vma, orders, rest, filled, sleep);
-                    }
-                }
-                // It is doubled each time, so that few copies are in vain if something is in the
-                // way.
-                let mut batch = 1;
-                loop {
-                    self.private(vma, rest, &mut filled, batch, sleep)?;
-                    if !goes_on(rest, sleep)? {
-                        return Ok(());
-                    }
-                    batch = ChargedFolios::MAX.min(batch * 2);
-                }
-            }
-            (Memory::Shared(vma), sleep) => self.shared(vma, rest, filled, sleep),
-            (Memory::Hugetlb(vma), sleep) => {
-                let filled = match filled {
-                    Some(Filled::Huge(folio)) => Some(folio),
-                    _ => None,
-                };
-                fill_huge::copy(self, vma, rest, filled, sleep)
-            }
-            (Memory::Other, _) => Err(EINVAL.into()),
         }
     }
 
@@ -302,26 +276,32 @@ impl Copy {
         let (src_start, src_end) = (self.source(start), self.source(end));
         // Some pages may have to be mapped before others can be read.
         let overlap = src_start < end && start < src_end;
-        match overlap {
+        match overlap || !copies_into_large_folios() {
             true => Orders::NONE,
             false => vma.allowable_orders().up_to(MAX_BLOCK),
         }
     }
 
-    /// Copies pages to private memory: to large folios where it can, and otherwise one by one.
-    fn large(
+    /// Copies pages to private memory: to large folios where it can, and otherwise to single ones.
+    #[inline(always)]
+    fn batches(
         &self,
         vma: PteVma<'_, Private>,
-        mut orders: Orders,
         rest: &mut Range<usize>,
-        mut filled: Option<FilledFolio<Private>>,
+        filled: Option<Filled>,
         sleep: &mut Sleepable,
     ) -> Result<(), Stop> {
+        let mut filled = match filled {
+            Some(Filled::Private(folio)) => Some(folio),
+            _ => None,
+        };
+        let mut orders = self.orders(vma);
+        // It is doubled each time, so that few copies are in vain if something is in the way.
         let mut batch = 1;
         loop {
             let pages = match filled {
-                Some(_) => None,
-                None => self.block(vma, &mut orders, rest, sleep),
+                None if !orders.is_empty() => self.block(vma, &mut orders, rest, sleep),
+                _ => None,
             };
             if let Some(pages) = pages {
                 rest.start += pages * PAGE_SIZE;
@@ -340,7 +320,7 @@ impl Copy {
     /// Copies pages to one large folio. Returns their number, or `None` if that cannot be: a copy
     /// of one page says which page is in the way, and how. An order of which there is no folio is
     /// removed.
-    #[inline(always)]
+    #[inline(never)]
     fn block(
         &self,
         vma: PteVma<'_, Private>,
@@ -365,7 +345,7 @@ impl Copy {
     }
 
     /// Copies pages to private memory: as many as `batch` and a page table allow.
-    #[inline(always)]
+    #[inline(never)]
     fn private(
         &self,
         vma: PteVma<'_, Private>,
@@ -425,7 +405,7 @@ impl Copy {
     }
 
     /// Copies pages to shared memory.
-    #[inline(always)]
+    #[inline(never)]
     fn shared(
         &self,
         vma: PteVma<'_, Shared>,

@@ -30,6 +30,7 @@ pub(crate) fn poison(vma: HugetlbVma<'_>, range: PageRange, sleep: &mut Sleepabl
 }
 
 /// Maps pages that the file has, as [`fill::map_existing`](crate::fill::map_existing) does.
+#[inline(never)]
 pub(crate) fn map_existing(
     vma: HugetlbVma<'_>,
     range: PageRange,
@@ -44,6 +45,7 @@ pub(crate) fn map_existing(
 }
 
 /// Copies pages. `filled` is the first page of `rest`, if it was read already.
+#[inline(never)]
 pub(crate) fn copy(
     copy: &Copy,
     vma: HugetlbVma<'_>,

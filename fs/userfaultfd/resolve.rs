@@ -272,6 +272,7 @@ impl FillRange for UffdioPoison {
 #[doc(alias = "userfaultfd_continue")]
 #[doc(alias = "userfaultfd_poison")]
 #[doc(alias = "userfaultfd_move")]
+#[inline(never)]
 pub(crate) fn run<T: Fill>(context: &Context, arg: UserPtr, sleep: &mut Sleepable) -> Result {
     let report = |done: &Result<u64>| {
         T::answer(
@@ -397,7 +398,7 @@ fn wake_existing(context: &Context, pages: &mut Pages<'_>, range: PageRange) -> 
 ///
 /// As for [`run`], without a report in the structure.
 #[doc(alias = "userfaultfd_writeprotect")]
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepable) -> Result {
     const CMD: u32 = UffdioWriteprotect::CMD;
 
@@ -436,7 +437,7 @@ pub(crate) fn writeprotect(context: &Context, arg: UserPtr, sleep: &mut Sleepabl
 ///
 /// `EFAULT` if the structure cannot be accessed, `EINVAL` for an invalid range.
 #[doc(alias = "userfaultfd_wake")]
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn wake(context: &Context, arg: UserPtr) -> Result {
     let range = PageRange::new(context, UffdioRange::read(arg)?)?;
     let bytes = range.bytes() as u64;

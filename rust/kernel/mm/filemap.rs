@@ -22,9 +22,10 @@ use super::{
 use crate::{
     bindings,
     error::{
-        code::{EFAULT, EINVAL},
-        to_result, Result,
+        code::{EEXIST, EFAULT, EINVAL},
+        to_result, Error, Result,
     },
+    ffi::c_int,
     page::PAGE_SIZE,
     task::Sleepable,
 };
@@ -248,24 +249,38 @@ impl<'v> NewPage<'v> {
     ///
     /// # Errors
     ///
-    /// `EFAULT` if the file ends before; `EEXIST` if it has the page; `ENOMEM`.
+    /// [`NoVacancy::BeyondFile`]; [`NoVacancy::Taken`] if the file has the page;
+    /// [`NoVacancy::NoMemory`].
     #[doc(alias = "shmem_add_to_page_cache")]
     #[inline(always)]
     pub fn add<'s>(
         self,
         folio: FilledFolio<Shared>,
         sleep: &'s mut Sleepable,
-    ) -> Result<AddedFolio<'v, 's>> {
+    ) -> Result<AddedFolio<'v, 's>, NoVacancy> {
         let raw = folio.as_raw();
         // SAFETY: The VMA is locked, of shmem, and has the page. No other thread knows the folio.
         // The caller may sleep.
-        to_result(unsafe { bindings::rust_shmem_add_folio(self.vma(), self.address, raw) })?;
+        let err = unsafe { bindings::rust_shmem_add_folio(self.vma(), self.address, raw) };
+        if err != 0 {
+            return Err(Self::why(err));
+        }
         // INVARIANT: It was added and locked.
         Ok(AddedFolio {
             folio: folio.into_raw(),
             page: self,
             _sleep: sleep,
         })
+    }
+
+    /// Returns why a page was not added.
+    #[cold]
+    fn why(err: c_int) -> NoVacancy {
+        match Error::from_errno(err) {
+            EFAULT => NoVacancy::BeyondFile,
+            EEXIST => NoVacancy::Taken,
+            _ => NoVacancy::NoMemory,
+        }
     }
 }
 

@@ -49,6 +49,8 @@ use crate::{
 use core::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 /// Why nothing can be mapped at an address.
+// As large as a pointer, so that a `Result` has either in whole words.
+#[repr(usize)]
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum NoVacancy {
     /// The VMA does not have the whole range, or the range is empty or not one of pages.

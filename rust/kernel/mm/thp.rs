@@ -134,11 +134,12 @@ impl<'v> PteVma<'v, Private> {
     /// Returns true if there is nothing, not even a marker, at the pages of a folio at an address,
     /// in bytes, and if there may be such a folio. This may change at any time.
     pub fn is_vacant(self, address: usize, order: Order) -> bool {
-        let vma = self.vma().as_ptr();
+        if !THP || !self.has_pages(address, order) {
+            return false;
+        }
         // SAFETY: The VMA is locked and has these pages, which one table can map by the invariants
         // of the order.
-        THP && self.has_pages(address, order)
-            && unsafe { bindings::rust_thp_is_vacant(vma, address, order.0) }
+        unsafe { bindings::rust_thp_is_vacant(self.vma().as_ptr(), address, order.0) }
     }
 
     /// Allocates a folio for the pages at an address, in bytes, and charges it to the memory cgroup

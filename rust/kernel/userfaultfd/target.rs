@@ -74,10 +74,9 @@ impl Drop for Unchanging<'_> {
 /// While this exists, the VMA is locked, and no other operation can be made with the same
 /// [`Pages`].
 pub struct Target<'p> {
-    context: &'p Context,
     mm: &'p MmWithUser,
     // It goes before the lock of the VMA, because it was taken after it.
-    _unchanging: Unchanging<'p>,
+    unchanging: Unchanging<'p>,
     vma: LockedVma<'p>,
 }
 
@@ -154,9 +153,8 @@ impl<'p> Target<'p> {
             return Err(ENOENT);
         }
         Ok(Self {
-            context,
             mm,
-            _unchanging: Unchanging::new(context)?,
+            unchanging: Unchanging::new(context)?,
             vma,
         })
     }
@@ -174,19 +172,19 @@ impl<'p> Target<'p> {
     /// # Errors
     ///
     /// That of `work`; those of [`Pages::lock_target`]; `EAGAIN` if the VMA is not as it was.
-    #[cold]
+    #[inline(never)]
     pub fn unlocked<R>(
         self,
         range: PageRange,
         work: impl FnOnce(&mut Sleepable) -> Result<R>,
     ) -> Result<(Self, R)> {
         let Self {
-            context,
             mm,
             vma,
-            _unchanging: unchanging,
+            unchanging,
         } = self;
         let was = Identity::of(&vma, range);
+        let context = unchanging.context;
         drop(unchanging);
         let sleep = vma.unlock();
         let ret = work(sleep)?;

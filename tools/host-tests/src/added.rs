@@ -8,10 +8,7 @@ use kernel::{
         pmd_kind, FOLIOS, GUARD, POISON, PTE_DIRTY, PTE_UFFD_WP, PTE_WRITE, UFFD_WP, VM_SHARED,
         VM_WRITE, ZERO_PAGE,
     },
-    error::{
-        code::{EEXIST, EFAULT, ENOMEM},
-        Result,
-    },
+    error::{Error, Result},
     mm::{
         filemap::AddedFolio,
         locked::{Memory, Shared, ShmemVma},
@@ -26,7 +23,8 @@ use std::ptr;
 #[derive(Debug, PartialEq)]
 enum Stop {
     New(NoVacancy),
-    Add(kernel::error::Error),
+    Copy(Error),
+    Add(NoVacancy),
     Map(NoVacancy),
 }
 
@@ -110,7 +108,7 @@ fn pages_are_added_and_mapped() {
 fn a_page_is_added_once() {
     let mut space = Space::shared();
     assert_eq!(space.add(10), Ok(()));
-    assert_eq!(space.add(10), Err(Stop::Add(EEXIST)));
+    assert_eq!(space.add(10), Err(Stop::Add(NoVacancy::Taken)));
     space.check_added(&[(0, 10)], PTE_DIRTY | PTE_WRITE);
 }
 
@@ -134,7 +132,7 @@ fn pages_are_mapped_over_markers_but_not_guards() {
 fn the_file_may_end_at_any_time() {
     let mut space = Space::shared();
     assert_eq!(space.add(29), Ok(()));
-    assert_eq!(space.add(30), Err(Stop::Add(EFAULT)));
+    assert_eq!(space.add(30), Err(Stop::Add(NoVacancy::BeyondFile)));
     let size = &raw mut space.inode.size;
     let mapped = space.with_added(19, |folio| {
         // SAFETY: The inode is valid, and there is one thread.
@@ -145,7 +143,7 @@ fn the_file_may_end_at_any_time() {
     // A part of a page belongs to it.
     space.inode.size = 8 * PAGE_SIZE + 1;
     assert_eq!(space.add(18), Ok(()));
-    assert_eq!(space.add(19), Err(Stop::Add(EFAULT)));
+    assert_eq!(space.add(19), Err(Stop::Add(NoVacancy::BeyondFile)));
     space.check_added(&[(0, 29), (3, 18)], PTE_DIRTY | PTE_WRITE);
 }
 
@@ -191,10 +189,10 @@ fn pages_need_a_block_and_a_charge() {
     assert_eq!(space.add(10), Err(Stop::New(NoVacancy::NoMemory)));
     space.inode.free_blocks = FOLIOS;
     space.mm.charges = 0;
-    assert_eq!(space.add(10), Err(Stop::Add(ENOMEM)));
+    assert_eq!(space.add(10), Err(Stop::Add(NoVacancy::NoMemory)));
     space.mm.charges = 1;
     assert_eq!(space.add(10), Ok(()));
-    assert_eq!(space.add(11), Err(Stop::Add(ENOMEM)));
+    assert_eq!(space.add(11), Err(Stop::Add(NoVacancy::NoMemory)));
     space.check_added(&[(1, 10)], PTE_DIRTY | PTE_WRITE);
 }
 
@@ -235,7 +233,7 @@ fn a_folio_that_was_filled_before_is_added() {
         let (page, folio) = vma.new_page(address, sleep).map_err(Stop::New)?;
         // It gives its block back, and the folio is kept.
         drop(page);
-        let folio = folio.copy_from_user(PAGE_SIZE, sleep).map_err(Stop::Add)?;
+        let folio = folio.copy_from_user(PAGE_SIZE, sleep).map_err(Stop::Copy)?;
         let page = vma.new_page_for_filled(address, sleep).map_err(Stop::New)?;
         let added = page.add(folio, sleep).map_err(Stop::Add)?;
         added.map(false).map_err(Stop::Map)

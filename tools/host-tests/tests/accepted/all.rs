@@ -83,13 +83,9 @@ fn add_zeroes(
     vma: ShmemVma<'_, Shared>,
     address: usize,
     sleep: &mut Sleepable,
-) -> Result<Result<(), NoVacancy>> {
-    let (page, folio) = match vma.new_page(address, sleep) {
-        Ok(new) => new,
-        Err(err) => return Ok(Err(err)),
-    };
-    let added = page.add(folio.zero(address), sleep)?;
-    Ok(added.map(false))
+) -> Result<(), NoVacancy> {
+    let (page, folio) = vma.new_page(address, sleep)?;
+    page.add(folio.zero(address), sleep)?.map(false)
 }
 
 fn keep(mm: &MmWithUser, address: usize, sleep: &mut Sleepable) -> Result {
@@ -241,7 +237,7 @@ fn add(
     folio: FilledFolio<Shared>,
     sleep: &mut Sleepable,
 ) -> Result<Result<(), NoVacancy>> {
-    let mapped = page.add(folio, sleep)?.map(true);
+    let mapped = page.add(folio, sleep).and_then(|added| added.map(true));
     drop(vma.lock_folio(vma.pte_vma().vma().start(), sleep)?);
     Ok(mapped)
 }

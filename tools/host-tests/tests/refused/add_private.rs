@@ -3,11 +3,11 @@
 //! A folio of private memory is none for a file: it was allocated by another memory policy.
 
 use kernel::{
-    error::Result,
     mm::{
         filemap::{AddedFolio, NewPage},
         folio::FilledFolio,
         locked::Private,
+        pgtable::NoVacancy,
     },
     task::Sleepable,
 };
@@ -16,7 +16,7 @@ fn add<'v, 's>(
     page: NewPage<'v>,
     folio: FilledFolio<Private>,
     sleep: &'s mut Sleepable,
-) -> Result<AddedFolio<'v, 's>> {
+) -> Result<AddedFolio<'v, 's>, NoVacancy> {
     page.add(folio, sleep)
 }
 

@@ -3,12 +3,15 @@
 //! A page has a block of the file system, for one folio.
 
 use kernel::{
-    error::Result,
-    mm::{filemap::NewPage, folio::FilledFolio, locked::Shared},
+    mm::{filemap::NewPage, folio::FilledFolio, locked::Shared, pgtable::NoVacancy},
     task::Sleepable,
 };
 
-fn add(page: NewPage<'_>, folios: [FilledFolio<Shared>; 2], sleep: &mut Sleepable) -> Result {
+fn add(
+    page: NewPage<'_>,
+    folios: [FilledFolio<Shared>; 2],
+    sleep: &mut Sleepable,
+) -> Result<(), NoVacancy> {
     let [first, second] = folios;
     drop(page.add(first, sleep)?);
     drop(page.add(second, sleep)?);

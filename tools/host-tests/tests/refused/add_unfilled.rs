@@ -3,11 +3,11 @@
 //! A page is filled before it is added to a file, where other threads find it.
 
 use kernel::{
-    error::Result,
     mm::{
         filemap::{AddedFolio, NewPage},
         folio::NewFolio,
         locked::Shared,
+        pgtable::NoVacancy,
     },
     task::Sleepable,
 };
@@ -16,7 +16,7 @@ fn add<'v, 's>(
     page: NewPage<'v>,
     folio: NewFolio<Shared>,
     sleep: &'s mut Sleepable,
-) -> Result<AddedFolio<'v, 's>> {
+) -> Result<AddedFolio<'v, 's>, NoVacancy> {
     page.add(folio, sleep)
 }
 

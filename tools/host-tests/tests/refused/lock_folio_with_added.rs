@@ -4,7 +4,7 @@
 //! locked.
 
 use kernel::{
-    error::Result,
+    error::{code::ENOMEM, Result},
     mm::{
         filemap::NewPage,
         folio::FilledFolio,
@@ -19,7 +19,7 @@ fn lock(
     folio: FilledFolio<Shared>,
     sleep: &mut Sleepable,
 ) -> Result {
-    let added = page.add(folio, sleep)?;
+    let added = page.add(folio, sleep).map_err(|_| ENOMEM)?;
     drop(vma.lock_folio(0, sleep)?);
     drop(added);
     Ok(())
