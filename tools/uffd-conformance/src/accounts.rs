@@ -17,7 +17,7 @@ use crate::{
         ZEROPAGE,
     },
 };
-use std::os::{fd::AsRawFd, unix::fs::MetadataExt};
+use std::os::fd::AsRawFd;
 
 /// How often a call is made. A huge page takes longer, and is counted one by one.
 const TIMES: usize = 1024;
@@ -156,12 +156,8 @@ impl World {
 
     /// The blocks of the file.
     fn blocks(&self) -> String {
-        let file = self.area.file.as_ref().map(|file| {
-            let file = file.try_clone().expect("a descriptor can be doubled");
-            let metadata = std::fs::File::from(file).metadata();
-            metadata.expect("a file has a size").blocks()
-        });
-        file.map_or(String::new(), |blocks| format!("; {blocks} blocks"))
+        let blocks = self.area.blocks();
+        blocks.map_or(String::new(), |blocks| format!("; {blocks} blocks"))
     }
 
     fn call(&self, call: &Call, wrong: Wrong) -> Called {

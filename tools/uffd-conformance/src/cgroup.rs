@@ -4,7 +4,7 @@
 
 use crate::{
     process::clone,
-    sys::{write_file, Answer},
+    sys::{write_file, Answer, PAGE},
 };
 use std::io::Write;
 
@@ -38,6 +38,30 @@ impl Cgroup {
     /// The path of one of its files.
     pub fn file(&self, name: &str) -> String {
         format!("{}/{name}", self.0)
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        let answer = write_file(&self.file(name), value);
+        assert!(answer.is_ok(), "cannot set {name}: {answer}");
+    }
+
+    /// What is charged to it, in pages.
+    pub fn charged(&self) -> usize {
+        // A processor keeps room for later. It gives that back if there is too much.
+        self.set("memory.high", "0");
+        self.set("memory.high", "max");
+        let text = std::fs::read_to_string(self.file("memory.current"));
+        let text = text.expect("it is accounted for");
+        text.trim().parse::<usize>().expect("it is a number") / PAGE
+    }
+
+    /// Makes a call while the cgroup has room for so many pages and no more.
+    pub fn with_room<T>(&self, pages: usize, call: impl FnOnce() -> T) -> T {
+        let max = (self.charged() + pages) * PAGE;
+        self.set("memory.max", &max.to_string());
+        let result = call();
+        self.set("memory.max", "max");
+        result
     }
 
     /// Moves this process into it.

@@ -18,6 +18,7 @@ use linux_raw_sys::general::fsconfig_command::{self, FSCONFIG_CMD_CREATE, FSCONF
 use std::{
     ffi::CStr,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
     ptr,
     time::Duration,
 };
@@ -202,6 +203,29 @@ fn swapped(slot: usize) -> Result<Area, i32> {
     area.write();
     swap_out(&area);
     Ok(area)
+}
+
+/// The directory of the settings.
+const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// Says which large folios copies may use for memory that is advised to have them, or that all is
+/// as the kernel has it by itself. The C kernel does not know the last of the settings.
+pub fn choose_folios(sizes: &[usize]) {
+    for (size, by_itself) in [(64, "never"), (2048, "inherit")] {
+        let value = match (sizes, sizes.contains(&size)) {
+            ([], _) => by_itself,
+            (_, true) => "madvise",
+            (_, false) => "never",
+        };
+        let answer = write_file(&format!("{THP}/hugepages-{size}kB/enabled"), value);
+        assert!(answer.is_ok(), "no folios of {size} kB: {answer}");
+    }
+    let path = format!("{THP}/userfaultfd_copy");
+    if Path::new(&path).exists() {
+        let value = u8::from(!sizes.is_empty()).to_string();
+        let answer = write_file(&path, &value);
+        assert!(answer.is_ok(), "large folios are not chosen: {answer}");
+    }
 }
 
 /// Has every page of an area that is present go to the swap disk.

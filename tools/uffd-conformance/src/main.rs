@@ -25,6 +25,7 @@
 //!    | `claims`    | `claims`         | what happens while a thread reads about a fork       |
 //!    | `fdinfo`    | `fdinfo`         | what an administrator sees: counters, wchan, stack   |
 //!    | `accounts`  | `accounts`       | what is given back if a call fails in the middle     |
+//!    | `charges`   | `charges`        | charges to memory cgroups that are refused           |
 //!    | `runs`      | `runs`           | ranges that cross page tables, with obstacles        |
 //!    | `moves`     | `moves`          | ranges of pages to move, with obstacles              |
 //!    | `injected`  | `injected`       | failures at every place, on debug kernels            |
@@ -57,6 +58,7 @@ mod action;
 mod arguments;
 mod cgroup;
 mod changed_vmas;
+mod charges;
 mod claims;
 mod delivery;
 mod events;
@@ -132,6 +134,7 @@ fn main() -> ExitCode {
         claims::cases(),
         fdinfo::cases(),
         accounts::cases(),
+        charges::cases(),
         runs::cases(),
         moves::cases(),
         random::cases(cli.seed),

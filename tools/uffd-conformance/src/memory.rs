@@ -4,8 +4,12 @@
 
 use crate::sys::{errno_of, iovec, new_descriptor, Answer, PAGE};
 use std::{
+    fs::File,
     ops::Range,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     ptr,
 };
 use uffd_guest::Mmap;
@@ -263,6 +267,13 @@ pub struct Area {
 }
 
 impl Area {
+    /// How many blocks of 512 bytes its file has, if there is one.
+    pub fn blocks(&self) -> Option<u64> {
+        let file = self.file.as_ref()?.try_clone();
+        let file = File::from(file.expect("a descriptor can be doubled"));
+        Some(file.metadata().expect("a file has a size").blocks())
+    }
+
     /// The address of a page. Areas of few pages are used over and over.
     pub fn at(&self, page: usize) -> usize {
         self.start + page % self.pages() * self.page

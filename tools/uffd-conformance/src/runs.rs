@@ -8,7 +8,7 @@
 
 use crate::{
     inspect::{page_flags, pagemap, pagemap_of, smaps_of},
-    kinds::{kind_of, memfd, new_file, swap_out_pages},
+    kinds::{choose_folios, kind_of, memfd, new_file, swap_out_pages},
     ledger::Ledger,
     memory::{
         dontneed, fill_with, madvise, mincore, mlock, mprotect, munmap, read_byte, write_byte,
@@ -24,13 +24,7 @@ use crate::{
     },
 };
 use linux_raw_sys::general::*;
-use std::{
-    ffi::CString,
-    fmt,
-    fs::File,
-    os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
-};
+use std::{ffi::CString, fmt, fs::File, os::unix::fs::FileExt};
 
 /// How many pages a page table maps.
 const TABLE: usize = PAGE / 8;
@@ -86,29 +80,6 @@ const LARGE: &[(&str, &[usize])] = &[
 
 fn is_large(kind: &str) -> bool {
     LARGE.iter().any(|(large, _)| *large == kind)
-}
-
-/// The directory of the settings.
-const THP: &str = "/sys/kernel/mm/transparent_hugepage";
-
-/// Says which large folios copies may use for memory that is advised to have them, or that all is
-/// as the kernel has it by itself. The C kernel does not know the last of the settings.
-fn choose_folios(sizes: &[usize]) {
-    for (size, by_itself) in [(64, "never"), (2048, "inherit")] {
-        let value = match (sizes, sizes.contains(&size)) {
-            ([], _) => by_itself,
-            (_, true) => "madvise",
-            (_, false) => "never",
-        };
-        let answer = write_file(&format!("{THP}/hugepages-{size}kB/enabled"), value);
-        assert!(answer.is_ok(), "no folios of {size} kB: {answer}");
-    }
-    let path = format!("{THP}/userfaultfd_copy");
-    if Path::new(&path).exists() {
-        let value = u8::from(!sizes.is_empty()).to_string();
-        let answer = write_file(&path, &value);
-        assert!(answer.is_ok(), "large folios are not chosen: {answer}");
-    }
 }
 
 /// Makes an area. No huge page comes into it by itself.
@@ -266,10 +237,8 @@ impl<'a> World<'a> {
 
     /// The blocks of the file.
     fn blocks(&self) -> String {
-        let metadata = self.file().map(|file| file.metadata());
-        metadata.map_or(String::new(), |metadata| {
-            format!(", {} blocks", metadata.expect("a file has a size").blocks())
-        })
+        let blocks = self.area.blocks();
+        blocks.map_or(String::new(), |blocks| format!(", {blocks} blocks"))
     }
 
     /// What all pages of the area are.

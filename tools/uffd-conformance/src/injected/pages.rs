@@ -15,7 +15,6 @@ use crate::{
     },
 };
 use linux_raw_sys::general::*;
-use std::os::unix::fs::MetadataExt;
 
 /// How many pages a page table maps.
 const TABLE: usize = PAGE / 8;
@@ -124,16 +123,6 @@ fn pages_of(area: &Area) -> String {
     })
 }
 
-/// The blocks of the file of an area.
-fn blocks(area: &Area) -> String {
-    let Some(file) = &area.file else {
-        return String::new();
-    };
-    let file = file.try_clone().expect("a descriptor can be doubled");
-    let metadata = std::fs::File::from(file).metadata();
-    format!("; {} blocks", metadata.expect("a file has a size").blocks())
-}
-
 impl World {
     fn new(operation: Operation) -> Self {
         let kind = operation.kind;
@@ -220,7 +209,11 @@ impl World {
     }
 
     fn state(&self) -> String {
-        format!("{}{}", pages_of(&self.area), blocks(&self.area))
+        let pages = pages_of(&self.area);
+        match self.area.blocks() {
+            Some(blocks) => format!("{pages}; {blocks} blocks"),
+            None => pages,
+        }
     }
 }
 
