@@ -103,6 +103,7 @@ const CONFIGS: &[Config] = &[
             "SYSCTL",
         ],
     ),
+    without("no-sysfs", &["SYSFS"], &[]),
     without(
         "no-kunit",
         &["KUNIT"],
