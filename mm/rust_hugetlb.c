@@ -18,13 +18,6 @@ unsigned int rust_hugetlb_page_shift(struct vm_area_struct *vma)
 	return huge_page_shift(hstate_vma(vma));
 }
 
-/* i_size_read(), inline, in huge pages: the first index behind the file. */
-pgoff_t rust_hugetlb_file_end(struct vm_area_struct *vma)
-{
-	return i_size_read(vma->vm_file->f_mapping->host) >>
-		huge_page_shift(hstate_vma(vma));
-}
-
 /* The mutex of hugetlb_fault_mutex_table, and mutex_lock(), a macro. */
 struct mutex *rust_hugetlb_lock_faults(struct vm_area_struct *vma,
 				       pgoff_t index)
@@ -256,24 +249,26 @@ struct folio *rust_hugetlb_lock_folio(struct vm_area_struct *vma,
 }
 
 /*
- * hugetlb_add_to_page_cache(), which is not there without hugetlb. Afterwards
- * the folio is locked. Returns a negative errno if it is not added.
+ * hugetlb_add_to_page_cache(), which is not there without hugetlb, if the file
+ * has the page. Afterwards the folio is locked. Returns a negative errno if it
+ * is not added.
  */
 int rust_hugetlb_add_folio(struct vm_area_struct *vma, pgoff_t index,
 			   struct folio *folio)
 {
-	return hugetlb_add_to_page_cache(folio, vma->vm_file->f_mapping, index);
+	struct address_space *mapping = vma->vm_file->f_mapping;
+	unsigned int shift = huge_page_shift(hstate_vma(vma));
+
+	if (index >= i_size_read(mapping->host) >> shift)
+		return -EFAULT;
+
+	return hugetlb_add_to_page_cache(folio, mapping, index);
 }
 #else
 /* No VMA is one of hugetlb. These are not called. */
 unsigned int rust_hugetlb_page_shift(struct vm_area_struct *vma)
 {
 	return PAGE_SHIFT;
-}
-
-pgoff_t rust_hugetlb_file_end(struct vm_area_struct *vma)
-{
-	return 0;
 }
 
 struct mutex *rust_hugetlb_lock_faults(struct vm_area_struct *vma,

@@ -97,13 +97,8 @@ fn copy_page(
     };
     let folio = match folio {
         FilledHugeFolio::Private(folio) => folio,
-        FilledHugeFolio::Shared(folio) => {
-            if page.index() >= page.vma().file_end() {
-                return Err(EFAULT.into());
-            }
-            // It stays in the file if it cannot be mapped.
-            folio.add()?
-        }
+        // It stays in the file if it cannot be mapped.
+        FilledHugeFolio::Shared(folio) => folio.add()?,
     };
     folio.lock_vacant().map_err(errno)?.map(wp);
     Ok(())

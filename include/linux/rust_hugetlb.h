@@ -16,7 +16,6 @@
 #define RUST_HUGE_UFFD_WP	4	/* it is write-protected by userfaultfd */
 
 unsigned int rust_hugetlb_page_shift(struct vm_area_struct *vma);
-pgoff_t rust_hugetlb_file_end(struct vm_area_struct *vma);
 
 struct mutex *rust_hugetlb_lock_faults(struct vm_area_struct *vma,
 				       pgoff_t index);

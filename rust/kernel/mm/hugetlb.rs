@@ -51,7 +51,7 @@ use core::{
 };
 
 /// The index of a huge page in a file, in huge pages of that file.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct HugeIndex(usize);
 
 /// A page of a VMA of hugetlb.
@@ -80,14 +80,6 @@ impl<'v> HugetlbVma<'v> {
         }
         // INVARIANT: This was checked. The VMA begins and ends with a page.
         Ok(HugetlbPage { vma: self, address })
-    }
-
-    /// Returns the index behind the last page that the file has as a whole.
-    #[doc(alias = "i_size_read")]
-    #[inline(always)]
-    pub fn file_end(self) -> HugeIndex {
-        // SAFETY: The VMA is locked, and one of hugetlb.
-        HugeIndex(unsafe { bindings::rust_hugetlb_file_end(self.vma().as_ptr()) })
     }
 }
 
@@ -395,7 +387,7 @@ impl<'l> SharedFolio<'l> {
     ///
     /// # Errors
     ///
-    /// `EEXIST` if the file has the page; `ENOMEM`.
+    /// `EFAULT` if the file ends before the end of the page; `EEXIST` if it has the page; `ENOMEM`.
     #[doc(alias = "hugetlb_add_to_page_cache")]
     #[inline(always)]
     pub fn add(self) -> Result<ReadyFolio<'l>> {

@@ -529,7 +529,6 @@ unsafe extern "C" {
     /// Returns true if the thread has locked no mutex of faults.
     pub safe fn model_has_no_faults() -> bool;
     pub fn rust_hugetlb_page_shift(vma: *mut vm_area_struct) -> c_uint;
-    pub fn rust_hugetlb_file_end(vma: *mut vm_area_struct) -> usize;
     pub fn rust_hugetlb_lock_faults(vma: *mut vm_area_struct, index: usize) -> *mut mutex;
     pub fn rust_hugetlb_lock_vma(vma: *mut vm_area_struct, addr: usize, size: usize) -> *mut pte_t;
     pub fn rust_hugetlb_unlock_vma(vma: *mut vm_area_struct);

@@ -378,14 +378,12 @@ fn lock_huge(
 }
 
 fn copy_huge(pte: &mut HugePte<'_>, src: usize) -> Result<Option<NewFolio<Huge>>> {
-    let page = pte.page();
     drop(pte.alloc_folio());
     let Some(folio) = pte.alloc_folio() else {
         return Ok(None);
     };
     match folio.copy_from_user_nofault(src) {
-        Ok(folio) if page.index() < page.vma().file_end() => map_huge(folio).map(|_| None),
-        Ok(_) => Ok(None),
+        Ok(folio) => map_huge(folio).map(|_| None),
         Err(folio) => Ok(folio.into_buffer()),
     }
 }

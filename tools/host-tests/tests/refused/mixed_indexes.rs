@@ -8,9 +8,9 @@ use kernel::{
     userfaultfd::vma::Vma,
 };
 
-fn is_beyond(page: HugetlbPage<'_>, address: usize) -> bool {
+fn is_at(page: HugetlbPage<'_>, address: usize) -> bool {
     let index = Vma::from_ref(page.vma().vma()).page_index(address);
-    index >= page.vma().file_end()
+    index == page.index()
 }
 
 fn make(page: HugetlbPage<'_>, address: usize) -> HugeIndex {
