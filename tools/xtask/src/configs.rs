@@ -103,7 +103,21 @@ const CONFIGS: &[Config] = &[
             "SYSCTL",
         ],
     ),
-    without("no-sysfs", &["SYSFS"], &[]),
+    without(
+        "no-sysfs",
+        &["SYSFS"],
+        &[
+            "IDLE_PAGE_TRACKING",
+            "SECURITY",
+            "SECURITY_NETWORK",
+            "SECURITY_SELINUX",
+            "SECURITY_SELINUX_DEVELOP",
+            "SLUB_DEBUG",
+            "ZRAM",
+            "ZRAM_BACKEND_LZO",
+            "ZSMALLOC",
+        ],
+    ),
     without(
         "no-kunit",
         &["KUNIT"],
