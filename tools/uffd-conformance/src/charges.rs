@@ -9,25 +9,22 @@
 
 use crate::{
     cgroup::Cgroup,
-    inspect::pagemap_of,
+    inspect::pagemap_of_process,
     kinds::{choose_folios, memfd},
-    memory::{fill_with, madvise, read_bytes, Area, RW},
-    process::{kill_and_wait, receive, run_on, send},
-    sys::{punch_hole, write_file, PAGE},
+    memory::{fill_with, madvise, Area, RW},
+    process::{eventfd, kill_and_wait, receive, run_on, send},
+    sys::{punch_hole, read, read_process, write, write_file, PAGE},
     transcript::{Case, Transcript},
-    uffd::{inputs, Call, Called, Uffd, COPY, MISSING, WP, ZEROPAGE},
+    uffd::{inputs, Call, Uffd, COPY, MISSING, WP, ZEROPAGE},
 };
 use linux_raw_sys::general::UFFDIO_COPY_MODE_WP;
 use std::{
-    io::{Read, Write},
+    fs::File,
     os::{fd::AsRawFd, unix::net::UnixStream},
 };
 
 /// How many pages a call is for: one more than a folio of 64 KiB has.
 const PAGES: usize = 17;
-
-/// How often a call is made until the charge of a certain page is refused.
-const TRIES: usize = 100;
 
 /// A call, and the kind of memory that it fills.
 #[derive(Copy, Clone)]
@@ -90,33 +87,22 @@ fn area_of(kind: &str) -> Area {
     area
 }
 
-/// Has memory that is charged to the cgroup. Each time that it is told to, says what is in the
-/// memory, and empties it.
-fn keep(cgroup: &Cgroup, kind: &str, mut socket: UnixStream) {
+/// Has memory that is charged to the cgroup, and empties it each time that it is told to. It takes
+/// nothing of the kernel that is charged.
+fn keep(cgroup: &Cgroup, area: &Area, [begin, end]: &[File; 2]) {
     // The kernel looks for a process to kill, finds none, says so, and goes on.
     let answer = write_file("/proc/self/oom_score_adj", "-1000");
     assert!(answer.is_ok(), "this process can be killed: {answer}");
     cgroup.enter();
-    let area = area_of(kind);
-    let uffd = Uffd::new(0);
-    uffd.must_register(area.start, area.len, MISSING | WP);
-    send(socket.as_raw_fd(), uffd.fd());
-    while let Ok(1) = socket.read(&mut [0]) {
-        let mut state = pagemap_of(area.start, PAGES, |page, present| {
-            let mut byte = [0];
-            if present {
-                read_bytes(area.start + page * PAGE, &mut byte);
-            }
-            format!(" {}", byte[0])
-        });
+    loop {
         madvise(area.start, area.len, libc::MADV_DONTNEED);
-        if let (Some(file), Some(blocks)) = (&area.file, area.blocks()) {
-            state += &format!("; {blocks} blocks");
+        if let Some(file) = &area.file {
             punch_hole(file.as_raw_fd(), area.len);
         }
         // The processor has references of its own to new pages. It gives them back for this.
         madvise(area.start, area.len, libc::MADV_COLD);
-        socket.write_all(state.as_bytes()).expect("it is read");
+        write(end.as_raw_fd(), &1u64.to_ne_bytes());
+        read(begin.as_raw_fd(), &mut [0; 8]);
     }
 }
 
@@ -127,55 +113,59 @@ fn refuse(log: &mut Transcript, operation: Operation) {
         kind, call, mode, ..
     } = operation;
     let cgroup = Cgroup::new("memory", &[("memory.swap.max", "0")]);
-    let (mut here, there) = UnixStream::pair().expect("there are sockets");
-    let child = log.fork(|_| keep(&cgroup, kind, there.try_clone().expect("it can be doubled")));
-    drop(there);
+    let (here, there) = UnixStream::pair().expect("there are sockets");
+    let events = [eventfd(), eventfd()];
+    // Both have the file. The memory and the descriptor are those of the child.
+    let area = area_of(kind);
+    let child = log.fork(|_| {
+        let uffd = Uffd::new(0);
+        uffd.must_register(area.start, area.len, MISSING | WP);
+        send(there.as_raw_fd(), uffd.fd());
+        keep(&cgroup, &area, &events);
+    });
     let uffd = Uffd(receive(here.as_raw_fd()));
-    let start = Area::anon(0, PAGES).start;
     let source = Area::anon(1, PAGES);
     source.madvise(libc::MADV_NOHUGEPAGE);
     for page in 0..PAGES {
         fill_with(source.at(page), PAGE, page as u8 + 1);
     }
-    let inputs = inputs(call, start, source.start, PAGES * PAGE, mode);
-    let fill = || uffd.call(call, &inputs);
-    let mut state = || {
-        let mut text = [0; 4096];
-        here.write_all(&[0]).expect("it is read");
-        let len = here.read(&mut text).expect("there is an answer");
-        String::from_utf8_lossy(&text[..len]).into_owned()
+    let [begin, end] = &events;
+    let emptied = || read(end.as_raw_fd(), &mut [0; 8]);
+    let inputs = inputs(call, area.start, source.start, PAGES * PAGE, mode);
+    let attempt = |pages: usize| {
+        if !operation.mapped {
+            madvise(source.start, source.len, libc::MADV_DONTNEED);
+        }
+        let called = cgroup.with_room(pages, || uffd.call(call, &inputs));
+        let state = state_of(child, &area);
+        write(begin.as_raw_fd(), &1u64.to_ne_bytes());
+        emptied();
+        format!("{called}; {state}")
     };
+    emptied();
     for pages in 0..=PAGES {
-        // What the kernel gives back meanwhile, of what it had for itself, is more room.
-        let (called, state) = (0..TRIES)
-            .map(|_| {
-                if !operation.mapped {
-                    madvise(source.start, source.len, libc::MADV_DONTNEED);
-                }
-                let called = cgroup.with_room(pages, fill);
-                (called, state())
-            })
-            .find(|(called, _)| done(called) == pages * PAGE)
-            .unwrap_or_else(|| panic!("no charge is refused after {pages} pages"));
-        log.record(format!("after {pages} pages"), format!("{called}; {state}"));
+        log.record(format!("room for {pages} pages"), attempt(pages));
     }
-    // The kernel charges a few pages for itself, and hardly any the second time.
+    // What is not given back is a page at most, each time.
     let before = cgroup.charged();
-    for pages in 0..PAGES {
-        cgroup.with_room(pages, fill);
-        state();
-    }
+    (0..PAGES).for_each(|pages| drop(attempt(pages)));
     let left = cgroup.charged().saturating_sub(before);
     log.record("charges are left", left >= PAGES / 2);
     kill_and_wait(child);
 }
 
-/// How many bytes a call has done.
-fn done(called: &Called) -> usize {
-    match called.answer.is_ok() {
-        true => PAGES * PAGE,
-        false if called.did_something() => called.last as usize,
-        false => 0,
+/// What is in the memory of a process.
+fn state_of(process: libc::pid_t, area: &Area) -> String {
+    let pages = pagemap_of_process(process, area.start, PAGES, |page, present| {
+        let mut byte = [0];
+        if present {
+            read_process(process, area.at(page), &mut byte);
+        }
+        format!(" {}", byte[0])
+    });
+    match area.blocks() {
+        Some(blocks) => format!("{pages}; {blocks} blocks"),
+        None => pages,
     }
 }
 

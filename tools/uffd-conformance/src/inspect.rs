@@ -21,10 +21,11 @@ const LETTERS: [(u32, char); 7] = [
     (58, 'G'),
 ];
 
-/// What /proc/self/pagemap says of some pages that follow one another. There are fewer if the
+/// What the pagemap of a process says of some pages that follow one another. There are fewer if the
 /// address space ends before.
-fn entries(address: usize, pages: usize) -> Vec<u64> {
-    let file = std::fs::File::open("/proc/self/pagemap").expect("there is a pagemap");
+fn entries(process: libc::pid_t, address: usize, pages: usize) -> Vec<u64> {
+    let path = format!("/proc/{process}/pagemap");
+    let file = std::fs::File::open(path).expect("there is a pagemap");
     let mut bytes = vec![0; 8 * pages];
     let len = file.read_at(&mut bytes, (address / PAGE * 8) as u64);
     let entries = bytes[..len.unwrap_or(0)].chunks_exact(8);
@@ -45,7 +46,7 @@ fn letters(entry: u64) -> String {
 
 /// What the page table says of a page: [`LETTERS`].
 pub fn pagemap(address: usize) -> String {
-    let entries = entries(address, 1);
+    let entries = entries(this_process(), address, 1);
     entries
         .first()
         .map_or("none".into(), |entry| letters(*entry))
@@ -58,8 +59,18 @@ pub fn pagemap_of<T: Display + PartialEq>(
     pages: usize,
     more: impl Fn(usize, bool) -> T,
 ) -> String {
+    pagemap_of_process(this_process(), address, pages, more)
+}
+
+/// The same of pages of a process.
+pub fn pagemap_of_process<T: Display + PartialEq>(
+    process: libc::pid_t,
+    address: usize,
+    pages: usize,
+    more: impl Fn(usize, bool) -> T,
+) -> String {
     let shown = LETTERS.iter().map(|(bit, _)| 1 << bit).sum::<u64>();
-    let entries = entries(address, pages);
+    let entries = entries(process, address, pages);
     let of = |page: usize| {
         let entry = entries[page];
         (entry & shown, more(page, entry >> 63 != 0))
@@ -91,7 +102,10 @@ const PAGE_FLAGS: [(u64, &str); 8] = [
 
 /// Flags of the page that is mapped at an address.
 pub fn page_flags(address: usize) -> String {
-    let entry = entries(address, 1).first().copied().unwrap_or(0);
+    let entry = entries(this_process(), address, 1)
+        .first()
+        .copied()
+        .unwrap_or(0);
     if entry >> 63 == 0 {
         return "-".into();
     }

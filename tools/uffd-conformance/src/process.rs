@@ -376,6 +376,12 @@ pub fn pipe() -> (File, File) {
     }
 }
 
+/// Makes an eventfd.
+pub fn eventfd() -> File {
+    // SAFETY: The call returns a new descriptor.
+    unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) }
+}
+
 /// A thread whose end can be waited for with poll().
 pub struct Task<T> {
     thread: JoinHandle<T>,
@@ -384,9 +390,7 @@ pub struct Task<T> {
 
 impl<T: Send + 'static> Task<T> {
     pub fn new(run: impl FnOnce() -> T + Send + 'static) -> Self {
-        // SAFETY: The call returns a new descriptor.
-        let done = unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
-        let done = Arc::new(done);
+        let done = Arc::new(eventfd());
         let its = done.clone();
         let thread = std::thread::spawn(move || {
             let result = run();
