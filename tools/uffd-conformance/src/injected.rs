@@ -13,17 +13,16 @@
 
 mod descriptors;
 mod failing;
-mod leaks;
 mod pages;
 mod vmas;
 
 use crate::{
+    leaks::Allocations,
     ledger::Ledger,
     process::run_on,
     transcript::{Case, Transcript, INJECTED},
 };
 use failing::Failing;
-use leaks::Allocations;
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 /// More places than any call has.
@@ -102,13 +101,13 @@ impl Question {
         allocations.count();
         let process = ask(log);
         log.record("process", process);
-        let mut left = allocations.grown();
+        let mut left = allocations.grown(1);
         // Of what grows each time nothing is freed. The rest is of no interest.
         for _ in 0..4 {
             if !left.is_empty() {
                 allocations.count();
                 log.unrecorded(ask);
-                let grown = allocations.grown();
+                let grown = allocations.grown(1);
                 left.retain(|place| grown.contains(place));
             }
         }

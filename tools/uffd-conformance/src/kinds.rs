@@ -206,7 +206,7 @@ fn swapped(slot: usize) -> Result<Area, i32> {
 }
 
 /// The directory of the settings.
-const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+pub const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// Says which large folios copies may use for memory that is advised to have them, or that all is
 /// as the kernel has it by itself. The C kernel does not know the last of the settings.

@@ -70,6 +70,7 @@ mod injected;
 mod inspect;
 mod ioctls;
 mod kinds;
+mod leaks;
 mod ledger;
 mod memory;
 mod messages;

@@ -19,16 +19,16 @@ scripts/config --file "$build/.config" $option
 }
 sha256sum "$build/fs/userfaultfd.o" "$build/mm/userfaultfd.o" 2>/dev/null > "$out/objects" || true
 if [ -e "$build/fs/userfaultfd/userfaultfd.o" ] && [ "$option" = "--enable USERFAULTFD_RUST" ]; then
-	# Nothing is linked. What Rust and its C side call of each other has to be in some object. Those
-	# that only C has may be left from another build.
+	# Nothing is linked. What Rust, its C side and the rest of mm call of each other has to be in
+	# an object of this build; the archives do not have those that are left from others.
+	set -o pipefail
 	cd "$build"
-	rm -f fs/userfaultfd.o mm/userfaultfd.o
-	find fs/userfaultfd rust mm -maxdepth 1 \( -name userfaultfd.o -o -name kernel.o \
-		-o -name userfaultfd_shim.o -o -name 'rust_*.o' \) -print0 |
-		xargs -0 llvm-nm-19 --undefined-only --just-symbol-name |
-		grep -E '^(rust|uffd|userfaultfd)_' | sort -u > "$out/called"
-	find fs mm rust -name '*.o' -print0 |
-		xargs -0 llvm-nm-19 --defined-only --just-symbol-name --quiet | sort -u > "$out/defined"
+	symbols() {
+		llvm-nm-19 "$1" --just-symbol-name --quiet fs/built-in.a mm/built-in.a rust/built-in.a
+	}
+	symbols --undefined-only |
+		grep -E '^(rust|uffd|userfaultfd|single_hugepage_flag)_' | sort -u > "$out/called"
+	symbols --defined-only | sort -u > "$out/defined"
 	if ! comm -23 "$out/called" "$out/defined" | tee "$out/missing" | cmp -s - /dev/null; then
 		echo "no object has: $(tr '\n' ' ' < "$out/missing")"
 		exit 1

@@ -2,7 +2,7 @@
 
 //! What the kernel has allocated and not freed.
 
-use std::{collections::BTreeMap, fs::File, io::Read, thread::sleep, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path, thread::sleep, time::Duration};
 
 /// How long things may take to be given back: some are freed later, by other threads.
 const ROUNDS: usize = 4;
@@ -32,6 +32,11 @@ pub struct Allocations {
 }
 
 impl Allocations {
+    /// Whether the kernel counts them. Debug kernels do.
+    pub fn are_counted() -> bool {
+        Path::new("/proc/allocinfo").exists()
+    }
+
     pub fn new() -> Self {
         let mut allocations = Self {
             text: vec![1; SIZE],
@@ -79,17 +84,18 @@ impl Allocations {
             .for_each(|counts| counts[0] = counts[1]);
     }
 
-    /// The files that have more than when they were counted, after some time to free all. Some things
-    /// are kept until there is something else to do, so this is no proof.
-    pub fn grown(&mut self) -> Vec<String> {
+    /// The files that have at least so many more than when they were counted, after some time to free
+    /// all. Some things are kept until there is something else to do, so this is no proof.
+    pub fn grown(&mut self, least: i64) -> Vec<String> {
+        let has_grown = |[before, now]: &[i64; 2]| now - before >= least;
         for _ in 0..ROUNDS {
             self.read();
-            if self.counts.values().all(|[before, now]| now <= before) {
+            if !self.counts.values().any(has_grown) {
                 break;
             }
             sleep(ROUND);
         }
-        let grown = self.counts.iter().filter(|(_, [before, now])| now > before);
+        let grown = self.counts.iter().filter(|(_, counts)| has_grown(counts));
         grown.map(|(file, _)| file.clone()).collect()
     }
 }
