@@ -249,9 +249,9 @@ struct folio *rust_hugetlb_lock_folio(struct vm_area_struct *vma,
 }
 
 /*
- * hugetlb_add_to_page_cache(), which is not there without hugetlb, if the file
- * has the page. Afterwards the folio is locked. Returns a negative errno if it
- * is not added.
+ * hugetlb_add_to_page_cache(), which is not there without hugetlb, unless the
+ * file ends before the end of the page. Afterwards the folio is locked. Returns
+ * a negative errno if it is not added.
  */
 int rust_hugetlb_add_folio(struct vm_area_struct *vma, pgoff_t index,
 			   struct folio *folio)

@@ -123,7 +123,7 @@ pub(crate) fn map_existing(pages: &mut Pages<'_>, range: PageRange, wp: bool) ->
 ///
 /// Large folios are used if the administrator allows it, the policy of the VMA does, the range has
 /// all their pages, and the source is present. The pages of one are mapped at once. If that cannot
-/// be, they are copied one by one, so that the answer does not depend on it.
+/// be, they are copied to single pages, so that the answer does not depend on it.
 ///
 /// # Errors
 ///
@@ -276,7 +276,8 @@ impl Copy {
         let (src_start, src_end) = (self.source(start), self.source(end));
         // Some pages may have to be mapped before others can be read.
         let overlap = src_start < end && start < src_end;
-        match overlap || !copies_into_large_folios() {
+        let is_one = self.range.bytes() == PAGE_SIZE;
+        match is_one || overlap || !copies_into_large_folios() {
             true => Orders::NONE,
             false => vma.allowable_orders().up_to(MAX_BLOCK),
         }

@@ -250,7 +250,7 @@ impl<'v> NewPage<'v> {
     /// # Errors
     ///
     /// [`NoVacancy::BeyondFile`]; [`NoVacancy::Taken`] if the file has the page;
-    /// [`NoVacancy::NoMemory`].
+    /// [`NoVacancy::NoMemory`], also if the charge is refused.
     #[doc(alias = "shmem_add_to_page_cache")]
     #[inline(always)]
     pub fn add<'s>(

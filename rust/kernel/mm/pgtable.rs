@@ -55,13 +55,14 @@ use core::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 pub enum NoVacancy {
     /// The VMA does not have the whole range, or the range is empty or not one of pages.
     Outside,
-    /// There is a page or anything else, or there was a huge page just now.
+    /// There is a page or anything else, or there was a huge page just now. Or the file has the
+    /// page that is to be added to it.
     Taken,
     /// The file ends before.
     BeyondFile,
     /// There is no PTE table any more.
     NoTable,
-    /// There is no memory for a table.
+    /// There is no memory, or the memory cgroup has no room.
     NoMemory,
     /// The entry of the PMD table is none that the kernel makes.
     Bad,

@@ -143,7 +143,8 @@ impl<'v> PteVma<'v, Private> {
     }
 
     /// Allocates a folio for the pages at an address, in bytes, and charges it to the memory cgroup
-    /// of the mm. Returns `None` if there is no such folio, or if the charge is refused.
+    /// of the mm. Returns `None` if there is no such folio, if the charge is refused, or if the VMA
+    /// does not have the pages, or can have no large folios.
     #[doc(alias = "vma_alloc_folio")]
     pub fn alloc_large_folio(
         self,
@@ -217,7 +218,7 @@ impl<'v> LargeFolio<'v, NewFolio<Large>> {
 }
 
 impl LargeFolio<'_, FilledFolio<Large>> {
-    /// Maps the folio, if there is still nothing at its pages. Returns the number of these. The
+    /// Maps the folio, if there is nothing at its pages. Returns the number of these. The
     /// entries are those of a private page that was written to, and write-protected for userfaultfd
     /// if `wp`.
     ///
