@@ -5,7 +5,10 @@
 use super::{Row, CONTENTION, LICENSE, PATH_LENGTH};
 use crate::config::Impl;
 use anyhow::{anyhow, Context, Result};
-use plotters::prelude::*;
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// A plot: a measure whose values grow with one of its parameters.
@@ -160,7 +163,105 @@ pub fn all(rows: &[Row], out: &Path) -> Result<Vec<String>> {
             names.push(plot.name.into());
         }
     }
+    let bars = bars(rows);
+    if !bars.is_empty() {
+        let svg = bars_svg(&bars).map_err(|err| anyhow!("{BULK}: {err}"))?;
+        let path = out.join(format!("{BULK}.svg"));
+        fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+        names.push(BULK.into());
+    }
     Ok(names)
+}
+
+/// The measure that is drawn as bars, because its parameters are names.
+const BULK: &str = "bulk";
+
+/// A name, and a value for each implementation.
+type Bar = (String, [f64; 2]);
+
+/// Returns the bars of the rows that both kernels have, from the lowest up.
+fn bars(rows: &[Row]) -> Vec<Bar> {
+    let rows = rows.iter().filter(|row| row.key.measure == BULK);
+    let bar = |row: &Row| {
+        let names = ["request", "backing", "folios"].map(|name| row.key.param(name));
+        let names: Vec<String> = names.into_iter().flatten().collect();
+        let values = [row.median(Impl::Rust)?, row.median(Impl::C)?];
+        Some((names.join(", "), values))
+    };
+    rows.rev().filter_map(bar).collect()
+}
+
+/// Draws two bars for each name, one for each implementation.
+fn bars_svg(bars: &[Bar]) -> Result<String, Box<dyn std::error::Error + 'static>> {
+    const SPACE: u32 = 4;
+    let most = bars.iter().flat_map(|(_, values)| *values);
+    let most = most.fold(1.0, f64::max);
+    let height = 140 + 40 * bars.len() as u32;
+    let half = (height - 140) / bars.len() as u32 / 2;
+    let mut svg = format!("{LICENSE}\n");
+    let root = SVGBackend::with_string(&mut svg, (SIZE.0, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let small = ("sans-serif", 16);
+    let mut chart = ChartBuilder::on(&root)
+        .caption("A request for 2 MiB", ("sans-serif", 24))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(230)
+        .build_cartesian_2d(
+            (1.0..most * 3.0).log_scale(),
+            (0..bars.len()).into_segmented(),
+        )?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .x_desc("instructions for a page of 4 KiB (path-length)")
+        .y_labels(bars.len())
+        .x_label_formatter(&|value| super::number(*value))
+        .y_label_formatter(&|at| match at {
+            SegmentValue::CenterOf(index) => bars.get(*index).map_or("", |bar| &bar.0).into(),
+            _ => String::new(),
+        })
+        .label_style(small)
+        .axis_desc_style(small)
+        .light_line_style(WHITE)
+        .draw()?;
+    let shades = SHADES[0];
+    let kinds = [
+        ("Rust", shades.0, [SPACE, half]),
+        ("C", shades.1, [half, SPACE]),
+    ];
+    for (which, (title, color, [above, below])) in kinds.into_iter().enumerate() {
+        let of = |(index, (_, values)): (usize, &Bar)| {
+            let ends = [SegmentValue::Exact(index), SegmentValue::Exact(index + 1)];
+            let [low, high] = ends;
+            let bar = [(1.0, low), (values[which].max(1.0), high)];
+            let mut bar = Rectangle::new(bar, color.filled());
+            bar.set_margin(above, below, 0, 0);
+            bar
+        };
+        chart
+            .draw_series(bars.iter().enumerate().map(of))?
+            .label(title)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.filled()));
+        let value = |(index, (_, values)): (usize, &Bar)| {
+            let style = TextStyle::from(small.into_font());
+            let style = style.pos(Pos::new(HPos::Left, VPos::Center));
+            let at = (values[which].max(1.0), SegmentValue::CenterOf(index));
+            let shift = half as i32 / 2 * if which == 0 { -1 } else { 1 };
+            EmptyElement::at(at) + Text::new(super::number(values[which]), (6, shift), style)
+        };
+        chart.draw_series(bars.iter().enumerate().map(value))?;
+    }
+    chart
+        .configure_series_labels()
+        .label_font(small)
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    root.present()?;
+    drop((chart, root));
+    Ok(svg)
 }
 
 /// A line of a chart.
@@ -267,4 +368,37 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
     root.present()?;
     drop((chart, root));
     Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Key;
+
+    #[test]
+    fn requests_are_bars() {
+        let row = |request: &str, rust: &[f64], c: &[f64]| Row {
+            key: Key {
+                mode: PATH_LENGTH.into(),
+                measure: BULK.into(),
+                params: [("request", request), ("backing", "anon")]
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .into(),
+                unit: "instructions".into(),
+            },
+            rust: rust.into(),
+            c: c.into(),
+        };
+        let rows = [
+            row("copy", &[1830.4], &[2080.2]),
+            row("poison", &[0.5], &[207.8]),
+            row("move", &[1.0], &[]),
+        ];
+        let bars = bars(&rows);
+        assert_eq!(bars.len(), 2);
+        let svg = bars_svg(&bars).unwrap();
+        for text in ["copy, anon", "poison, anon", "1830", "0.50"] {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
 }
