@@ -85,7 +85,7 @@ const fn copy(kind: &'static str, name: &'static str) -> Operation {
 fn area_of(kind: &str) -> Area {
     let map = |flags| {
         // A file system with a limit counts its blocks.
-        let file = new_file(c"tmpfs", &[(c"size", c"1M")], PAGES * PAGE);
+        let file = new_file(c"tmpfs", &[(c"size", c"16M")], PAGES * PAGE);
         let file = Some(file.expect("there is tmpfs"));
         Area::map(0, PAGES * PAGE, PAGE, RW, flags, file).expect("there is memory")
     };
