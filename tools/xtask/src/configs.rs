@@ -68,6 +68,7 @@ const CONFIGS: &[Config] = &[
         &["SHMEM"],
         &["TMPFS", "TMPFS_POSIX_ACL", "TMPFS_XATTR"],
     ),
+    without("no-swap", &["SWAP"], &[]),
     without("no-compat", &["COMPAT", "IA32_EMULATION"], &["UID16"]),
     without("no-memcg", &["MEMCG"], &[]),
     // The option has no prompt. It is off if there is one CPU only.
