@@ -26,7 +26,7 @@ const BULK: &[(&str, &str, f64)] = &[
     ("zeropage", "single", 40.0),
     ("continue", "single", 600.0),
     ("continue", "huge", 80.0),
-    ("copy", "of64-ki-b", 780.0),
+    ("copy", "64k", 780.0),
     ("copy", "huge", 620.0),
 ];
 /// How much of C a page takes otherwise.
