@@ -786,8 +786,8 @@ fn a_large_folio_that_came_meanwhile_is_split_with_nothing_locked() {
         space.mm.folios[0].is_contended = !is_contended;
         space.other.own_anon_vma.is_contended = is_contended;
         let raw = ptr::from_mut(&mut *space);
-        // SAFETY: The space is there until the test ends, and there is one thread.
         at(moment, move || {
+            // SAFETY: The space is there until the test ends, and there is one thread.
             let space = unsafe { &mut *raw };
             space.mm.folios[0].rmaps = 0;
             space.map_large(SRC, 2, PTE_WRITE);
