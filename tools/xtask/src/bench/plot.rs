@@ -191,17 +191,37 @@ fn bars(rows: &[Row]) -> Vec<Bar> {
     rows.rev().filter_map(bar).collect()
 }
 
+type Drawn<T> = Result<T, Box<dyn std::error::Error + 'static>>;
+
+/// The font of everything but titles.
+const SMALL: (&str, i32) = ("sans-serif", 16);
+
+/// Draws the names of what a chart has.
+fn legend<'a, T: CoordTranslate>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, T>,
+    position: SeriesLabelPosition,
+) -> Drawn<()> {
+    chart
+        .configure_series_labels()
+        .label_font(SMALL)
+        .position(position)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    Ok(())
+}
+
 /// Draws two bars for each name, one for each implementation.
-fn bars_svg(bars: &[Bar]) -> Result<String, Box<dyn std::error::Error + 'static>> {
+fn bars_svg(bars: &[Bar]) -> Drawn<String> {
+    // In pixels: half of what a name has, and what is empty of that.
+    const HALF: u32 = 20;
     const SPACE: u32 = 4;
     let most = bars.iter().flat_map(|(_, values)| *values);
     let most = most.fold(1.0, f64::max);
-    let height = 140 + 40 * bars.len() as u32;
-    let half = (height - 140) / bars.len() as u32 / 2;
+    let height = 140 + 2 * HALF * bars.len() as u32;
     let mut svg = format!("{LICENSE}\n");
     let root = SVGBackend::with_string(&mut svg, (SIZE.0, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let small = ("sans-serif", 16);
     let mut chart = ChartBuilder::on(&root)
         .caption("A request for 2 MiB", ("sans-serif", 24))
         .margin(12)
@@ -221,14 +241,14 @@ fn bars_svg(bars: &[Bar]) -> Result<String, Box<dyn std::error::Error + 'static>
             SegmentValue::CenterOf(index) => bars.get(*index).map_or("", |bar| &bar.0).into(),
             _ => String::new(),
         })
-        .label_style(small)
-        .axis_desc_style(small)
+        .label_style(SMALL)
+        .axis_desc_style(SMALL)
         .light_line_style(WHITE)
         .draw()?;
     let shades = SHADES[0];
     let kinds = [
-        ("Rust", shades.0, [SPACE, half]),
-        ("C", shades.1, [half, SPACE]),
+        ("Rust", shades.0, [SPACE, HALF]),
+        ("C", shades.1, [HALF, SPACE]),
     ];
     for (which, (title, color, [above, below])) in kinds.into_iter().enumerate() {
         let of = |(index, (_, values)): (usize, &Bar)| {
@@ -244,21 +264,15 @@ fn bars_svg(bars: &[Bar]) -> Result<String, Box<dyn std::error::Error + 'static>
             .label(title)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.filled()));
         let value = |(index, (_, values)): (usize, &Bar)| {
-            let style = TextStyle::from(small.into_font());
+            let style = TextStyle::from(SMALL.into_font());
             let style = style.pos(Pos::new(HPos::Left, VPos::Center));
             let at = (values[which].max(1.0), SegmentValue::CenterOf(index));
-            let shift = half as i32 / 2 * if which == 0 { -1 } else { 1 };
+            let shift = HALF as i32 / 2 * if which == 0 { -1 } else { 1 };
             EmptyElement::at(at) + Text::new(super::number(values[which]), (6, shift), style)
         };
         chart.draw_series(bars.iter().enumerate().map(value))?;
     }
-    chart
-        .configure_series_labels()
-        .label_font(small)
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
+    legend(&mut chart, SeriesLabelPosition::UpperRight)?;
     root.present()?;
     drop((chart, root));
     Ok(svg)
@@ -308,7 +322,7 @@ pub fn draw(chart: &Chart, lines: &[Line], path: &Path) -> Result<()> {
     fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Error + 'static>> {
+fn svg(about: &Chart, lines: &[Line]) -> Drawn<String> {
     let all = || lines.iter().flat_map(|line| line.points.iter().copied());
     let fold = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
@@ -337,7 +351,6 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
             (left..right * 1.05).log_scale().base(2.0),
             (bottom..top * room).log_scale().base(base),
         )?;
-    let small = ("sans-serif", 16);
     let round = |value: &f64| format!("{:.0}", value);
     let precise = |value: &f64| super::number(*value);
     chart
@@ -346,8 +359,8 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
         .y_desc(about.y)
         .x_label_formatter(&round)
         .y_label_formatter(&precise)
-        .label_style(small)
-        .axis_desc_style(small)
+        .label_style(SMALL)
+        .axis_desc_style(SMALL)
         .light_line_style(WHITE)
         .draw()?;
     for line in lines {
@@ -358,13 +371,7 @@ fn svg(about: &Chart, lines: &[Line]) -> Result<String, Box<dyn std::error::Erro
             .label(&line.label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     }
-    chart
-        .configure_series_labels()
-        .label_font(small)
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
     root.present()?;
     drop((chart, root));
     Ok(svg)
